@@ -1,0 +1,280 @@
+"""Building bundles: sharing, verifying, all or nothing, and doing nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import trtkit
+from tests.graph.onnx_graphs import run
+from tests.photos import write_photos
+from trtkit import TrtkitError
+from trtkit.bundle import MANIFEST, read_manifest
+from trtkit.runtime.pipeline import load
+from trtkit.runtime.samples import generate_images
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def build(place, *names, **options):
+    options = {"verify_images": 3, **options}
+    return trtkit.build(list(names), workspace=place.root, **options)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_one_prefix_and_two_tails(make_workspace, precision):
+    place = make_workspace("resnet18", "resnet34")
+    report = build(place, cut=2, precision=precision)
+    manifest = report.manifest
+    assert report.folder == place.engines / f"resnet18+resnet34-cut2-{precision}"
+    assert [(s.name, s.parent) for s in manifest.stages] == [
+        ("prefix", None), ("resnet18", "prefix"), ("resnet34", "prefix"),
+    ]  # fmt: skip
+    assert set(files(report.folder)) == {MANIFEST, *(s.file for s in manifest.stages)}
+    boundary = manifest.stages[0].outputs[0]
+    assert boundary == manifest.stages[1].inputs[0] == manifest.stages[2].inputs[0]
+    assert boundary.dtype == {"fp32": "float32", "fp16": "float16"}[precision]
+    assert boundary.shape == (None, 64, 16, 16)
+    images = generate_images(3, manifest.preprocessing, seed=9)
+    for name in ("resnet18", "resnet34"):
+        whole = run(onnx.load(place.export_path(name)), images)
+        with load(report.folder, tail=name) as pipeline:
+            logits = pipeline.logits(images)
+        error = np.abs(logits - whole).max() / np.abs(whole).max()
+        assert error < {"fp32": 1e-5, "fp16": 5e-3}[precision]
+        said = manifest.verified["tails"][name]
+        assert 0 <= said["relative_error"] < {"fp32": 1e-5, "fp16": 5e-3}[precision]
+        assert said["agreement"] == 1.0
+
+
+def test_the_manifest_is_what_programs_are_promised(make_workspace):
+    place = make_workspace("resnet18")
+    report = build(place, cut=3)
+    value = json.loads((report.folder / MANIFEST).read_text())
+    assert {"name", "cut", "precision", "backend", "stages", "verified"} <= value.keys()
+    assert (value["name"], value["cut"], value["precision"], value["backend"]) == (
+        "resnet18-cut3-fp32", 3, "fp32", "onnxruntime",
+    )  # fmt: skip
+    for stage in value["stages"]:
+        assert {"name", "id", "parent", "file", "inputs", "outputs"} <= stage.keys()
+    assert (value["verified"]["source"], value["verified"]["images"]) == ("generated", 3)
+    assert read_manifest(report.folder) == report.manifest
+
+
+def test_photos_in_calibration_are_what_it_is_verified_on(make_workspace):
+    place = make_workspace("resnet18")
+    write_photos(place.calibration, count=4, size=(80, 80))
+    verified = build(place, cut=1).manifest.verified
+    assert (verified["source"], verified["images"]) == (str(place.calibration), 3)
+
+
+def test_building_the_same_again_does_nothing(make_workspace):
+    place = make_workspace("resnet18")
+    first = build(place, cut=2)
+    before = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+    second = build(place, cut=2)
+    assert (first.up_to_date, second.up_to_date) == (False, True)
+    assert second.manifest == first.manifest
+    assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch": (1, 4, 8)},
+        {"cut": 3},
+        {"precision": "fp16"},
+        {"verify_images": 2},
+    ],
+)
+def test_another_request_builds_anew(make_workspace, change):
+    place = make_workspace("resnet18")
+    build(place, cut=2, bundle_name="b")
+    report = build(place, **{"cut": 2, "bundle_name": "b", **change})
+    assert not report.up_to_date
+    assert set(files(report.folder)) == {MANIFEST, *(s.file for s in report.manifest.stages)}
+
+
+def test_a_damaged_bundle_is_built_anew(make_workspace):
+    place = make_workspace("resnet18")
+    report = build(place, cut=2)
+    path = report.folder / report.manifest.stages[1].file
+    intact = path.read_bytes()
+    path.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    with pytest.raises(TrtkitError, match=r"stage resnet18 is damaged: .*trtkit build"):
+        load(report.folder)
+    assert not build(place, cut=2).up_to_date
+    assert path.read_bytes() == intact
+    path.unlink()
+    with pytest.raises(TrtkitError, match=r"stage resnet18 cannot be read \(No such file"):
+        load(report.folder)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": 99}', "\x00\xff"])
+def test_a_damaged_manifest_is_one_sentence_and_is_built_anew(make_workspace, content):
+    place = make_workspace("resnet18")
+    report = build(place, cut=2)
+    (report.folder / MANIFEST).write_text(content, encoding="latin-1")
+    with pytest.raises(TrtkitError, match=r"manifest .* cannot be read .* build the bundle again"):
+        load(report.folder)
+    assert not build(place, cut=2).up_to_date
+    load(report.folder).close()
+
+
+def test_a_bundle_for_another_backend_says_so(make_workspace):
+    place = make_workspace("resnet18")
+    report = build(place, cut=2)
+    path = report.folder / MANIFEST
+    path.write_text(path.read_text().replace('"backend": "onnxruntime"', '"backend": "tensorrt"'))
+    with pytest.raises(
+        TrtkitError,
+        match=r"built for the tensorrt backend, .* there is onnxruntime; .*trtkit build",
+    ):
+        load(report.folder)
+
+
+def test_prefixes_that_differ_name_the_weight(make_workspace):
+    place = make_workspace("resnet34", "other")
+    with pytest.raises(
+        TrtkitError, match=r"prefixes differ, first in conv1\.weight; .* one by one"
+    ):
+        build(place, "resnet34", "other", cut=2)
+    assert not list(place.engines.iterdir())
+
+
+def test_a_cut_past_the_shared_blocks_says_how_far_they_go(make_workspace):
+    place = make_workspace("resnet18", "resnet34")
+    with pytest.raises(TrtkitError, match="choose a cut up to 2, up to which they are the same"):
+        build(place, cut=3)
+
+
+def test_models_that_prepare_photos_differently_cannot_share(make_workspace):
+    place = make_workspace("resnet18")
+    trtkit.export("resnet34", weights="random", image_size=96, workspace=place.root)
+    with pytest.raises(TrtkitError, match=r"prepare photos differently .* --image-size"):
+        build(place, cut=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cut": 9}, "which has 8 blocks; choose 1 to 8"),
+        ({"cut": 2, "precision": "int8"}, "which builds fp32 and fp16"),
+        ({"cut": 2, "backend": "openvino"}, "There is no backend 'openvino'"),
+        ({"cut": 2, "batch": (4, 2, 8)}, "1 <= MIN <= OPT <= MAX"),
+        ({"cut": 2, "bundle_name": "../escape"}, "cannot be the name"),
+        ({"cut": 2, "verify_images": 0}, "give 1 or more"),
+    ],
+)
+def test_requests_that_cannot_be_carried_out(make_workspace, options, message):
+    place = make_workspace("resnet18")
+    with pytest.raises(TrtkitError, match=message):
+        build(place, "resnet18", **options)
+    assert not place.engines.exists() or not list(place.engines.iterdir())
+
+
+def test_names_that_do_not_exist(make_workspace, tmp_path):
+    place = make_workspace("resnet18")
+    with pytest.raises(TrtkitError, match="no exported model 'resnet81' .* there is resnet18"):
+        build(place, "resnet81", cut=2)
+    with pytest.raises(TrtkitError, match="given more than once"):
+        build(place, "resnet18", "resnet18", cut=2)
+    with pytest.raises(TrtkitError, match="no exported model in .* run `trtkit export MODEL`"):
+        trtkit.build(cut=2, workspace=tmp_path / "empty")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 100_000])
+def test_a_damaged_export(make_workspace, keep):
+    place = make_workspace("resnet18")
+    path = place.export_path("resnet18")
+    content = path.read_bytes()
+    path.unlink()  # a hard link to the other tests' file
+    path.write_bytes(content[:keep])
+    with pytest.raises(TrtkitError, match=r"resnet18") as caught:
+        build(place, cut=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_engine_that_disagrees_leaves_no_bundle(make_workspace, monkeypatch):
+    place = make_workspace("resnet18")
+    build(place, cut=2, bundle_name="b")
+    before = files(place.engines / "b")
+    real = trtkit.runtime.chain.Chain.from_features
+    monkeypatch.setattr(
+        trtkit.runtime.chain.Chain,
+        "from_features",
+        lambda self, value: real(self, value) * (1.0 if not self.split else 1.1),
+    )
+    with pytest.raises(TrtkitError, match=r"resnet18 at fp32 disagrees .* nothing was kept"):
+        build(place, cut=3, bundle_name="b")
+    assert files(place.engines / "b") == before
+    assert [path.name for path in place.engines.iterdir()] == ["b"]
+
+
+def test_a_full_disk_leaves_nothing(make_workspace, monkeypatch):
+    place = make_workspace("resnet18")
+    build(place, cut=2, bundle_name="b")
+    before = files(place.engines / "b")
+    real = Path.write_bytes
+
+    def full(self, data):
+        if "engines" in self.parts:
+            real(self, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(TrtkitError, match=r"cannot be written \(No space left on device\)"):
+        build(place, cut=3, bundle_name="b")
+    assert files(place.engines / "b") == before
+    assert [path.name for path in place.engines.iterdir()] == ["b"]
+
+
+def test_a_read_only_workspace(make_workspace, monkeypatch):
+    place = make_workspace("resnet18")
+
+    def refuse(self, *args, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(TrtkitError, match=r"cannot be written \(Read-only file system\)"):
+        build(place, cut=2)
+
+
+@pytest.mark.slow
+def test_killing_a_build_leaves_the_old_bundle(make_workspace):
+    place = make_workspace("resnet18")
+    build(place, cut=2, bundle_name="b")
+    before = files(place.engines / "b")
+    script = (
+        f"import trtkit; trtkit.build(['resnet18'], cut=3, bundle_name='b', "
+        f"workspace={str(place.root)!r}, progress=lambda m: print(m, flush=True))"
+    )
+    for step in ("Building prefix", "Building resnet18", "Verifying"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(step):
+                break
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert files(place.engines / "b") == before
+        load(place.engines / "b").close()
+    # The next build sweeps away what the killed ones left.
+    build(place, cut=3, bundle_name="b")
+    assert [path.name for path in place.engines.iterdir()] == ["b"]

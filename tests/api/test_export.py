@@ -1,0 +1,196 @@
+"""Exporting: what is in the file, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import trtkit
+from tests.graph.onnx_graphs import classifier, run
+from tests.photos import write_photos
+from trtkit import TrtkitError
+from trtkit.graph.card import ModelCard
+from trtkit.models import weights
+from trtkit.preprocessing import Preprocessing
+from trtkit.runtime.samples import generate_images
+
+
+def test_an_exported_architecture(exports):
+    model = onnx.load(exports / "resnet18.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    (image,) = model.graph.input
+    assert image.name == "image"
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    dims = image.type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in dims] == ["batch", 64, 64, 3]
+    assert [node.op_type for node in model.graph.node[:4]] == ["Cast", "Transpose", "Sub", "Mul"]
+    card = ModelCard.read_from(model, "resnet18")
+    assert card.architecture == "resnet18"
+    assert card.weights == "random seed 0"
+    assert card.preprocessing == Preprocessing(64, 64, 73)
+    assert [block.name for block in card.blocks][:3] == ["layer1.0", "layer1.1", "layer2.0"]
+    assert len(card.classes) == 1000
+
+
+def test_tensorrt_8_can_parse_it(exports):
+    model = onnx.load(exports / "resnet18.onnx")
+    assert model.opset_import[0].version <= 17
+    assert {node.op_type for node in model.graph.node} == {
+        "Add", "Cast", "Conv", "Gemm", "GlobalAveragePool", "MaxPool", "Mul", "Relu", "Reshape",
+        "Sub", "Transpose",
+    }  # fmt: skip
+
+
+def test_no_path_of_the_exporting_machine_is_in_the_file(exports):
+    content = (exports / "resnet18.onnx").read_bytes()
+    assert b".py" not in content
+    assert str(Path.cwd()).encode() not in content
+
+
+def test_weights_have_the_names_of_the_state_dict(exports):
+    names = {weight.name for weight in onnx.load(exports / "resnet18.onnx").graph.initializer}
+    assert {"conv1.weight", "layer1.0.conv2.weight", "layer2.0.downsample.0.weight"} <= names
+    assert "fc.weight" in names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("vgg11", 64), ("vgg13_bn", 80), ("resnet50", 72)])
+def test_it_agrees_with_torch_at_any_batch(tmp_path, name, size):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(f"label {i}" for i in range(12)))
+    report = trtkit.export(
+        name, weights="random", seed=2, image_size=size, classes=labels, workspace=tmp_path
+    )
+    assert report.verified.relative_error < 1e-4
+    model = weights.random(name, seed=2, classes=12).model
+    image = Preprocessing.for_image_size(size)
+    images = generate_images(3, image, seed=4)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
+    with torch.inference_mode():
+        expected = model.network(x).numpy()
+    exported = onnx.load(report.path)
+    for batch in (1, 3):
+        logits = run(exported, images[:batch])
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(logits, expected[:batch], atol=1e-4 * scale)
+    assert ModelCard.read_from(exported, name).classes[11] == "label 11"
+
+
+def test_a_checkpoint_brings_its_classes(tmp_path):
+    from trtkit.models.checkpoint import save_checkpoint
+
+    model = weights.random("resnet18", classes=2).model
+    path = tmp_path / "cheap.safetensors"
+    save_checkpoint(path, model, ["cat", "dog"], Preprocessing.for_image_size(64))
+    report = trtkit.export(path, workspace=tmp_path)
+    card = ModelCard.read_from(onnx.load(report.path), "cheap")
+    assert (report.name, report.classes) == ("cheap", 2)
+    assert card.classes == ["cat", "dog"]
+    assert card.weights == "checkpoint cheap.safetensors"
+    assert card.preprocessing == Preprocessing.for_image_size(64)
+
+
+def test_a_state_dict_of_another_class_count(tmp_path):
+    path = tmp_path / "two.pth"
+    torch.save(weights.random("resnet18", classes=2).model.network.state_dict(), path)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\n")
+    with pytest.raises(TrtkitError, match="3 labels were given for a model of 2 classes"):
+        trtkit.export("resnet18", weights=path, classes=labels, workspace=tmp_path)
+    with pytest.raises(TrtkitError, match="does not fit resnet34"):
+        trtkit.export("resnet34", weights=path, workspace=tmp_path)
+
+
+def test_photos_of_the_workspace_are_what_it_is_compared_on(tmp_path):
+    write_photos(tmp_path / "calibration", count=5, size=(80, 80))
+    report = trtkit.export("resnet18", weights="random", image_size=64, workspace=tmp_path)
+    assert report.images == f"4 photos of {tmp_path / 'calibration'}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch": 1, "reshape": [1, 4]}, {"softmax": True}, {"batch": 2}, {"constant_nodes": True}],
+)
+def test_a_foreign_file(tmp_path, options):
+    path = tmp_path / "theirs.onnx"
+    onnx.save(classifier(**options), path)
+    report = trtkit.export(path, workspace=tmp_path, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    assert (report.architecture, report.classes, report.image) == ("foreign", 5, "8 x 8")
+    assert report.verified.relative_error < 1e-4
+    points = trtkit.cuts("theirs", workspace=tmp_path)
+    assert [point.block for point in points] == ["conv1", "relu1", "add", "pool", "flatten"]
+    bundle = trtkit.build(["theirs"], cut=3, workspace=tmp_path)
+    assert bundle.manifest.verified["tails"]["theirs"]["agreement"] == 1.0
+
+
+def test_a_file_that_disagrees_is_not_kept(tmp_path, monkeypatch):
+    from trtkit.graph import export as module
+
+    real = module.reference_logits
+    monkeypatch.setattr(
+        module, "reference_logits", lambda *arguments: real(*arguments) * np.float32(1.01)
+    )
+    with pytest.raises(TrtkitError, match=r"The exported resnet18 disagrees .* nothing was kept"):
+        trtkit.export("resnet18", weights="random", image_size=64, workspace=tmp_path)
+    assert not list((tmp_path / "export").iterdir())
+
+
+def test_a_failed_export_keeps_the_old_file(tmp_path, monkeypatch):
+    place = tmp_path / "export"
+    place.mkdir()
+    (place / "theirs.onnx").write_bytes(b"the old one")
+    onnx.save(classifier(), tmp_path / "theirs.onnx")
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(TrtkitError, match="No space left on device"):
+        trtkit.export(tmp_path / "theirs.onnx", workspace=tmp_path)
+    assert (place / "theirs.onnx").read_bytes() == b"the old one"
+    assert len(list(place.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("resnt50", {}, "no architecture named 'resnt50'; did you mean resnet50"),
+        ("model.pkl", {}, "neither an architecture nor a model file"),
+        ("missing.pth", {}, r"There is no checkpoint missing\.pth"),
+        ("missing.onnx", {}, r"There is no ONNX file missing\.onnx"),
+        ("resnet18", {"weights": "no.safetensors"}, r"There is no checkpoint no\.safetensors"),
+        ("resnet18", {"weights": "random", "image_size": 0}, "cannot be cropped"),
+        ("resnet18", {"name": "a/b"}, "cannot be the name"),
+        ("resnet18", {"classes": "missing.txt"}, r"labels missing\.txt cannot be read"),
+    ],
+)
+def test_requests_that_cannot_be_carried_out(tmp_path, model, options, message):
+    with pytest.raises(TrtkitError, match=message):
+        trtkit.export(model, workspace=tmp_path, **options)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x08\x12\x00" * 9])
+def test_a_damaged_onnx_file(tmp_path, content):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    with pytest.raises(TrtkitError, match=r"bad\.onnx is not a valid ONNX file") as caught:
+        trtkit.export(path, workspace=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_too_small_for_its_blocks(tmp_path):
+    with pytest.raises(TrtkitError, match=r"vgg11 cannot take images of 8 x 8 .* --image-size"):
+        trtkit.export("vgg11", weights="random", image_size=8, workspace=tmp_path)
+
+
+def test_an_export_of_ours_is_not_adopted_again(exports, tmp_path):
+    with pytest.raises(TrtkitError, match="was exported by trtkit already"):
+        trtkit.export(exports / "resnet18.onnx", workspace=tmp_path)

@@ -1,0 +1,69 @@
+"""Exported models that many tests share, and a workspace and cache of each test's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import trtkit
+from trtkit.workspace import Workspace
+
+SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or fills the user's own cache or workspace."""
+    folder = tmp_path / "feature-cache"
+    monkeypatch.setenv("TRTKIT_CACHE", str(folder))
+    monkeypatch.delenv("TRTKIT_WORKSPACE", raising=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with resnet18 and resnet34, which share two blocks, and `other`, which shares none.
+
+    All at 64 x 64 with random weights; `other` is a resnet18 of another seed.
+    """
+    root = tmp_path_factory.mktemp("exports")
+    for name, architecture, seed in (
+        ("resnet18", "resnet18", 0),
+        ("resnet34", "resnet34", 0),
+        ("other", "resnet18", 1),
+    ):
+        trtkit.export(
+            architecture,
+            name=name,
+            weights="random",
+            seed=seed,
+            image_size=SIZE,
+            workspace=root,
+        )
+    return root / "export"
+
+
+@pytest.fixture
+def make_workspace(tmp_path: Path, exports: Path) -> Callable[..., Workspace]:
+    """A workspace with the exports of the given names."""
+
+    def make(*names: str) -> Workspace:
+        root = tmp_path / "workspace"
+        (root / "export").mkdir(parents=True)
+        for name in names:
+            os.link(exports / f"{name}.onnx", root / "export" / f"{name}.onnx")
+        return Workspace(root)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, exports: Path) -> Path:
+    """A workspace with one bundle: resnet18 and resnet34 on one prefix, cut 2, fp16. Do not change it."""
+    root = tmp_path_factory.mktemp("built")
+    (root / "export").symlink_to(exports)
+    trtkit.build(["resnet18", "resnet34"], cut=2, precision="fp16", workspace=root)
+    return root

@@ -1,0 +1,124 @@
+"""The ONNX Runtime backend and the choice of a backend."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.graph.onnx_graphs import classifier, run
+from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+from trtkit.engines.registry import BACKENDS, BackendEntry, get_backend
+from trtkit.errors import TrtkitError
+from trtkit.graph.split import split
+from trtkit.tensors import TensorSpec
+
+
+@pytest.fixture
+def engine(tmp_path):
+    onnx.save(classifier("batch"), tmp_path / "m.onnx")
+    return OnnxRuntimeBackend().load(tmp_path / "m.onnx")
+
+
+def values(batch: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((batch, 3, 8, 8)).astype(np.float32)
+
+
+def test_an_engine_says_what_it_takes_and_gives(engine):
+    assert engine.inputs == (TensorSpec("x", "float32", (None, 3, 8, 8)),)
+    assert engine.outputs == (TensorSpec("g", "float32", (None, 5)),)
+    assert str(engine.inputs[0]) == "x float32 N x 3 x 8 x 8"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_any_batch_size_runs(engine, batch):
+    output = engine.run({"x": values(batch)})["g"]
+    assert output.shape == (batch, 5)
+    np.testing.assert_allclose(output.numpy(), run(classifier("batch"), values(batch)), rtol=1e-5)
+
+
+def test_an_output_is_the_next_engines_input_and_outlives_further_runs(tmp_path, engine):
+    backend = OnnxRuntimeBackend()
+    sides = split(classifier("batch"), "d")
+    backend.build(sides.prefix, "fp32", tmp_path / "p.onnx", root=True, leaf=False)
+    backend.build(sides.tail, "fp32", tmp_path / "t.onnx", root=False, leaf=True)
+    prefix, tail = backend.load(tmp_path / "p.onnx"), backend.load(tmp_path / "t.onnx")
+    feature = prefix.run({"x": values()})["d"]
+    kept = feature.numpy()
+    before = kept.copy()
+    for seed in range(5):
+        prefix.run({"x": values() * seed})
+    np.testing.assert_array_equal(kept, before)
+    chained = tail.run({"d": feature})["g"].numpy()
+    np.testing.assert_allclose(chained, engine.run({"x": values()})["g"].numpy(), rtol=1e-5)
+    np.testing.assert_array_equal(tail.run({"d": before})["g"].numpy(), chained)
+
+
+@pytest.mark.parametrize(
+    ("feed", "message"),
+    [
+        ({"y": values()}, r"takes x float32 N x 3 x 8 x 8, but was given y"),
+        ({}, "but was given nothing"),
+        ({"x": values().astype(np.float64)}, r"was given float64 2 x 3 x 8 x 8; convert it first"),
+        ({"x": values()[:, :2]}, r"was given float32 2 x 2 x 8 x 8"),
+        ({"x": values()[0]}, r"was given float32 3 x 8 x 8"),
+    ],
+)
+def test_a_wrong_input_says_what_is_taken(engine, feed, message):
+    with pytest.raises(TrtkitError, match=message):
+        engine.run(feed)
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx", b"\x08\x08garbage" * 50])
+def test_a_damaged_engine_file(tmp_path, content):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    with pytest.raises(TrtkitError, match=r"cannot load .*bad\.onnx .* build the bundle again"):
+        OnnxRuntimeBackend().load(path)
+
+
+def test_a_precision_the_backend_lacks(tmp_path):
+    with pytest.raises(TrtkitError, match="int8 was asked of onnxruntime, which builds fp32 and"):
+        OnnxRuntimeBackend().build(
+            classifier("batch"), "int8", tmp_path / "x.onnx", root=True, leaf=True
+        )
+
+
+def test_get_backend():
+    assert get_backend("auto").name == "onnxruntime"
+    with pytest.raises(TrtkitError, match="There is no backend 'onnxrt' .* there is onnxruntime"):
+        get_backend("onnxrt")
+
+
+def test_a_backend_without_its_library_says_how_to_get_it(monkeypatch):
+    entry = BackendEntry("other", "trtkit.engines.other", "no_such_library", "pip install other")
+    monkeypatch.setattr("trtkit.engines.registry.BACKENDS", (*BACKENDS, entry))
+    with pytest.raises(TrtkitError, match="no_such_library is not installed; run `pip install oth"):
+        get_backend("other")
+
+
+SESSIONS = """
+import sys
+import onnxruntime
+from pathlib import Path
+from trtkit import cpu
+from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+if sys.argv[1] == "ours":
+    cpu.own_process()
+OnnxRuntimeBackend().load(Path(sys.argv[2]))
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 4
+onnxruntime.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
+"""
+
+
+@pytest.mark.parametrize(("whose", "works"), [("theirs", True), ("ours", False)])
+def test_only_a_process_of_our_own_gets_the_shared_thread_pool(tmp_path, whose, works):
+    # With the shared pool ONNX Runtime refuses other sessions: no library may do that to a program.
+    onnx.save(classifier("batch"), tmp_path / "m.onnx")
+    command = [sys.executable, "-c", SESSIONS, whose, str(tmp_path / "m.onnx")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode == 0) == works, ended.stderr

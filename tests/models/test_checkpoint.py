@@ -1,0 +1,123 @@
+"""Reading checkpoints of every kind, and refusing what is not one."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from trtkit.errors import TrtkitError
+from trtkit.models import weights
+from trtkit.models.checkpoint import identify, load, read_checkpoint, save_checkpoint
+from trtkit.preprocessing import Preprocessing
+
+
+@pytest.fixture(scope="module")
+def model():
+    return weights.random("resnet18", seed=5, classes=3).model
+
+
+def same_weights(a, b) -> bool:
+    mine, other = a.network.state_dict(), b.network.state_dict()
+    return mine.keys() == other.keys() and all(torch.equal(mine[k], other[k]) for k in mine)
+
+
+def test_safetensors_round_trip(tmp_path, model):
+    path = tmp_path / "cheap.safetensors"
+    save_checkpoint(path, model, ["cat", "dog", "owl"], Preprocessing.for_image_size(96))
+    found = load(read_checkpoint(path))
+    assert same_weights(found.model, model)
+    assert found.model.architecture == "resnet18"
+    assert found.classes == ["cat", "dog", "owl"]
+    assert found.preprocessing == Preprocessing(96, 96, 110)
+    assert found.source == "checkpoint cheap.safetensors"
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}])
+def test_a_state_dict_is_recognised_by_its_shapes(tmp_path, model, wrap):
+    path = tmp_path / "model.pth"
+    torch.save(wrap(model.network.state_dict()), path)
+    found = load(read_checkpoint(path))
+    assert found.model.architecture == "resnet18"
+    assert found.model.classes == 3
+    assert same_weights(found.model, model)
+
+
+def test_data_parallel_prefixes_are_dropped(tmp_path, model):
+    path = tmp_path / "parallel.pt"
+    torch.save({f"module.{k}": v for k, v in model.network.state_dict().items()}, path)
+    assert same_weights(load(read_checkpoint(path)).model, model)
+
+
+def test_an_old_file_without_batch_counters_loads(tmp_path, model):
+    path = tmp_path / "old.pth"
+    state = {k: v for k, v in model.network.state_dict().items() if "num_batches" not in k}
+    torch.save(state, path)
+    assert torch.equal(load(read_checkpoint(path)).model.network.fc.weight, model.network.fc.weight)
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet50", "vgg11", "vgg13_bn"])
+def test_identify(name):
+    from trtkit.models.architectures import create
+
+    assert identify(create(name, 7, device="meta").network.state_dict()) == name
+
+
+def test_another_architecture_is_refused_with_what_it_is(tmp_path, model):
+    path = tmp_path / "r18.pth"
+    torch.save(model.network.state_dict(), path)
+    with pytest.raises(TrtkitError, match=r"does not fit resnet50: .* it holds a resnet18"):
+        load(read_checkpoint(path), "resnet50")
+    with pytest.raises(TrtkitError, match=r"does not fit vgg11: .* it holds a resnet18"):
+        load(read_checkpoint(path), "vgg11")
+
+
+def test_tensors_of_no_known_architecture(tmp_path):
+    path = tmp_path / "odd.pth"
+    torch.save({"weight": torch.zeros(3)}, path)
+    with pytest.raises(TrtkitError, match="does not look like any architecture"):
+        load(read_checkpoint(path))
+
+
+class Attack:
+    def __reduce__(self):
+        return (open, ("attacked", "w"))
+
+
+def test_a_pickle_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pth"
+    torch.save({"weight": Attack()}, path)
+    with pytest.raises(TrtkitError, match="cannot be read|without executing code"):
+        read_checkpoint(path)
+    path.write_bytes(pickle.dumps(Attack()))
+    with pytest.raises(TrtkitError, match="without executing code"):
+        read_checkpoint(path)
+    assert not (tmp_path / "attacked").exists()
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.pth"])
+@pytest.mark.parametrize("keep", [0, 7, 1000])
+def test_a_truncated_file_is_one_sentence(tmp_path, model, name, keep):
+    path = tmp_path / name
+    if name.endswith("pth"):
+        torch.save(model.network.state_dict(), path)
+    else:
+        save_checkpoint(path, model, ["a", "b", "c"], Preprocessing())
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(TrtkitError, match=name) as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_something_else_than_tensors(tmp_path):
+    path = tmp_path / "list.pt"
+    torch.save([1, 2, 3], path)
+    with pytest.raises(TrtkitError, match="holds something other than a state dict"):
+        read_checkpoint(path)
+
+
+def test_a_missing_file():
+    with pytest.raises(TrtkitError, match=r"There is no checkpoint nowhere\.pth"):
+        read_checkpoint(__import__("pathlib").Path("nowhere.pth"))

@@ -1,0 +1,60 @@
+"""trtkit: image classifiers on TensorRT, split where they share layers.
+
+The functions are those of the command line; nothing heavy is imported before one is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from trtkit.errors import ImageError, TrtkitError
+
+if TYPE_CHECKING:
+    from trtkit.api.build import build
+    from trtkit.api.cache import cache_clear, cache_info, cache_verify
+    from trtkit.api.cuts import cuts
+    from trtkit.api.doctor import doctor
+    from trtkit.api.export import export
+    from trtkit.api.infer import open_bundle
+    from trtkit.runtime.cache import CacheOptions
+    from trtkit.runtime.pipeline import Pipeline, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CacheOptions",
+    "ImageError",
+    "Pipeline",
+    "TrtkitError",
+    "__version__",
+    "build",
+    "cache_clear",
+    "cache_info",
+    "cache_verify",
+    "cuts",
+    "doctor",
+    "export",
+    "load",
+    "open_bundle",
+]
+
+_HOMES = {
+    "CacheOptions": "trtkit.runtime.cache",
+    "Pipeline": "trtkit.runtime.pipeline",
+    "build": "trtkit.api.build",
+    "cache_clear": "trtkit.api.cache",
+    "cache_info": "trtkit.api.cache",
+    "cache_verify": "trtkit.api.cache",
+    "cuts": "trtkit.api.cuts",
+    "doctor": "trtkit.api.doctor",
+    "export": "trtkit.api.export",
+    "load": "trtkit.runtime.pipeline",
+    "open_bundle": "trtkit.api.infer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trtkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,23 @@
+"""`trtkit cache`: look at the prefix cache, check it, empty it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trtkit.runtime import store
+from trtkit.runtime.cache import cache_folder
+
+
+def cache_info(folder: str | Path | None = None) -> store.StoreInfo:
+    """What the cache holds: entries, bytes, segments. Raises TrtkitError when it cannot be read."""
+    return store.info(cache_folder(folder))
+
+
+def cache_verify(folder: str | Path | None = None, *, repair: bool = False) -> store.VerifyReport:
+    """Read every entry and compare its checksum; `repair` forgets the damaged ones."""
+    return store.verify(cache_folder(folder), repair=repair)
+
+
+def cache_clear(folder: str | Path | None = None) -> store.ClearReport:
+    """Delete every entry. Raises TrtkitError while another process is writing."""
+    return store.clear(cache_folder(folder))

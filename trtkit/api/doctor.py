@@ -1,0 +1,196 @@
+"""`trtkit doctor`: what this machine can do and what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trtkit import __version__
+from trtkit.cpu import usable_cores
+from trtkit.engines.registry import BACKENDS, get_backend, installed
+from trtkit.runtime.cache import cache_folder
+from trtkit.workspace import Workspace
+
+# What each feature needs beyond the base install: import name, distribution names that bring it.
+FEATURES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "train": (
+        ("torch", ("torch",)),
+        ("torchvision", ("torchvision",)),
+        ("onnx", ("onnx",)),
+        ("onnxscript", ("onnxscript",)),
+        ("safetensors", ("safetensors",)),
+    ),
+    "tensorrt": (("tensorrt", ("tensorrt",)), ("cuda", ("cuda-python", "cuda-bindings"))),
+    "quantize": (("modelopt", ("nvidia-modelopt",)),),
+    "video": (("cv2", ("opencv-contrib-python-headless", "opencv-contrib-python")),),
+}
+PURPOSES = {
+    "train": "train, export, build",
+    "tensorrt": "TensorRT engines",
+    "quantize": "INT8",
+    "video": "ingest video",
+}
+NVIDIA_SMI_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend: its version and what it computes in, or the command that installs it."""
+
+    name: str
+    version: str | None
+    precisions: list[str]
+    install: str | None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An optional part: the packages it has, by version, those missing, and how to get them."""
+
+    name: str
+    purpose: str
+    packages: dict[str, str]
+    missing: list[str]
+    install: str | None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as nvidia-smi names it; memory in MiB."""
+
+    name: str
+    compute_capability: str
+    driver: str
+    memory_mib: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that doctor found. Memory and free space in bytes."""
+
+    trtkit: str
+    python: str
+    system: str
+    processor: str
+    cores: int
+    memory_bytes: int | None
+    gpus: list[Gpu]
+    gpu_problem: str | None
+    backends: list[Backend]
+    auto: str
+    features: list[Feature]
+    workspace: str
+    exports: list[str]
+    bundles: list[str]
+    cache: str
+    cache_free_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def doctor(*, workspace: str | Path | None = None) -> Diagnosis:
+    """Look at this machine. Changes nothing; takes at most the time nvidia-smi does."""
+    place = Workspace.at(workspace)
+    gpus, gpu_problem = _gpus()
+    cache = cache_folder()
+    return Diagnosis(
+        trtkit=__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        processor=_processor(),
+        cores=usable_cores(),
+        memory_bytes=_memory(),
+        gpus=gpus,
+        gpu_problem=gpu_problem,
+        backends=[_backend(entry.name) for entry in BACKENDS],
+        auto=next(iter(installed()), "none"),
+        features=[_feature(name) for name in FEATURES],
+        workspace=str(place.root.resolve()),
+        exports=place.exported(),
+        bundles=[folder.name for folder in place.bundles()],
+        cache=str(cache),
+        cache_free_bytes=_free(cache),
+    )
+
+
+def _backend(name: str) -> Backend:
+    entry = next(entry for entry in BACKENDS if entry.name == name)
+    if not entry.installed:
+        return Backend(name, None, [], entry.install)
+    backend = get_backend(name)
+    return Backend(name, backend.version, list(backend.computes), None)
+
+
+def _feature(name: str) -> Feature:
+    packages, missing = {}, []
+    for module, distributions in FEATURES[name]:
+        if importlib.util.find_spec(module) is None:
+            missing.append(module)
+        else:
+            packages[module] = _version(distributions)
+    install = f"pip install 'trtkit[{name}]'" if missing else None
+    return Feature(name, PURPOSES[name], packages, missing, install)
+
+
+def _version(distributions: tuple[str, ...]) -> str:
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "of unknown version"
+
+
+def _gpus() -> tuple[list[Gpu], str | None]:
+    """The GPUs, or why none was found."""
+    if shutil.which("nvidia-smi") is None:
+        return [], "nvidia-smi is not on the PATH: no NVIDIA driver, or a Jetson"
+    query = ["nvidia-smi", "--format=csv,noheader,nounits"]
+    query.append("--query-gpu=name,compute_cap,driver_version,memory.total")
+    try:
+        answer = subprocess.run(
+            query, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True
+        )
+    except subprocess.CalledProcessError as error:
+        return [], f"nvidia-smi failed: {(error.stdout or error.stderr).strip()}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [], f"nvidia-smi failed: {error}"
+    gpus = []
+    for line in answer.stdout.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == 4 and fields[3].isdigit():
+            gpus.append(Gpu(fields[0], fields[1], fields[2], int(fields[3])))
+    return gpus, None if gpus else "nvidia-smi lists no GPU"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.lower().startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        # Not every system counts its pages.
+        return None
+
+
+def _free(folder: Path) -> int | None:
+    """Free bytes on the disk that `folder` is, or would be, on."""
+    for existing in (folder, *folder.resolve().parents):
+        if existing.exists():
+            return shutil.disk_usage(existing).free
+    return None

@@ -1,0 +1,25 @@
+"""`trtkit infer`: predictions for files, folders and globs, from a built bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trtkit.runtime.cache import CacheOptions
+from trtkit.runtime.pipeline import Pipeline, load
+from trtkit.workspace import Workspace
+
+
+def open_bundle(
+    bundle: str | Path | None = None,
+    *,
+    tail: str | None = None,
+    cache: CacheOptions | None = None,
+    workspace: str | Path | None = None,
+) -> Pipeline:
+    """The pipeline of a bundle, by name or folder; of the one built last without a name.
+
+    `tail` is the first one by default; `cache` defaults to `CacheOptions()`, which is on. Call
+    `.infer(paths)` on it. Raises TrtkitError.
+    """
+    folder = Workspace.at(workspace).find_bundle(bundle)
+    return load(folder, tail=tail, cache=cache if cache is not None else CacheOptions())

@@ -1,0 +1,278 @@
+"""A bundle: a built tree of stages in one folder, with the manifest `bundle.json` that describes it.
+
+A bundle is published by replacing its manifest, in one atomic step, after all the files that the new
+manifest names are in place; files are named by the stage's id, so old and new ones never collide.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trtkit.errors import TrtkitError, listed, nearest, os_reason
+from trtkit.identity import file_digest
+from trtkit.preprocessing import Preprocessing
+from trtkit.tensors import TensorSpec
+
+MANIFEST = "bundle.json"
+FORMAT = 1
+# The name of the stage that the models of a bundle share.
+PREFIX = "prefix"
+STAGING_PREFIX = ".building-"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the tree: which engine file makes it runnable and what that takes and gives.
+
+    `parent` is the parent stage's name, None where the input is the image; `digest` is the BLAKE3
+    (hex) of `file`; `classes` are the labels of a stage that ends in logits, None for a prefix.
+    """
+
+    name: str
+    id: str
+    parent: str | None
+    file: str
+    digest: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    classes: tuple[str, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "id": self.id,
+            "parent": self.parent,
+            "file": self.file,
+            "digest": self.digest,
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs],
+            "classes": list(self.classes) if self.classes is not None else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Stage:
+        return cls(
+            name=value["name"],
+            id=value["id"],
+            parent=value["parent"],
+            file=value["file"],
+            digest=value["digest"],
+            inputs=tuple(TensorSpec.from_json(spec) for spec in value["inputs"]),
+            outputs=tuple(TensorSpec.from_json(spec) for spec in value["outputs"]),
+            classes=tuple(value["classes"]) if value["classes"] is not None else None,
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says about itself; the content of `bundle.json`.
+
+    `build_id` identifies the request that built it, `batch` is (minimum, optimum, maximum) images,
+    `computes` what the precision really is on this backend, `verified` what the build measured,
+    `weights` where each model's weights came from, by model name.
+    """
+
+    name: str
+    build_id: str
+    cut: int
+    precision: str
+    computes: str
+    backend: str
+    backend_version: str
+    trtkit_version: str
+    created: str
+    batch: tuple[int, int, int]
+    preprocessing: Preprocessing
+    stages: tuple[Stage, ...]
+    weights: dict[str, str] = field(default_factory=dict)
+    verified: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tails(self) -> tuple[Stage, ...]:
+        """The stages that end in logits, in the order of the build."""
+        return tuple(stage for stage in self.stages if stage.classes is not None)
+
+    def tail(self, name: str | None = None) -> Stage:
+        """The tail of that name, the first one without a name. Raises TrtkitError if there is none."""
+        names = [stage.name for stage in self.tails]
+        if name is None:
+            return self.tails[0]
+        if name not in names:
+            hint = nearest(name, names) or names
+            raise TrtkitError(
+                f"There is no tail {name!r} in the bundle {self.name}; there is {listed(hint)}."
+            )
+        return self.tails[names.index(name)]
+
+    def path_to(self, tail: Stage) -> tuple[Stage, ...]:
+        """The stages from the root to `tail`, both included."""
+        by_name = {stage.name: stage for stage in self.stages}
+        path = [tail]
+        while path[0].parent is not None:
+            path.insert(0, by_name[path[0].parent])
+        return tuple(path)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "build_id": self.build_id,
+            "cut": self.cut,
+            "precision": self.precision,
+            "computes": self.computes,
+            "backend": self.backend,
+            "backend_version": self.backend_version,
+            "trtkit_version": self.trtkit_version,
+            "created": self.created,
+            "batch": list(self.batch),
+            "preprocessing": self.preprocessing.to_json(),
+            "weights": self.weights,
+            "stages": [stage.to_json() for stage in self.stages],
+            "verified": self.verified,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Manifest:
+        if value["format"] != FORMAT:
+            raise ValueError(f"it has format {value['format']}, this trtkit reads {FORMAT}")
+        low, best, high = value["batch"]
+        return cls(
+            name=value["name"],
+            build_id=value["build_id"],
+            cut=value["cut"],
+            precision=value["precision"],
+            computes=value["computes"],
+            backend=value["backend"],
+            backend_version=value["backend_version"],
+            trtkit_version=value["trtkit_version"],
+            created=value["created"],
+            batch=(low, best, high),
+            preprocessing=Preprocessing.from_json(value["preprocessing"]),
+            stages=tuple(Stage.from_json(stage) for stage in value["stages"]),
+            weights=value["weights"],
+            verified=value["verified"],
+        )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the bundle in `folder`. Raises TrtkitError when it is missing or damaged."""
+    path = folder / MANIFEST
+    try:
+        manifest = Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise TrtkitError(
+            f"There is no bundle in {folder}: it has no {MANIFEST}; run `trtkit build`."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrtkitError(
+            f"The manifest {path} cannot be read ({error or type(error).__name__}); build the "
+            "bundle again with `trtkit build`."
+        ) from error
+    if not manifest.tails:
+        raise TrtkitError(f"The bundle {folder} has no tail; build it again with `trtkit build`.")
+    return manifest
+
+
+def check_files(folder: Path, stages: tuple[Stage, ...]) -> None:
+    """Raise TrtkitError, naming the file, unless every engine file is there and undamaged."""
+    for stage in stages:
+        path = folder / stage.file
+        try:
+            intact = file_digest(path) == stage.digest
+        except OSError as error:
+            raise TrtkitError(
+                f"The engine file {path} of stage {stage.name} cannot be read "
+                f"({os_reason(error)}); build the bundle again with `trtkit build`."
+            ) from error
+        if not intact:
+            raise TrtkitError(
+                f"The engine file {path} of stage {stage.name} is damaged: its content is not what "
+                "the manifest records; build the bundle again with `trtkit build`."
+            )
+
+
+@contextmanager
+def staging(engines: Path) -> Iterator[Path]:
+    """A new hidden folder beside the bundles to build in; removed at the end, whatever happens.
+
+    Also removes those that killed builds have left. Raises TrtkitError when it cannot be made.
+    """
+    try:
+        engines.mkdir(parents=True, exist_ok=True)
+        _sweep(engines)
+        folder = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=engines))
+    except OSError as error:
+        raise _unwritable(engines, error) from error
+    try:
+        yield folder
+    except OSError as error:
+        raise _unwritable(engines, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, staged: Path, manifest: Manifest) -> None:
+    """Make `folder` the bundle of `manifest`, whose engine files lie in `staged`.
+
+    A reader sees the old bundle or the new one; a kill at any moment leaves one of the two.
+    """
+    created = not folder.exists()
+    wanted = {stage.file for stage in manifest.stages}
+    try:
+        folder.mkdir(exist_ok=True)
+        text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False) + "\n"
+        (staged / MANIFEST).write_text(text, encoding="utf-8")
+        for name in sorted(wanted):
+            _sync(staged / name)
+            (staged / name).replace(folder / name)
+        _sync(staged / MANIFEST)
+        (staged / MANIFEST).replace(folder / MANIFEST)
+        _sync(folder)
+    except OSError:
+        if created:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in {*wanted, MANIFEST}:
+            path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's or folder's content to the disk, so that a power cut cannot reorder the steps."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(engines: Path) -> None:
+    for path in engines.glob(f"{STAGING_PREFIX}*"):
+        owner = path.name.removeprefix(STAGING_PREFIX).split("-")[0]
+        if not owner.isdigit() or not _alive(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _unwritable(folder: Path, error: OSError) -> TrtkitError:
+    return TrtkitError(
+        f"{folder} cannot be written ({os_reason(error)}); free space there, mend its "
+        "permissions or choose another --workspace."
+    )

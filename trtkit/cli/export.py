@@ -1,0 +1,109 @@
+"""trtkit export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trtkit.cli.options import JsonOption, WorkspaceOption
+from trtkit.cli.output import human_bytes, note, print_json, print_table
+from trtkit.errors import TrtkitError
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="An architecture (resnet50, vgg16_bn, ...), a checkpoint (.safetensors, .pt, .pth) "
+            "or any classifier as .onnx.",
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the export. Default: the model's.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="imagenet|random|FILE", help="Weights of an architecture.")
+    ] = "imagenet",
+    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    classes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Text file with one label a line, in output order."),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pixels of the square input. Default: 224, or the .onnx file's."),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="What a .onnx file subtracts, in 0 to 1.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="What a .onnx file divides by, in 0 to 1.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write export/NAME.onnx, after comparing it with the model it came from.
+
+    The file takes uint8 photos, normalises them itself, and knows its blocks, classes and how
+    photos are resized.
+    """
+    from trtkit.api import export as api
+    from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
+    report = api.export(
+        model,
+        name=name,
+        weights=weights,
+        seed=seed,
+        classes=classes,
+        image_size=image_size,
+        mean=_channels("--mean", mean) if mean else IMAGENET_MEAN,
+        std=_channels("--std", std) if std else IMAGENET_STD,
+        workspace=workspace,
+    )
+    if report.weights.startswith("random"):
+        note("The weights are random: the predictions of this model mean nothing.")
+    if json:
+        print_json(report.to_json())
+        return
+    print_table(
+        [
+            "export",
+            "weights",
+            "classes",
+            "blocks",
+            "image",
+            "opset",
+            "size",
+            "error",
+            "compared on",
+        ],
+        [
+            [
+                report.path,
+                report.weights,
+                report.classes,
+                report.blocks or "any",
+                report.image,
+                report.opset,
+                human_bytes(report.bytes),
+                f"{report.verified.relative_error:.1e}",
+                report.images,
+            ]
+        ],
+    )
+
+
+def _channels(option: str, text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 3:
+        raise TrtkitError(
+            f"{option} {text} was given; write three numbers with commas, such as 0.485,0.456,0.406."
+        )
+    return values

@@ -1,0 +1,94 @@
+"""trtkit infer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trtkit.cli.options import (
+    CacheDirOption,
+    CacheDtypeChoice,
+    CacheModeChoice,
+    CodecChoice,
+    FormatChoice,
+    WorkspaceOption,
+)
+from trtkit.cli.output import note
+
+
+def infer(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH", help="Photos, folders, quoted globs.")
+    ],
+    bundle: Annotated[
+        str | None, typer.Option(help="Bundle to use. Default: the one built last.")
+    ] = None,
+    tail: Annotated[
+        str | None, typer.Option(help="Which model of the bundle. Default: its first.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many classes to show for each photo.")] = 5,
+    cache: Annotated[
+        CacheModeChoice, typer.Option(help="Use of the prefix cache.")
+    ] = CacheModeChoice.auto,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="The same as --cache off.")] = False,
+    cache_dtype: Annotated[
+        CacheDtypeChoice, typer.Option(help="What feature maps are stored as.")
+    ] = CacheDtypeChoice.fp16,
+    cache_codec: Annotated[
+        CodecChoice, typer.Option(help="How feature maps are compressed.")
+    ] = CodecChoice.none,
+    cache_size: Annotated[str, typer.Option(help="Disk space for the cache.")] = "10G",
+    cache_dir: CacheDirOption = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Photos per run of the engines. Default: the bundle's.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Decoding threads. Default: one per core.")
+    ] = None,
+    format: Annotated[
+        FormatChoice | None,
+        typer.Option(help="Default: by the ending of --output, else table."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the predictions there.")
+    ] = None,
+    stats: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write counts and times there, as JSON.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Classify photos.
+
+    The feature maps of photos seen before come from the prefix cache: they are neither decoded nor
+    run through the prefix again. Exits with 1 when some photos could not be read.
+    """
+    from trtkit.api.infer import open_bundle
+    from trtkit.cli.predictions import choose_format, destination, follow, summary, write_stats
+    from trtkit.runtime.cache import CacheOptions, parse_size
+
+    options = CacheOptions(
+        mode="off" if no_cache else cache.value,
+        dtype=cache_dtype.value,
+        codec=cache_codec.value,
+        size=parse_size(cache_size),
+        folder=cache_dir,
+    )
+    pipeline = open_bundle(bundle, tail=tail, cache=options, workspace=workspace)
+    if bundle is None or tail is None:
+        note(f"Using {pipeline.tail.name} of the bundle {pipeline.manifest.name}.")
+    if pipeline.meaningless:
+        note(f"The weights of {pipeline.tail.name} are random: its labels mean nothing.")
+    if pipeline.cache is not None and pipeline.cache.store.read_only_reason:
+        note(f"The cache is only read, not written: {pipeline.cache.store.read_only_reason}.")
+    with pipeline:
+        results = pipeline.infer(paths, top=top, batch=batch, workers=workers)
+        with destination(output) as stream:
+            follow(results, choose_format(format and format.value, output), stream)
+    report = pipeline.stats_json(options.mode)
+    note(summary(report))
+    if stats is not None:
+        write_stats(stats, json.dumps(report, indent=2) + "\n")
+    raise typer.Exit(1 if pipeline.stats.failed else 0)

@@ -1,0 +1,83 @@
+"""The command line: `trtkit`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from trtkit import __version__
+from trtkit.cli import build, cache, cuts, doctor, export, infer
+from trtkit.cli.output import note
+from trtkit.cpu import own_process
+from trtkit.errors import TrtkitError
+
+DEBUG = "--debug"
+INTERRUPTED = 130
+
+# Help is plain text: rich's renderer alone takes longer to import than all the rest of `--help`.
+app = typer.Typer(
+    name="trtkit",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(doctor.doctor)
+app.command()(export.export)
+app.command()(cuts.cuts)
+app.command()(build.build)
+app.command()(infer.infer)
+app.add_typer(cache.app, name="cache")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"trtkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere on the line.")
+    ] = False,
+) -> None:
+    """Image classifiers on TensorRT, split where they share layers.
+
+    Export a model, build it into a bundle, classify photos:
+
+    trtkit export resnet50, then trtkit build --cut 7 --fp16, then trtkit infer images/
+    """
+
+
+def run() -> None:
+    """Run the command of sys.argv and exit: 0 done, 1 some inputs failed, 2 cannot be carried out."""
+    own_process()
+    options = sys.argv[1:]
+    end = options.index("--") if "--" in options else len(options)
+    debug = DEBUG in options[:end]
+    if debug:
+        options = [DEBUG, *(o for o in options[:end] if o != DEBUG), *options[end:]]
+    try:
+        app(args=options, prog_name="trtkit")
+    except TrtkitError as error:
+        if debug:
+            raise
+        note(f"Error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        note("Interrupted.")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of the output has gone, as `head` does; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,173 @@
+"""The ONNX Runtime backend on the CPU: nothing to start, runs every feature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from trtkit.cpu import process_is_ours, usable_cores
+from trtkit.engines.base import Engine, Tensor
+from trtkit.errors import TrtkitError
+from trtkit.tensors import Array, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+PROVIDERS = ["CPUExecutionProvider"]
+ERRORS_ONLY = 3
+# Every error class of ONNX Runtime derives from Exception alone, so they are named one by one.
+LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+def backend() -> OnnxRuntimeBackend:
+    return OnnxRuntimeBackend()
+
+
+@cache
+def shared_pool() -> bool:
+    """Whether all engines of this process share one thread pool; makes it when the process is ours.
+
+    A chain of two engines then costs what the whole model costs: with a pool for each engine, the
+    idle one takes time from the busy one. ONNX Runtime wants the pool before anything else of its
+    own, and refuses from then on, anywhere in the process, sessions with threads of their own.
+    """
+    if not process_is_ours():
+        return False
+    try:
+        onnxruntime.set_global_thread_pool_sizes(usable_cores(), 1)
+    except ort_errors.Fail:
+        # Something of this process was there first: each engine gets threads of its own.
+        return False
+    return True
+
+
+class OnnxRuntimeBackend:
+    """ONNX Runtime's CPU provider. fp16 is how weights and feature maps are kept, not computed."""
+
+    name = "onnxruntime"
+    suffix = ".onnx"
+    computes: Mapping[str, str] = {
+        "fp32": "fp32",
+        "fp16": "fp32 (ONNX Runtime's CPU kernels have no fp16: weights and feature maps are stored "
+        "as fp16)",
+    }
+
+    @property
+    def version(self) -> str:
+        return str(onnxruntime.__version__)
+
+    def build(
+        self, stage: onnx.ModelProto, precision: str, destination: Path, *, root: bool, leaf: bool
+    ) -> None:
+        from trtkit.graph.files import write_model
+        from trtkit.graph.precision import store_half
+
+        if precision not in self.computes:
+            raise TrtkitError(
+                f"Precision {precision} was asked of {self.name}, which builds "
+                f"{' and '.join(self.computes)}; choose one of those."
+            )
+        if precision == "fp16":
+            store_half(stage, feature_input=not root, feature_output=not leaf)
+        write_model(stage, destination)
+
+    def load(self, path: Path) -> Engine:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        if shared_pool():
+            options.use_per_session_threads = False
+        else:
+            options.intra_op_num_threads = usable_cores()
+            # A pool that spins while the next engine of the chain works takes its core.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
+        except LOAD_ERRORS as error:
+            raise TrtkitError(
+                f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}); build the bundle "
+                "again with `trtkit build`."
+            ) from error
+        return OnnxRuntimeEngine(session)
+
+
+class OnnxRuntimeEngine:
+    """One ONNX Runtime session."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.inputs = tuple(_spec(value) for value in session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in session.get_outputs())
+        self._output_names = [spec.name for spec in self.outputs]
+
+    def run(self, inputs: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        feeds = {spec.name: _feed(spec, inputs) for spec in self.inputs}
+        try:
+            values = self._session.run_with_ort_values(self._output_names, feeds)
+        except LOAD_ERRORS as error:
+            raise TrtkitError(
+                f"ONNX Runtime could not run {', '.join(map(str, self.inputs))} "
+                f"({str(error).splitlines()[0]}); check the batch size and the memory that is free."
+            ) from error
+        return {
+            name: OnnxRuntimeTensor(value)
+            for name, value in zip(self._output_names, values, strict=True)
+        }
+
+
+class OnnxRuntimeTensor:
+    """A value that ONNX Runtime allocated."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape())
+
+    @cached_property
+    def _host(self) -> Array:
+        return np.asarray(self.value.numpy())
+
+    def numpy(self) -> Array:
+        return self._host
+
+
+def _spec(value: Any) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return TensorSpec(value.name, DTYPES.get(value.type, value.type), shape)
+
+
+def _feed(spec: TensorSpec, inputs: Mapping[str, Array | Tensor]) -> Any:
+    given = inputs.get(spec.name)
+    if given is None:
+        raise TrtkitError(
+            f"The engine takes {spec}, but was given {', '.join(inputs) or 'nothing'}; pass it by "
+            "that name."
+        )
+    if isinstance(given, OnnxRuntimeTensor):
+        return given.value
+    array = given if isinstance(given, np.ndarray) else given.numpy()
+    fits = len(array.shape) == len(spec.shape) and all(
+        wanted in (None, size) for wanted, size in zip(spec.shape, array.shape, strict=True)
+    )
+    if not fits or array.dtype.name != spec.dtype:
+        raise TrtkitError(
+            f"The engine takes {spec}, but was given {array.dtype.name} "
+            f"{' x '.join(map(str, array.shape))}; convert it first."
+        )
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,49 @@
+"""Reading and writing ONNX files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+
+from trtkit.errors import TrtkitError, os_reason
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The checked model of an `.onnx` file, external data included.
+
+    Raises TrtkitError when the file is missing, damaged or not a valid ONNX graph.
+    """
+    if not path.is_file():
+        raise TrtkitError(f"There is no ONNX file {path}; give the path of an existing file.")
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise TrtkitError(
+            f"{path} is not a valid ONNX file ({first_line(error)}); copy or export it again."
+        ) from error
+    return model
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model as one file. Raises TrtkitError past ONNX's 2 GB limit or when it cannot be written."""
+    try:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+    except (EncodeError, ValueError) as error:
+        raise TrtkitError(
+            f"{path.name} is larger than the 2 GB an ONNX file may have; use a smaller model."
+        ) from error
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise TrtkitError(
+            f"{path} cannot be written ({os_reason(error)}); free space there or choose another "
+            "--workspace."
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without its full stop; its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".: ") if lines else type(error).__name__

@@ -1,0 +1,204 @@
+"""Taking in a classifier that somebody else exported: the same kind of graph as our own afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from trtkit.errors import TrtkitError
+from trtkit.graph.lower import drop_notes
+from trtkit.graph.values import image_input
+from trtkit.preprocessing import Preprocessing
+
+IMAGE = "image"
+BATCH = "batch"
+NORMALISED = "trtkit_normalised"
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A foreign graph made ours. `softmax_removed`: it gave probabilities and now gives logits."""
+
+    model: onnx.ModelProto
+    preprocessing: Preprocessing
+    classes: int
+    softmax_removed: bool
+
+
+def adopt(
+    model: onnx.ModelProto,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_size: int | None,
+    name: str,
+) -> Adopted:
+    """A copy of a float NCHW classifier that takes uint8 N x H x W x 3 RGB, with a dynamic batch.
+
+    `mean` and `std`, per channel and in units of 0 to 1, are what its input was normalised with. The
+    image size is the graph's, or `image_size` where the graph leaves it open. A Softmax at the end is
+    removed, so that the output is logits as everywhere. Raises TrtkitError for graphs that are no
+    image classifiers.
+    """
+    adopted = onnx.ModelProto()
+    adopted.CopyFrom(model)
+    drop_notes(adopted)
+    _constants_to_initializers(adopted.graph)
+    source = image_input(adopted)
+    height, width = _check_input(source, image_size, name)
+    fixed_batch = _batch_of(source)
+    softmax_removed = _logits_only(adopted.graph)
+    classes = _check_output(adopted.graph, name)
+    if fixed_batch is not None:
+        _free_batch(adopted.graph, fixed_batch)
+    _rename(adopted.graph, source.name, NORMALISED)
+    _rename(adopted.graph, IMAGE, f"foreign_{IMAGE}")
+    _prepend(adopted.graph, (height, width), mean, std)
+    # Older IR versions want every initializer listed as an input too.
+    adopted.ir_version = max(adopted.ir_version, 8)
+    logits = adopted.graph.output[0].name
+    del adopted.graph.output[:]
+    adopted.graph.output.append(
+        helper.make_tensor_value_info(logits, TensorProto.FLOAT, [BATCH, classes])
+    )
+    # Shapes inferred for the old batch would contradict the new one.
+    del adopted.graph.value_info[:]
+    size = max(height, width)
+    preprocessing = Preprocessing(height=height, width=width, resize=round(size * 256 / 224))
+    return Adopted(adopted, preprocessing, classes, softmax_removed)
+
+
+def _check_input(value: onnx.ValueInfoProto, size: int | None, name: str) -> tuple[int, int]:
+    tensor = value.type.tensor_type
+    kind = TensorProto.DataType.Name(tensor.elem_type)
+    dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+    shape = " x ".join("?" if size is None else str(size) for size in dims)
+    if tensor.elem_type != TensorProto.FLOAT or len(dims) != 4 or dims[1] not in (3, None):
+        raise TrtkitError(
+            f"{name} takes {kind} {shape} as {value.name!r}, but a foreign model must take float "
+            "N x 3 x H x W (NCHW); export it that way."
+        )
+    height, width = dims[2] or size, dims[3] or size
+    if height is None or width is None:
+        raise TrtkitError(
+            f"{name} leaves its image size open ({shape}); say which one to use with --image-size."
+        )
+    if size is not None and (height, width) != (size, size):
+        raise TrtkitError(
+            f"--image-size {size} was asked of {name}, which takes {height} x {width}; leave the "
+            "option out."
+        )
+    return height, width
+
+
+def _check_output(graph: onnx.GraphProto, name: str) -> int:
+    outputs = [value.name for value in graph.output]
+    dims = graph.output[0].type.tensor_type.shape.dim if outputs else []
+    if len(outputs) != 1 or len(dims) != 2 or not dims[1].HasField("dim_value"):
+        raise TrtkitError(
+            f"{name} gives {', '.join(outputs) or 'nothing'}, but a classifier gives one tensor of "
+            "N x classes; export it with that output alone."
+        )
+    return int(dims[1].dim_value)
+
+
+def _batch_of(value: onnx.ValueInfoProto) -> int | None:
+    dim = value.type.tensor_type.shape.dim[0]
+    return int(dim.dim_value) if dim.HasField("dim_value") else None
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+    """Weights may also be Constant nodes; with one form of them graphs can be compared and split."""
+    kept = []
+    for node in graph.node:
+        value = next((a for a in node.attribute if a.name == "value"), None)
+        if node.op_type == "Constant" and node.domain == "" and value is not None:
+            tensor = onnx.TensorProto()
+            tensor.CopyFrom(value.t)
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+        else:
+            kept.append(node)
+    if len(kept) == len(graph.node):
+        return
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _logits_only(graph: onnx.GraphProto) -> bool:
+    """Remove a final Softmax, if there is one: the runtime computes scores from logits, once."""
+    output = graph.output[0]
+    last = next((node for node in graph.node if output.name in node.output), None)
+    if last is None or last.op_type != "Softmax":
+        return False
+    for node in graph.node:
+        if last.input[0] in node.output:
+            renamed = [output.name if name == last.input[0] else name for name in node.output]
+            del node.output[:]
+            node.output.extend(renamed)
+    graph.node.remove(last)
+    return True
+
+
+def _free_batch(graph: onnx.GraphProto, batch: int) -> None:
+    """Let a fixed batch vary: reshapes that wrote it down take it from their input instead.
+
+    In a Reshape a 0 copies the size of the input's same dimension. Whether rows really stay apart is
+    for the caller to check by running it.
+    """
+    reshapes = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
+    for value in graph.initializer:
+        if value.name not in reshapes:
+            continue
+        sizes = numpy_helper.to_array(value).copy()
+        if sizes.ndim == 1 and len(sizes) > 1 and sizes[0] == batch:
+            sizes[0] = 0
+            value.CopyFrom(numpy_helper.from_array(sizes.astype(np.int64), value.name))
+    for node in graph.node:
+        for attribute in list(node.attribute):
+            if node.op_type == "Reshape" and attribute.name == "allowzero":
+                node.attribute.remove(attribute)
+
+
+def _prepend(
+    graph: onnx.GraphProto,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    """The new input, and cast, transpose and normalise between it and the graph."""
+    scale = np.asarray(std, dtype=np.float64).reshape(1, 3, 1, 1) * 255.0
+    offset = np.asarray(mean, dtype=np.float64).reshape(1, 3, 1, 1) * 255.0
+    weights = [
+        numpy_helper.from_array(offset.astype(np.float32), "trtkit_mean"),
+        numpy_helper.from_array((1.0 / scale).astype(np.float32), "trtkit_scale"),
+    ]
+    nodes = [
+        helper.make_node("Cast", [IMAGE], ["trtkit_float"], "trtkit_cast", to=TensorProto.FLOAT),
+        helper.make_node(
+            "Transpose", ["trtkit_float"], ["trtkit_nchw"], "trtkit_transpose", perm=[0, 3, 1, 2]
+        ),
+        helper.make_node("Sub", ["trtkit_nchw", "trtkit_mean"], ["trtkit_centred"], "trtkit_sub"),
+        helper.make_node("Mul", ["trtkit_centred", "trtkit_scale"], [NORMALISED], "trtkit_mul"),
+    ]
+    for position, node in enumerate(nodes):
+        graph.node.insert(position, node)
+    graph.initializer.extend(weights)
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [BATCH, *size, 3]))
+
+
+def _rename(graph: onnx.GraphProto, name: str, new: str) -> None:
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for position, used in enumerate(names):
+                if used == name:
+                    names[position] = new
+    for weight in graph.initializer:
+        if weight.name == name:
+            weight.name = new

@@ -1,0 +1,107 @@
+"""From several models to one tree of stages: one prefix, and a tail for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from trtkit.bundle import PREFIX
+from trtkit.errors import TrtkitError
+from trtkit.graph.boundaries import cut_points
+from trtkit.graph.canonical import first_difference, graph_digest
+from trtkit.graph.card import ModelCard
+from trtkit.graph.split import find_cut, split
+from trtkit.identity import stage_id
+
+
+@dataclass(frozen=True)
+class Model:
+    """An exported model: its name, its graph and what the graph's metadata say."""
+
+    name: str
+    graph: onnx.ModelProto
+    card: ModelCard
+
+
+@dataclass(frozen=True)
+class StageGraph:
+    """A stage before it is built. `model` is None for a prefix, which belongs to several."""
+
+    name: str
+    id: str
+    parent: str | None
+    graph: onnx.ModelProto
+    model: Model | None = None
+
+
+def stage_tree(models: Sequence[Model], cut: int, precision: str) -> list[StageGraph]:
+    """The stages of `models` cut after block `cut`, parents first; whole models for cut 0.
+
+    The prefix is there once: that it is the same in all models is proved by comparing the hash of
+    what it computes, every weight's bits included. Raises TrtkitError, naming the first weight that
+    differs or how far the models are shared, when it is not.
+    """
+    if cut == 0:
+        return [
+            StageGraph(model.name, _id(model.graph, precision), None, model.graph, model)
+            for model in models
+        ]
+    _check_preprocessing(models)
+    points = [find_cut(model.graph, model.card, cut, model.name) for model in models]
+    sides = [split(model.graph, point.tensor) for model, point in zip(models, points, strict=True)]
+    first = sides[0].prefix
+    digest = graph_digest(first)
+    for model, side in zip(models[1:], sides[1:], strict=True):
+        if graph_digest(side.prefix) != digest:
+            raise _different(models[0], first, model, side.prefix, cut)
+    root = StageGraph(PREFIX, stage_id(digest, precision, None, None), None, first)
+    tails = [
+        StageGraph(model.name, _id(side.tail, precision, root.id), PREFIX, side.tail, model)
+        for model, side in zip(models, sides, strict=True)
+    ]
+    return [root, *tails]
+
+
+def shared_cut(a: Model, b: Model) -> int:
+    """The last cut up to which the two models compute the same, weights included; 0 for none."""
+    last = 0
+    for number, (mine, other) in enumerate(
+        zip(cut_points(a.graph, a.card), cut_points(b.graph, b.card), strict=False), start=1
+    ):
+        ours, theirs = split(a.graph, mine.tensor).prefix, split(b.graph, other.tensor).prefix
+        if graph_digest(ours) != graph_digest(theirs):
+            break
+        last = number
+    return last
+
+
+def _id(graph: onnx.ModelProto, precision: str, parent: str | None = None) -> str:
+    return stage_id(graph_digest(graph), precision, None, parent)
+
+
+def _check_preprocessing(models: Sequence[Model]) -> None:
+    first = models[0]
+    for model in models[1:]:
+        if model.card.preprocessing != first.card.preprocessing:
+            raise TrtkitError(
+                f"{first.name} and {model.name} prepare photos differently "
+                f"({first.card.preprocessing} and {model.card.preprocessing}), so they cannot share "
+                "a prefix; export both with one --image-size, or build them one by one."
+            )
+
+
+def _different(
+    a: Model, prefix_a: onnx.ModelProto, b: Model, prefix_b: onnx.ModelProto, cut: int
+) -> TrtkitError:
+    shared = shared_cut(a, b)
+    where = first_difference(prefix_a, prefix_b)
+    if shared:
+        advice = f"choose a cut up to {shared}, up to which they are the same"
+    else:
+        advice = "train one on the other's prefix, or build them one by one"
+    return TrtkitError(
+        f"Cut {cut} was asked of {a.name} and {b.name} together, but their prefixes differ, first in "
+        f"{where}; {advice}."
+    )

@@ -1,0 +1,168 @@
+"""Checkpoints on disk: safetensors with metadata, and foreign state dicts. No pickle is executed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from trtkit.errors import TrtkitError
+from trtkit.models.architectures import create
+from trtkit.models.blocks import BlockModel
+from trtkit.models.names import ARCHITECTURES
+from trtkit.models.weights import Weighted
+from trtkit.preprocessing import Preprocessing
+
+METADATA_KEY = "trtkit"
+HEADS = {"resnet": "fc.weight", "vgg": "classifier.6.weight"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state dict and what its file says about it; an empty `metadata` says nothing."""
+
+    path: Path
+    state: dict[str, torch.Tensor]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    path: Path, model: BlockModel, classes: list[str], image: Preprocessing
+) -> None:
+    """Write the weights as safetensors with architecture, classes and preprocessing in its metadata."""
+    metadata = {
+        "architecture": model.architecture,
+        "classes": classes,
+        "preprocessing": image.to_json(),
+    }
+    state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    save_file(state, path, {METADATA_KEY: json.dumps(metadata)})
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a safetensors file, or a `.pt`/`.pth` state dict with `weights_only=True`.
+
+    Raises TrtkitError when the file is missing, damaged, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise TrtkitError(f"There is no checkpoint {path}; give the path of an existing file.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise TrtkitError(
+            f"{path} is not a state dict that can be read without executing code "
+            f"({_first_line(error)}); save it with torch.save(model.state_dict(), PATH)."
+        ) from error
+    if isinstance(content, dict):
+        # Training scripts commonly wrap the state dict in a dict of their own.
+        content = next(
+            (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)),
+            content,
+        )
+    if not isinstance(content, dict) or not all(
+        isinstance(value, torch.Tensor) for value in content.values()
+    ):
+        raise TrtkitError(
+            f"{path} holds something other than a state dict of tensors; save it with "
+            "torch.save(model.state_dict(), PATH)."
+        )
+    state = {name.removeprefix("module."): value for name, value in content.items()}
+    return Checkpoint(path, state)
+
+
+def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
+    """The model of a checkpoint.
+
+    `architecture` defaults to what the metadata say, else to the one whose tensors have the same
+    names and shapes. Raises TrtkitError when it does not fit the tensors.
+    """
+    said = checkpoint.metadata.get("architecture")
+    found = said if said in ARCHITECTURES else identify(checkpoint.state)
+    wanted = architecture or found
+    if wanted is None:
+        raise TrtkitError(
+            f"{checkpoint.path} does not look like any architecture trtkit knows "
+            f"({', '.join(ARCHITECTURES)}); export the model to ONNX yourself and give the .onnx."
+        )
+    classes = _head_classes(wanted, checkpoint.state)
+    model = create(wanted, classes or 1000)
+    _check_fits(checkpoint, model, found)
+    model.network.load_state_dict(checkpoint.state)
+    names = checkpoint.metadata.get("classes")
+    image = checkpoint.metadata.get("preprocessing")
+    return Weighted(
+        model=model,
+        source=f"checkpoint {checkpoint.path.name}",
+        classes=list(names) if names else None,
+        preprocessing=Preprocessing.from_json(image) if image else None,
+    )
+
+
+def identify(state: dict[str, torch.Tensor]) -> str | None:
+    """The architecture whose tensors have these names and shapes, the class count aside."""
+    for architecture in ARCHITECTURES:
+        classes = _head_classes(architecture, state)
+        if classes is None:
+            continue
+        expected = create(architecture, classes, device="meta").network.state_dict()
+        if _shapes(expected) == _shapes(state):
+            return architecture
+    return None
+
+
+def _check_fits(checkpoint: Checkpoint, model: BlockModel, found: str | None) -> None:
+    expected, given = _shapes(model.network.state_dict()), _shapes(checkpoint.state)
+    if expected == given:
+        return
+    name = next(name for name in {**expected, **given} if expected.get(name) != given.get(name))
+    hint = f"it holds a {found}" if found else "it is not one that trtkit knows"
+    raise TrtkitError(
+        f"{checkpoint.path} does not fit {model.architecture}: {name} is "
+        f"{given.get(name, 'missing')} there and {expected.get(name, 'missing')} in "
+        f"{model.architecture}; {hint}."
+    )
+
+
+def _head_classes(architecture: str, state: dict[str, torch.Tensor]) -> int | None:
+    key = next(key for family, key in HEADS.items() if architecture.startswith(family))
+    return int(state[key].shape[0]) if key in state and state[key].ndim == 2 else None
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> dict[str, str]:
+    # num_batches_tracked counts training steps and is absent from old files: it is no weight.
+    return {
+        name: " x ".join(map(str, value.shape))
+        for name, value in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise TrtkitError(
+            f"{path} is not a readable safetensors file ({_first_line(error)}); copy it again or "
+            "save it anew."
+        ) from error
+    try:
+        own = json.loads(metadata.get(METADATA_KEY, "{}"))
+    except json.JSONDecodeError as error:
+        raise TrtkitError(
+            f"The metadata of {path} are not valid JSON ({error}); save the checkpoint anew."
+        ) from error
+    return Checkpoint(path, state, own)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

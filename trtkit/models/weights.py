@@ -1,0 +1,105 @@
+"""Where a model's weights come from: ImageNet, a seed, or a file."""
+
+from __future__ import annotations
+
+import math
+import urllib.error
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from blake3 import blake3
+from torch import nn
+from torchvision import models
+
+from trtkit.errors import TrtkitError
+from trtkit.models.architectures import as_blocks, check_architecture, create
+from trtkit.models.blocks import BlockModel
+from trtkit.preprocessing import Preprocessing
+
+# The last batch norm of each residual branch starts at this gain. At 1 the variance doubles with
+# every block and ResNet-152 leaves the range of fp16; at 0.25 it grows 20-fold over its 50 blocks.
+RESIDUAL_GAIN = 0.25
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A model with the weights asked for, and what came with them.
+
+    `source` says where they are from (`imagenet IMAGENET1K_V2`, `random seed 0`); `classes` and
+    `preprocessing` are None where the source does not say.
+    """
+
+    model: BlockModel
+    source: str
+    classes: list[str] | None = None
+    preprocessing: Preprocessing | None = None
+
+
+def imagenet(architecture: str) -> Weighted:
+    """torchvision's best ImageNet weights, downloaded or from torch's cache folder.
+
+    Raises TrtkitError when they are neither in the cache nor to be had from the network.
+    """
+    check_architecture(architecture)
+    weights = models.get_model_weights(architecture)["DEFAULT"]
+    try:
+        network = models.get_model(architecture, weights=weights)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        reason = getattr(error, "reason", error)
+        raise TrtkitError(
+            f"The ImageNet weights of {architecture} could not be downloaded from {weights.url} "
+            f"({reason}); connect to the network, put the file in {torch.hub.get_dir()}/checkpoints, "
+            "or use --weights random or --weights FILE."
+        ) from error
+    preset = weights.transforms()
+    return Weighted(
+        model=as_blocks(architecture, network.eval()),
+        source=f"imagenet {weights.name}",
+        classes=list(weights.meta["categories"]),
+        preprocessing=Preprocessing(
+            height=preset.crop_size[0], width=preset.crop_size[0], resize=preset.resize_size[0]
+        ),
+    )
+
+
+def random(architecture: str, seed: int = 0, classes: int = 1000) -> Weighted:
+    """Random weights that depend on nothing but the seed and each tensor's name and shape.
+
+    Two architectures with one seed so get the same weights in the blocks that they share. Normal,
+    with the fan-out variance of He et al. 2015 (arXiv:1502.01852, equation 14) for convolutions.
+    """
+    model = create(architecture, classes)
+    with torch.no_grad():
+        for name, module in model.network.named_modules():
+            _initialise(name, module, seed)
+            if hasattr(module, "downsample"):
+                last = module.bn3 if hasattr(module, "bn3") else module.bn2
+                last.weight.fill_(RESIDUAL_GAIN)
+    return Weighted(model=model, source=f"random seed {seed}")
+
+
+def check_finite(model: BlockModel) -> None:
+    """Raise TrtkitError naming the first tensor that holds a NaN or an infinity."""
+    for name, value in model.network.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise TrtkitError(
+                f"The weight {name} of {model.architecture} holds NaN or infinite values; use a "
+                "checkpoint from before the training diverged."
+            )
+
+
+def _initialise(name: str, module: nn.Module, seed: int) -> None:
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
+        scale = math.sqrt(2.0 / fan_out)
+    elif isinstance(module, nn.Linear):
+        scale = math.sqrt(1.0 / module.in_features)
+    else:
+        return
+    digest = blake3(f"{seed}/{name}.weight".encode()).digest(length=8)
+    generator = np.random.default_rng(int.from_bytes(digest, "little"))
+    values = generator.standard_normal(tuple(module.weight.shape), dtype=np.float32)
+    module.weight.copy_(torch.from_numpy(values * np.float32(scale)))
+    if module.bias is not None:
+        module.bias.zero_()

@@ -1,0 +1,117 @@
+"""The prefix cache: the feature maps of photos seen before, found by what they were computed from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+
+from trtkit.errors import TrtkitError
+from trtkit.identity import bytes_digest, feature_key
+from trtkit.preprocessing import Preprocessing
+from trtkit.runtime.store import FeatureStore
+from trtkit.tensors import Array
+
+ENVIRONMENT = "TRTKIT_CACHE"
+DEFAULT_SIZE = 10 * 2**30
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+CacheMode = Literal["auto", "always", "off"]
+
+
+def cache_folder(folder: str | Path | None = None) -> Path:
+    """`folder`, else $TRTKIT_CACHE, else trtkit/features in the user's cache folder.
+
+    Keys are content hashes, so that all workspaces of a user can share one cache.
+    """
+    chosen = folder or os.environ.get(ENVIRONMENT)
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "trtkit" / "features"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `500M`, `10GB` or `1.5GiB` (powers of 1024). Raises TrtkitError."""
+    number = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = number[-1:] if number[-1:] in UNITS else ""
+    try:
+        size = int(float(number.removesuffix(unit)) * UNITS[unit])
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise TrtkitError(
+            f"{text!r} was given as a cache size; write a number with K, M, G or T, such as 10G."
+        )
+    return size
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """How `infer` uses the cache.
+
+    `mode`: `auto` (on; once there is a cost model it decides), `always`, `off`. `dtype`: what an fp32
+    feature map is stored as, `fp16` by default (relative rounding error 2^-11), `fp32` for exact
+    ones; an fp16 map is kept as it is. `codec`: `none`, `lz4` or `zstd`. `size`: bytes on disk.
+    """
+
+    mode: CacheMode = "auto"
+    dtype: Literal["fp16", "fp32"] = "fp16"
+    codec: Literal["none", "lz4", "zstd"] = "none"
+    size: int = DEFAULT_SIZE
+    folder: Path | None = None
+
+
+class PrefixCache:
+    """Feature maps of one prefix and one preprocessing, in a feature store that others may share.
+
+    `get` and `key` may be called from several threads.
+    """
+
+    def __init__(self, store: FeatureStore, preprocessing: Preprocessing, prefix_id: str) -> None:
+        self.store = store
+        self._preprocessing = preprocessing.digest
+        self._prefix_id = prefix_id
+
+    @classmethod
+    def open(
+        cls, options: CacheOptions, preprocessing: Preprocessing, prefix_id: str
+    ) -> PrefixCache:
+        """The cache in the options' folder; for reading only where another process is writing.
+
+        Raises TrtkitError when the folder cannot be used at all.
+        """
+        store = FeatureStore(
+            cache_folder(options.folder),
+            dtype=options.dtype,
+            codec=options.codec,
+            max_bytes=options.size,
+        )
+        return cls(store, preprocessing, prefix_id)
+
+    def __enter__(self) -> PrefixCache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.store.close()
+
+    def key(self, data: bytes) -> bytes:
+        """The key of the photo with these file bytes."""
+        return feature_key(bytes_digest(data), self._preprocessing, self._prefix_id)
+
+    def get(self, key: bytes) -> Array | None:
+        """The feature map, without a batch dimension, in the dtype it is stored as; None on a miss."""
+        return self.store.get(key)
+
+    def put(self, key: bytes, feature: Array) -> None:
+        """Keep a feature map. It is written in the background and must not be changed any more."""
+        self.store.put(key, np.ascontiguousarray(feature))

@@ -1,0 +1,24 @@
+"""The feature store: prefix outputs by key, in append-only segments with an SQLite index."""
+
+from trtkit.runtime.store.maintenance import (
+    ClearReport,
+    DamageReport,
+    StoreInfo,
+    VerifyReport,
+    clear,
+    info,
+    verify,
+)
+from trtkit.runtime.store.store import FeatureStore, StoreStats
+
+__all__ = [
+    "ClearReport",
+    "DamageReport",
+    "FeatureStore",
+    "StoreInfo",
+    "StoreStats",
+    "VerifyReport",
+    "clear",
+    "info",
+    "verify",
+]

@@ -1,0 +1,106 @@
+"""The workspace: the folder whose export/, engines/ and calibration/ the commands share."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from trtkit.errors import TrtkitError, listed, nearest
+
+ENVIRONMENT = "TRTKIT_WORKSPACE"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with `export/`, `engines/` and `calibration/`, made when first written to."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, folder: str | Path | None = None) -> Workspace:
+        """The workspace in `folder`, else in $TRTKIT_WORKSPACE, else in the current folder."""
+        return cls(Path(folder or os.environ.get(ENVIRONMENT) or "."))
+
+    @property
+    def exports(self) -> Path:
+        return self.root / "export"
+
+    @property
+    def engines(self) -> Path:
+        return self.root / "engines"
+
+    @property
+    def calibration(self) -> Path:
+        return self.root / "calibration"
+
+    def export_path(self, name: str) -> Path:
+        """Where the export called `name` lies. Raises TrtkitError for a name that is no file name."""
+        check_name(name)
+        return self.exports / f"{name}.onnx"
+
+    def exported(self) -> list[str]:
+        """The names of the exported models, sorted."""
+        return sorted(path.stem for path in self.exports.glob("*.onnx") if path.name[0] != ".")
+
+    def find_export(self, name: str) -> Path:
+        """The file of an exported model, given its name or a path to it.
+
+        Raises TrtkitError, with the nearest names, when there is none.
+        """
+        direct = Path(name)
+        if direct.suffix == ".onnx" and direct.is_file():
+            return direct
+        known = self.exported()
+        name = name.removesuffix(".onnx")
+        if name in known:
+            return self.export_path(name)
+        if not known:
+            raise TrtkitError(
+                f"There is no exported model {name!r}, nor any other in {self.exports}; run "
+                f"`trtkit export {name}` first."
+            )
+        hint = nearest(name, known) or known
+        raise TrtkitError(
+            f"There is no exported model {name!r} in {self.exports}; there is {listed(hint)}."
+        )
+
+    def bundles(self) -> list[Path]:
+        """The folders of the built bundles, the newest first."""
+        manifests = [
+            path for path in self.engines.glob("*/bundle.json") if path.parent.name[0] != "."
+        ]
+        manifests.sort(key=lambda path: (-path.stat().st_mtime_ns, path))
+        return [path.parent for path in manifests]
+
+    def find_bundle(self, name: str | Path | None) -> Path:
+        """The folder of a bundle, given its name or path; without a name the one built last.
+
+        Raises TrtkitError, with the nearest names, when there is none.
+        """
+        bundles = self.bundles()
+        if name is None:
+            if bundles:
+                return bundles[0]
+            raise TrtkitError(
+                f"There is no bundle in {self.engines}; run `trtkit export MODEL` and "
+                "`trtkit build --cut N` first, or give --bundle or --workspace."
+            )
+        for folder in (self.engines / name, Path(name)):
+            if (folder / "bundle.json").is_file():
+                return folder
+        known = [path.name for path in bundles]
+        hint = nearest(str(name), known) or known
+        raise TrtkitError(
+            f"There is no bundle {str(name)!r} in {self.engines}; there is {listed(hint)}."
+        )
+
+
+def check_name(name: str) -> None:
+    """Raise TrtkitError unless `name` can be a file name on every system."""
+    if not re.fullmatch(r"[\w+.,=@-]+( [\w+.,=@-]+)*", name) or name.startswith((".", "-")):
+        raise TrtkitError(
+            f"{name!r} cannot be the name of a model or bundle; use letters, digits, '.', '_', "
+            "'+' and '-'."
+        )
