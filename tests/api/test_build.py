@@ -83,11 +83,15 @@ def test_photos_in_calibration_are_what_it_is_verified_on(make_workspace):
 def test_building_the_same_again_does_nothing(make_workspace):
     place = make_workspace("resnet18")
     first = build(place, cut=2)
-    before = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+    other = build(place, cut=3)
+    assert place.find_bundle(None) == other.folder
+    before = {path: path.stat().st_mtime_ns for path in first.folder.glob("*.onnx")}
     second = build(place, cut=2)
     assert (first.up_to_date, second.up_to_date) == (False, True)
     assert second.manifest == first.manifest
-    assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in first.folder.glob("*.onnx")} == before
+    # It is now the one that was asked for last.
+    assert place.find_bundle(None) == first.folder
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_a_bundle_for_another_backend_says_so(make_workspace):
 def test_prefixes_that_differ_name_the_weight(make_workspace):
     place = make_workspace("resnet34", "other")
     with pytest.raises(
-        TrtkitError, match=r"prefixes differ, first in conv1\.weight; .* one by one"
+        TrtkitError, match=r"prefixes differ from block 1 on, first in conv1\.weight; .* one by one"
     ):
         build(place, "resnet34", "other", cut=2)
     assert not list(place.engines.iterdir())

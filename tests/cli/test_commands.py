@@ -109,7 +109,7 @@ def test_jsonl_and_stats(trtkit, workspace, photos, tmp_path):
     assert value == {
         "images": 5,
         "failed": 1,
-        "cache": {"mode": "auto", "hits": 0, "misses": 4, "evicted": 0},
+        "cache": {"mode": "auto", "hits": 0, "misses": 4, "evicted": 0, "dropped": 0},
         "backend": "onnxruntime",
         "bundle": "resnet18+resnet34-cut2-fp16",
         "tail": "resnet34",
@@ -182,6 +182,9 @@ def test_names_that_are_not_unicode(trtkit, workspace, photos, tmp_path):
         (["infer", "x", "--tail", "resnet35"], "no tail 'resnet35' .* resnet34"),
         (["infer", "x", "--cache-size", "ten"], "'ten' was given as a cache size"),
         (["export", "resnet"], "no architecture named 'resnet'"),
+        (["export", "resnet18", "--mean", "1,1,1"], "--mean was given for resnet18, but it is for"),
+        (["export", "x.onnx", "--weights", "random"], "--weights was given for x.onnx"),
+        (["export", "resnet18", "--weights", "Random"], "give imagenet, random or a file"),
         (["export", "x.onnx", "--mean", "1,2"], "--mean 1,2 was given"),
         (["cache", "info", "--cache-dir", "/nowhere"], "/nowhere"),
     ],

@@ -235,6 +235,16 @@ def test_sizes_that_are_none(text):
         parse_size(text)
 
 
+def test_a_cache_too_small_says_what_it_did_not_keep(bundle, photos):
+    _, pipeline = run(bundle, [photos], CacheOptions(size=1000))
+    assert (pipeline.stats.misses, pipeline.stats.dropped) == (11, 11)
+
+
+def test_an_unknown_cache_mode():
+    with pytest.raises(TrtkitError, match="choose auto, always, off"):
+        CacheOptions(mode="sometimes")  # type: ignore[arg-type]
+
+
 def test_softmax_of_large_logits():
     scores = softmax(np.array([[1e4, 1e4, -1e4]], dtype=np.float32))
     assert scores.tolist() == [[0.5, 0.5, 0.0]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -14,6 +13,7 @@ from trtkit.bundle import PREFIX, Manifest, Stage
 from trtkit.engines.base import Backend, Engine
 from trtkit.engines.registry import get_backend
 from trtkit.errors import TrtkitError, listed, os_reason
+from trtkit.extras import require
 from trtkit.identity import build_id, file_digest
 from trtkit.runtime.chain import Chain
 from trtkit.runtime.samples import SampleImages, Samples, choose_samples
@@ -94,12 +94,10 @@ def build(
     identity = request.id()
     existing = _existing(folder, identity)
     if existing is not None:
+        # What was asked for last is what `infer` takes when no bundle is named.
+        (folder / bundle.MANIFEST).touch()
         return BuildReport(folder, existing, up_to_date=True)
-    if importlib.util.find_spec("onnx") is None:
-        raise TrtkitError(
-            "Building needs onnx, which this installation does not have; run "
-            "`pip install 'trtkit[train]'`."
-        )
+    require("train", "Building", "onnx")
     with bundle.staging(place.engines) as staged:
         manifest = _build(request, identity, staged, progress)
         bundle.publish(folder, staged, manifest)

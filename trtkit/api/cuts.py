@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtkit.extras import require
 from trtkit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ def cuts(name: str, *, workspace: str | Path | None = None) -> list[CutPoint]:
 
     Raises TrtkitError when there is no such export or it is damaged.
     """
+    require("train", "Listing cuts", "onnx")
     from trtkit.graph.boundaries import cut_points
     from trtkit.graph.card import ModelCard
     from trtkit.graph.files import read_model

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -15,28 +13,10 @@ from typing import Any
 from trtkit import __version__
 from trtkit.cpu import usable_cores
 from trtkit.engines.registry import BACKENDS, get_backend, installed
+from trtkit.extras import EXTRAS, Extra
 from trtkit.runtime.cache import cache_folder
 from trtkit.workspace import Workspace
 
-# What each feature needs beyond the base install: import name, distribution names that bring it.
-FEATURES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
-    "train": (
-        ("torch", ("torch",)),
-        ("torchvision", ("torchvision",)),
-        ("onnx", ("onnx",)),
-        ("onnxscript", ("onnxscript",)),
-        ("safetensors", ("safetensors",)),
-    ),
-    "tensorrt": (("tensorrt", ("tensorrt",)), ("cuda", ("cuda-python", "cuda-bindings"))),
-    "quantize": (("modelopt", ("nvidia-modelopt",)),),
-    "video": (("cv2", ("opencv-contrib-python-headless", "opencv-contrib-python")),),
-}
-PURPOSES = {
-    "train": "train, export, build",
-    "tensorrt": "TensorRT engines",
-    "quantize": "INT8",
-    "video": "ingest video",
-}
 NVIDIA_SMI_SECONDS = 10
 
 
@@ -112,7 +92,7 @@ def doctor(*, workspace: str | Path | None = None) -> Diagnosis:
         gpu_problem=gpu_problem,
         backends=[_backend(entry.name) for entry in BACKENDS],
         auto=next(iter(installed()), "none"),
-        features=[_feature(name) for name in FEATURES],
+        features=[_feature(extra) for extra in EXTRAS.values()],
         workspace=str(place.root.resolve()),
         exports=place.exported(),
         bundles=[folder.name for folder in place.bundles()],
@@ -129,24 +109,15 @@ def _backend(name: str) -> Backend:
     return Backend(name, backend.version, list(backend.computes), None)
 
 
-def _feature(name: str) -> Feature:
-    packages, missing = {}, []
-    for module, distributions in FEATURES[name]:
-        if importlib.util.find_spec(module) is None:
-            missing.append(module)
-        else:
-            packages[module] = _version(distributions)
-    install = f"pip install 'trtkit[{name}]'" if missing else None
-    return Feature(name, PURPOSES[name], packages, missing, install)
-
-
-def _version(distributions: tuple[str, ...]) -> str:
-    for distribution in distributions:
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "of unknown version"
+def _feature(extra: Extra) -> Feature:
+    missing = [package.module for package in extra.packages if not package.installed]
+    return Feature(
+        name=extra.name,
+        purpose=extra.purpose,
+        packages={p.module: p.version for p in extra.packages if p.installed},
+        missing=missing,
+        install=extra.install if missing else None,
+    )
 
 
 def _gpus() -> tuple[list[Gpu], str | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtkit.errors import TrtkitError, listed, nearest, os_reason
+from trtkit.errors import TrtkitError, listed, os_reason
+from trtkit.extras import require
 from trtkit.models.names import ARCHITECTURES
 from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from trtkit.runtime.chain import softmax
@@ -68,30 +68,34 @@ def export(
     model: str | Path,
     *,
     name: str | None = None,
-    weights: str | Path = "imagenet",
+    weights: str | Path | None = None,
     seed: int = 0,
     classes: str | Path | None = None,
     image_size: int | None = None,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     workspace: str | Path | None = None,
 ) -> ExportReport:
     """Export `model` to `export/NAME.onnx`, compare the file with its origin, keep it if they agree.
 
-    `model`: an architecture's name (with `weights` `imagenet`, `random` and its `seed`, or a file),
-    a checkpoint, or any `.onnx` classifier with a float NCHW input, which `mean` and `std` (in 0 to
-    1) describe. `classes`: a text file with a label a line. `image_size`: pixels of the square
-    input; 224 by default for an architecture, the graph's own for a foreign file. Raises TrtkitError.
+    `model`: an architecture's name (with `weights` `imagenet`, the default, `random` and its `seed`,
+    or a file), a checkpoint, or any `.onnx` classifier with a float NCHW input, which `mean` and `std`
+    (in 0 to 1, ImageNet's by default) describe. `classes`: a text file with a label a line.
+    `image_size`: pixels of the square input; 224 by default for an architecture, the graph's own for
+    a foreign file. Raises TrtkitError.
     """
     place = Workspace.at(workspace)
     source = Path(model)
     labels = read_labels(Path(classes)) if classes is not None else None
-    _need_export_packages()
+    require("train", "Exporting")
     destination = place.export_path(name or (source.stem if source.suffix else str(model)))
     samples = choose_samples(place.calibration, VERIFY_IMAGES)
     if source.suffix == ".onnx":
-        origin = _foreign(source, labels, image_size, mean, std)
+        _not_for(model, "weights", weights)
+        origin = _foreign(source, labels, image_size, mean or IMAGENET_MEAN, std or IMAGENET_STD)
     else:
+        _not_for(model, "mean", mean)
+        _not_for(model, "std", std)
         weighted = _weighted(str(model), weights, seed, labels)
         origin = _from_torch(weighted, labels, image_size)
     graph, card = origin.graph, origin.card
@@ -113,7 +117,7 @@ def export(
 
 
 def read_labels(path: Path) -> list[str]:
-    """The labels of a text file, one a line. Raises TrtkitError when there are none or one twice."""
+    """The labels of a text file, one a line. Raises TrtkitError when there are none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -127,37 +131,40 @@ def read_labels(path: Path) -> list[str]:
     return labels
 
 
-def _need_export_packages() -> None:
-    missing = [
-        package
-        for package in ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
-        if importlib.util.find_spec(package) is None
-    ]
-    if missing:
+def _not_for(model: str | Path, option: str, value: object) -> None:
+    """Refuse an option that would be silently ignored."""
+    if value is not None:
+        kinds = "an architecture" if option == "weights" else "a foreign .onnx file"
         raise TrtkitError(
-            f"Exporting needs {listed(missing)}, which this installation does not have; run "
-            "`pip install 'trtkit[train]'`."
+            f"--{option} was given for {model}, but it is for {kinds} alone; leave it out."
         )
 
 
-def _weighted(model: str, weights: str | Path, seed: int, labels: list[str] | None) -> Weighted:
+def _weighted(
+    model: str, weights: str | Path | None, seed: int, labels: list[str] | None
+) -> Weighted:
     from trtkit.models import architectures, checkpoint
     from trtkit.models import weights as sources
 
     path = Path(model)
     if path.suffix in CHECKPOINTS:
+        _not_for(model, "weights", weights)
         return checkpoint.load(checkpoint.read_checkpoint(path))
     if model not in ARCHITECTURES and (path.suffix or len(path.parts) > 1 or path.exists()):
-        near = nearest(path.suffix, (*CHECKPOINTS, ".onnx")) or [*CHECKPOINTS, ".onnx"]
         raise TrtkitError(
             f"{model} is neither an architecture nor a model file; give one of "
-            f"{listed(ARCHITECTURES, 20)} or a file that ends in {listed(near)}."
+            f"{listed(ARCHITECTURES, 20)} or a file that ends in {listed([*CHECKPOINTS, '.onnx'])}."
         )
     architectures.check_architecture(model)
-    if weights == "imagenet":
+    if weights is None or weights == "imagenet":
         return sources.imagenet(model)
     if weights == "random":
         return sources.random(model, seed, len(labels) if labels else 1000)
+    if Path(weights).suffix not in CHECKPOINTS:
+        raise TrtkitError(
+            f"--weights {weights} was asked for {model}; give imagenet, random or a file that ends in "
+            f"{listed(CHECKPOINTS)}."
+        )
     return checkpoint.load(checkpoint.read_checkpoint(Path(weights)), model)
 
 

@@ -90,7 +90,10 @@ def _verified(comparison: dict[str, float] | None) -> tuple[str, str]:
 def _cut(text: str | None) -> int:
     if text is not None and text.isdecimal():
         return int(text)
-    asked = "No --cut was given" if text is None else f"--cut {text} was asked for"
+    asked = "No --cut was given"
+    if text is not None:
+        why = ", which this version cannot choose" if text == "auto" else ""
+        asked = f"--cut {text} was asked for{why}"
     raise TrtkitError(
         f"{asked}; give the number of the block to cut after (`trtkit cuts NAME` lists them), or 0 "
         "for no split."

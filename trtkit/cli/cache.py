@@ -22,10 +22,10 @@ def info(cache_dir: CacheDirOption = None, json: JsonOption = False) -> None:
     if json:
         print_json(asdict(found))
         return
-    kinds = ", ".join(
-        f"{count} {kind}"
-        for counts in (found.entries_by_dtype, found.entries_by_codec)
-        for kind, count in counts.items()
+    kinds = "; ".join(
+        f"{what} " + ", ".join(f"{kind} {count}" for kind, count in counts.items())
+        for what, counts in (("dtype", found.entries_by_dtype), ("codec", found.entries_by_codec))
+        if counts
     )
     print_table(
         ["folder", "feature maps", "segments", "size", "limit", "kinds"],

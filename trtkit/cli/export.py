@@ -25,8 +25,11 @@ def export(
         str | None, typer.Option(help="Name of the export. Default: the model's.")
     ] = None,
     weights: Annotated[
-        str, typer.Option(metavar="imagenet|random|FILE", help="Weights of an architecture.")
-    ] = "imagenet",
+        str | None,
+        typer.Option(
+            metavar="imagenet|random|FILE", help="Weights of an architecture. Default: imagenet."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
     classes: Annotated[
         Path | None,
@@ -51,7 +54,6 @@ def export(
     photos are resized.
     """
     from trtkit.api import export as api
-    from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
     report = api.export(
         model,
@@ -60,8 +62,8 @@ def export(
         seed=seed,
         classes=classes,
         image_size=image_size,
-        mean=_channels("--mean", mean) if mean else IMAGENET_MEAN,
-        std=_channels("--std", std) if std else IMAGENET_STD,
+        mean=_channels("--mean", mean),
+        std=_channels("--std", std),
         workspace=workspace,
     )
     if report.weights.startswith("random"):
@@ -97,7 +99,9 @@ def export(
     )
 
 
-def _channels(option: str, text: str) -> list[float]:
+def _channels(option: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:

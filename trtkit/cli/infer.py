@@ -82,13 +82,20 @@ def infer(
     if pipeline.meaningless:
         note(f"The weights of {pipeline.tail.name} are random: its labels mean nothing.")
     if pipeline.cache is not None and pipeline.cache.store.read_only_reason:
-        note(f"The cache is only read, not written: {pipeline.cache.store.read_only_reason}.")
+        note(f"The cache is only read, not written. {pipeline.cache.store.read_only_reason}")
+    if options.mode == "always" and not pipeline.chain.split:
+        note(f"The bundle {pipeline.manifest.name} is not split: there is nothing to cache.")
     with pipeline:
         results = pipeline.infer(paths, top=top, batch=batch, workers=workers)
         with destination(output) as stream:
             follow(results, choose_format(format and format.value, output), stream)
     report = pipeline.stats_json(options.mode)
     note(summary(report))
+    if pipeline.stats.dropped:
+        note(
+            f"{pipeline.stats.dropped} feature maps were not kept: the cache takes {cache_size}, and "
+            "only what its disk can write in time."
+        )
     if stats is not None:
         write_stats(stats, json.dumps(report, indent=2) + "\n")
     raise typer.Exit(1 if pipeline.stats.failed else 0)

@@ -15,7 +15,6 @@ from trtkit.cpu import own_process
 from trtkit.errors import TrtkitError
 
 DEBUG = "--debug"
-INTERRUPTED = 130
 
 # Help is plain text: rich's renderer alone takes longer to import than all the rest of `--help`.
 app = typer.Typer(
@@ -72,11 +71,6 @@ def run() -> None:
             raise
         note(f"Error: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        note("Interrupted.")
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader of the output has gone, as `head` does; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

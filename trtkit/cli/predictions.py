@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -42,7 +41,7 @@ def destination(output: Path | None) -> Iterator[TextIO]:
             raise _unwritable(output, error) from error
         return
     output = output.resolve()  # a link is followed, not replaced
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    partial = output.with_name(f".{output.name}.partial")
     try:
         with partial.open("w", encoding="utf-8", newline="") as stream:
             yield stream
@@ -181,5 +180,5 @@ def _progress() -> Iterator[Callable[[Result], None]]:
 
 def _unwritable(path: Path, error: OSError) -> TrtkitError:
     return TrtkitError(
-        f"{path} cannot be written ({os_reason(error)}); free space there or choose another file."
+        f"{path} cannot be written ({os_reason(error)}); mend that or choose another file."
     )

@@ -87,9 +87,14 @@ def _check_preprocessing(models: Sequence[Model]) -> None:
         if model.card.preprocessing != first.card.preprocessing:
             raise TrtkitError(
                 f"{first.name} and {model.name} prepare photos differently "
-                f"({first.card.preprocessing} and {model.card.preprocessing}), so they cannot share "
+                f"({_describe(first)} and {_describe(model)}), so they cannot share "
                 "a prefix; export both with one --image-size, or build them one by one."
             )
+
+
+def _describe(model: Model) -> str:
+    image = model.card.preprocessing
+    return f"{image.height} x {image.width} of a shorter side of {image.resize}"
 
 
 def _different(
@@ -102,6 +107,6 @@ def _different(
     else:
         advice = "train one on the other's prefix, or build them one by one"
     return TrtkitError(
-        f"Cut {cut} was asked of {a.name} and {b.name} together, but their prefixes differ, first in "
-        f"{where}; {advice}."
+        f"Cut {cut} was asked of {a.name} and {b.name} together, but their prefixes differ from block "
+        f"{shared + 1} on, first in {where}; {advice}."
     )

@@ -32,8 +32,10 @@ def check_architecture(architecture: str) -> None:
     if architecture in ARCHITECTURES:
         return
     near = nearest(architecture, ARCHITECTURES)
-    hint = f"did you mean {' or '.join(near)}" if near else f"there are {listed(ARCHITECTURES, 20)}"
-    raise TrtkitError(f"There is no architecture named {architecture!r}; {hint}?")
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else f"there are {listed(ARCHITECTURES, 20)}."
+    )
+    raise TrtkitError(f"There is no architecture named {architecture!r}; {hint}")
 
 
 def as_blocks(architecture: str, network: nn.Module) -> BlockModel:

@@ -6,11 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, get_args
 
-import numpy as np
-
-from trtkit.errors import TrtkitError
+from trtkit.errors import TrtkitError, listed
 from trtkit.identity import bytes_digest, feature_key
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.store import FeatureStore
@@ -65,6 +63,12 @@ class CacheOptions:
     size: int = DEFAULT_SIZE
     folder: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(CacheMode):
+            raise TrtkitError(
+                f"Cache mode {self.mode!r} was asked for; choose {listed(get_args(CacheMode))}."
+            )
+
 
 class PrefixCache:
     """Feature maps of one prefix and one preprocessing, in a feature store that others may share.
@@ -113,5 +117,5 @@ class PrefixCache:
         return self.store.get(key)
 
     def put(self, key: bytes, feature: Array) -> None:
-        """Keep a feature map. It is written in the background and must not be changed any more."""
-        self.store.put(key, np.ascontiguousarray(feature))
+        """Keep a copy of a feature map; it is written in the background."""
+        self.store.put(key, feature)

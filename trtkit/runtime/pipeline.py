@@ -43,7 +43,11 @@ class Result:
 
 @dataclass
 class InferenceStats:
-    """Counts of one run. `hits`, `misses` and `evicted` are entries of the cache."""
+    """Counts and seconds of all that a pipeline inferred.
+
+    `hits`, `misses`, `evicted` and `dropped` are entries of the cache; dropped ones were computed but
+    not kept, because the cache was too small or its disk too slow.
+    """
 
     images: int = 0
     failed: int = 0
@@ -51,6 +55,7 @@ class InferenceStats:
     hits: int = 0
     misses: int = 0
     evicted: int = 0
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ class Pipeline:
     def close(self) -> None:
         if self.cache is not None:
             self.cache.store.close()
-            self.stats.evicted = self.cache.store.stats.evicted
+            kept = self.cache.store.stats
+            self.stats.evicted, self.stats.dropped = kept.evicted, kept.dropped
 
     @property
     def meaningless(self) -> bool:
@@ -108,6 +114,7 @@ class Pipeline:
                 "hits": stats.hits,
                 "misses": stats.misses,
                 "evicted": stats.evicted,
+                "dropped": stats.dropped,
             },
             "backend": self.manifest.backend,
             "bundle": self.manifest.name,
@@ -136,7 +143,7 @@ class Pipeline:
         self._check_batch(batch)
         if top < 1:
             raise TrtkitError(f"The {top} best classes were asked for; ask for 1 or more.")
-        started = time.perf_counter()
+        started = time.perf_counter() - self.stats.seconds
         workers = workers or default_workers()
         photos = ordered_map(
             self._read, find_images(paths), workers=workers, ahead=2 * batch + workers

@@ -37,7 +37,7 @@ def lock_for_writing(folder: Path) -> BaseFileLock:
     except Timeout:
         raise TrtkitError(
             f"The feature store in {folder} is being written to by another process or store "
-            "object: wait for it to end, or open the store for reading."
+            "object; wait for it to end."
         ) from None
     except (OSError, NotImplementedError) as error:
         raise TrtkitError(

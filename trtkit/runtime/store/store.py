@@ -111,7 +111,7 @@ class FeatureStore:
         self._touched = time.monotonic()
         self._warned: set[str] = set()
         self._closed = False
-        self._reason: str | None = "it was opened for reading only"
+        self._reason: str | None = "The feature store was opened for reading only."
         self._file_lock: BaseFileLock | None = None
         self._index: Index | None = None
         self._writer: BackgroundWriter | None = None
@@ -130,7 +130,7 @@ class FeatureStore:
 
     @property
     def read_only_reason(self) -> str | None:
-        """Why `put` stores nothing, as a clause or sentence; None while it does."""
+        """Why `put` stores nothing, as a sentence; None while it does."""
         return self._reason
 
     @property

@@ -1,0 +1,91 @@
+"""The optional packages, by the extra that brings them, and saying so when one is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+
+from trtkit.errors import TrtkitError, listed
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package by the name it is imported by, and the distributions that bring it."""
+
+    module: str
+    distributions: tuple[str, ...]
+
+    @property
+    def installed(self) -> bool:
+        return importlib.util.find_spec(self.module) is not None
+
+    @property
+    def version(self) -> str:
+        """The installed version. Some distributions of a package do not say theirs."""
+        for distribution in self.distributions:
+            try:
+                return importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return "of unknown version"
+
+
+@dataclass(frozen=True)
+class Extra:
+    """`trtkit[NAME]`: what it is for and the packages it brings."""
+
+    name: str
+    purpose: str
+    packages: tuple[Package, ...]
+
+    @property
+    def install(self) -> str:
+        return f"pip install 'trtkit[{self.name}]'"
+
+
+EXTRAS = {
+    extra.name: extra
+    for extra in (
+        Extra(
+            "train",
+            "train, export, build",
+            tuple(
+                Package(name, (name,))
+                for name in ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
+            ),
+        ),
+        Extra(
+            "tensorrt",
+            "TensorRT engines",
+            (
+                Package("tensorrt", ("tensorrt",)),
+                Package("cuda", ("cuda-python", "cuda-bindings")),
+            ),
+        ),
+        Extra("quantize", "INT8", (Package("modelopt", ("nvidia-modelopt",)),)),
+        Extra(
+            "video",
+            "ingest video",
+            (Package("cv2", ("opencv-contrib-python-headless", "opencv-contrib-python")),),
+        ),
+    )
+}
+
+
+def require(extra: str, what: str, *modules: str) -> None:
+    """Raise TrtkitError, with the command that installs it, unless the extra's packages are there.
+
+    `what` is what was asked for, as the start of the sentence; `modules` limits it to some of them.
+    """
+    packages = EXTRAS[extra].packages
+    missing = [
+        package.module
+        for package in packages
+        if (not modules or package.module in modules) and not package.installed
+    ]
+    if missing:
+        raise TrtkitError(
+            f"{what} needs {listed(missing)}, which this installation does not have; run "
+            f"`{EXTRAS[extra].install}`."
+        )
