@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from tests.graph.onnx_graphs import classifier, run
@@ -122,3 +123,24 @@ def test_only_a_process_of_our_own_gets_the_shared_thread_pool(tmp_path, whose, 
     command = [sys.executable, "-c", SESSIONS, whose, str(tmp_path / "m.onnx")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode == 0) == works, ended.stderr
+
+
+def adds_left(backend, path, tmp_path) -> int:
+    """Additions that ONNX Runtime could not fuse into a convolution when it loaded the file."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    optimised = onnx.load(tmp_path / "optimised.onnx")
+    return sum(node.op_type == "Add" for node in optimised.graph.node)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_cut_costs_no_fusion(exports, tmp_path, precision):
+    # Block 2 has an identity shortcut, which begins at the cut.
+    backend = OnnxRuntimeBackend()
+    sides = split(onnx.load(exports / "resnet18.onnx"), "block_1")
+    backend.build(sides.prefix, precision, tmp_path / "p.onnx", root=True, leaf=False)
+    backend.build(sides.tail, precision, tmp_path / "t.onnx", root=False, leaf=True)
+    chain = sum(adds_left(backend, tmp_path / f"{name}.onnx", tmp_path) for name in "pt")
+    assert chain <= adds_left(backend, exports / "resnet18.onnx", tmp_path)

@@ -82,6 +82,8 @@ class OnnxRuntimeBackend:
                 f"Precision {precision} was asked of {self.name}, which builds "
                 f"{' and '.join(self.computes)}; choose one of those."
             )
+        if not root:
+            _enter_blocked_layout(stage.graph)
         if precision == "fp16":
             store_half(stage, feature_input=not root, feature_output=not leaf)
         write_model(stage, destination)
@@ -103,6 +105,27 @@ class OnnxRuntimeBackend:
                 "again with `trtkit build`."
             ) from error
         return OnnxRuntimeEngine(session)
+
+
+def _enter_blocked_layout(graph: onnx.GraphProto) -> None:
+    """Put a pooling of 1 x 1, which changes nothing, behind the feature map, in place.
+
+    ONNX Runtime keeps convolutions' tensors in a layout of channel blocks and fuses the shortcut of a
+    residual block into its convolution only where the shortcut is in that layout too. A graph's input
+    never is, so without this the whole chain of identity shortcuts behind a cut stays unfused.
+    """
+    from onnx import helper
+
+    feature = graph.input[0]
+    if len(feature.type.tensor_type.shape.dim) != 4:
+        return
+    blocked = f"{feature.name}_blocked"
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name == feature.name:
+                node.input[position] = blocked
+    pool = helper.make_node("MaxPool", [feature.name], [blocked], blocked, kernel_shape=[1, 1])
+    graph.node.insert(0, pool)
 
 
 class OnnxRuntimeEngine:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from xxhash import xxh3_128
 
 from trtkit.runtime.store import codec
 from trtkit.runtime.store.codec import HEADER_BYTES, Array, DamagedEntry, Header
@@ -22,9 +21,6 @@ from trtkit.runtime.store.codec import HEADER_BYTES, Array, DamagedEntry, Header
 log = logging.getLogger("trtkit.store")
 
 _NAME = re.compile(r"segment-(\d{8,})\.seg")
-# Measured on cold reads: asking for all pieces at once and hashing each while the next ones arrive
-# takes 0.9 of the time of one read and a hash after it.
-_READ_BYTES = 256 * 1024
 _SWEEP_SECONDS = 5.0
 
 
@@ -56,8 +52,6 @@ class _OpenSegment:
 
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        # Where the entry after the one read last begins; a hint, so threads may race for it.
-        self.next_offset = 0
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -127,48 +121,19 @@ class SegmentReader:
             del self._open[number]
 
 
-def _ask_for(fd: int, offset: int, length: int) -> None:
-    """Make the system start to read these bytes and no others.
-
-    Left to itself it takes the pieces of one entry for the start of a sequence and reads megabytes
-    of the next ones: good in the order of writing, half the speed on a random few.
-    """
-    if hasattr(os, "posix_fadvise"):
-        for start in range(offset, offset + length, _READ_BYTES):
-            size = min(_READ_BYTES, offset + length - start)
-            os.posix_fadvise(fd, start, size, os.POSIX_FADV_WILLNEED)
-
-
 def _read_entry(segment: _OpenSegment, offset: int, length: int) -> tuple[bytes, Array, bytes]:
     """The header's bytes, the payload (uint8, 1-D) and the checksum computed from both."""
-    fd = segment.fd
-    size = os.fstat(fd).st_size
     # Checked first: a row with a wild length must not allocate it.
-    if length < HEADER_BYTES or offset < 0 or offset + length > size:
+    if length < HEADER_BYTES or offset < 0 or offset + length > os.fstat(segment.fd).st_size:
         raise DamagedEntry("its segment file is too short")
-    if offset != segment.next_offset:
-        _ask_for(fd, offset, length)
-    segment.next_offset = offset + length
-    block = bytearray(HEADER_BYTES)
+    header = bytearray(HEADER_BYTES)
     payload = np.empty(length - HEADER_BYTES, np.uint8)
-    view = payload.data
-    hasher = xxh3_128()
-    done = 0
-    buffers: list[Any] = [block, view[:_READ_BYTES]]
-    expected = HEADER_BYTES + len(buffers[1])
-    while True:
-        if os.preadv(fd, buffers, offset) != expected:
-            raise DamagedEntry("its segment file is too short")
-        hasher.update(buffers[-1])
-        done += len(buffers[-1])
-        offset += expected
-        if done == len(view):
-            break
-        buffers = [view[done : done + _READ_BYTES]]
-        expected = len(buffers[0])
-    header = bytes(block)
-    hasher.update(codec.split_header(header)[0])
-    return header, payload, hasher.digest()
+    # One call for the whole entry: read in pieces, the system takes it for the start of a sequence
+    # and reads megabytes of the next entries, which halves the speed on a random few.
+    if os.preadv(segment.fd, [header, payload.data], offset) != length:
+        raise DamagedEntry("its segment file is too short")
+    fields, _ = codec.split_header(bytes(header))
+    return bytes(header), payload, codec.checksum(fields, payload.data)
 
 
 def scan(path: Path) -> Iterator[tuple[Header, int]]:

@@ -1,0 +1,75 @@
+"""The measuring scripts run and write what they measured. How fast anything was is not tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MEASURE = Path(__file__).resolve().parents[2] / "scripts" / "measure"
+SCRIPTS = sorted(
+    path.stem for path in MEASURE.glob("*.py") if path.stem not in ("common", "subjects")
+)
+
+
+def run(script: str, *options: object) -> str:
+    command = [sys.executable, str(MEASURE / f"{script}.py"), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def measured(script: str, tmp_path: Path, *options: object) -> dict[str, Any]:
+    file = tmp_path / "result.json"
+    printed = run(script, *options, "--json", file)
+    result: dict[str, Any] = json.loads(file.read_text())
+    for target in result["targets"]:
+        assert f"target: {target['target']}  measured: {target['measured']}" in printed
+    for table in result["tables"]:
+        assert all(len(row) == len(table["columns"]) for row in table["rows"])
+    assert result["cpu"] and result["cores"] and result["packages"] and result["command"]
+    return result
+
+
+def test_all_scripts_are_known() -> None:
+    assert len(SCRIPTS) == 8
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(script: str) -> None:
+    assert "usage:" in run(script, "--help")
+
+
+def test_startup(tmp_path: Path) -> None:
+    result = measured("startup", tmp_path, "--rounds", 1)
+    timing = result["results"]["One process"]
+    assert timing["ratios"][timing["base"]] == 1
+    assert timing["medians"]["trtkit --help"] > 0
+
+
+@pytest.mark.slow
+def test_chain_and_warm_share_a_workspace(tmp_path: Path) -> None:
+    place = tmp_path / "workspace"
+    small = ("--model", "resnet18", "--cut", 2, "--rounds", 1, "--workspace", place)
+    chain = measured("chain", tmp_path, *small, "--batch", 1, "--precision", "fp16")
+    assert set(next(iter(chain["results"].values()))["medians"]) == {
+        "unsplit",
+        "chain",
+        "unsplit again",
+    }
+    exported = (place / "export" / "resnet18-224.onnx").stat().st_mtime_ns
+    warm = measured("warm", tmp_path, *small, "--photos", 4, "--batch", 2)
+    assert len(warm["targets"]) == 1
+    assert (place / "export" / "resnet18-224.onnx").stat().st_mtime_ns == exported
+
+
+@pytest.mark.slow
+def test_accuracy(tmp_path: Path) -> None:
+    result = measured("accuracy", tmp_path, "--architectures", "resnet18", "--photos", 2)
+    cuts = result["architectures"]["resnet18"]["cuts"]
+    assert [cut["cut"] for cut in cuts] == list(range(9))
+    assert all(target["met"] for target in result["targets"])
