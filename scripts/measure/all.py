@@ -62,7 +62,7 @@ STEPS = {
     ),
     "memory": Step("measure/memory.py", "", "--few 50 --many 100 --rounds 1"),
     "startup": Step("measure/startup.py", "", "--rounds 3"),
-    "store": Step("bench_store.py", "", "--entries 16 --rounds 2"),
+    "store": Step("bench_store.py", "--rounds 9", "--entries 16 --rounds 2"),
 }
 
 

@@ -255,23 +255,18 @@ def _jpeg_exif(data: bytes) -> bytes:
 
 def _exif_orientation(exif: object) -> int:
     """The orientation, 1 to 8, that Exif bytes ask for; 1 when they are missing or damaged."""
-    if not isinstance(exif, bytes):
+    if not isinstance(exif, bytes) or not exif:
         return 1
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None:
-        return 1
+    from PIL import Image
+
+    _silence_pillow()
+    tags = Image.Exif()
     try:
-        (at,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (count,) = struct.unpack_from(f"{order}H", tiff, at)
-        for entry in range(at + 2, at + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
-            if tag == _ORIENTATION_TAG:
-                value = struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", tiff, entry + 8)
-                return value[0] if 1 <= value[0] <= 8 else 1
-    except struct.error:
+        tags.load(exif)
+        orientation = tags.get(_ORIENTATION_TAG, 1)
+    except _PILLOW_ERRORS:
         return 1
-    return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 @functools.cache

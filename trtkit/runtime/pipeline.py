@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -145,13 +146,15 @@ class Pipeline:
             raise TrtkitError(f"The {top} best classes were asked for; ask for 1 or more.")
         started = time.perf_counter() - self.stats.seconds
         workers = workers or default_workers()
-        photos = ordered_map(
-            self._read, find_images(paths), workers=workers, ahead=2 * batch + workers
-        )
-        while photos_of_batch := list(islice(photos, batch)):
-            results = self._classify(photos_of_batch, top)
-            self.stats.seconds = time.perf_counter() - started
-            yield from results
+        ahead = 2 * batch + workers
+        # Closed, so that no thread goes on decoding for a caller who has stopped listening.
+        with closing(
+            ordered_map(self._read, find_images(paths), workers=workers, ahead=ahead)
+        ) as photos:
+            while photos_of_batch := list(islice(photos, batch)):
+                results = self._classify(photos_of_batch, top)
+                self.stats.seconds = time.perf_counter() - started
+                yield from results
 
     def _check_batch(self, batch: int) -> None:
         low, _, high = self.manifest.batch

@@ -68,8 +68,9 @@ def run_and_kill(folder: Path, first: int, codec: str, seconds: float) -> tuple[
     begun = process.stdout.readline()
     time.sleep(seconds)
     os.kill(process.pid, signal.SIGKILL)
-    out, errors = process.communicate(timeout=20)
-    assert process.returncode == -signal.SIGKILL, errors
+    # Not communicate(): it reads past what readline() has already taken in.
+    out, errors = process.stdout.read(), process.stderr.read()
+    assert process.wait(timeout=20) == -signal.SIGKILL, errors
     lines = [line.split() for line in (begun + out).splitlines(keepends=True) if line[-1] == "\n"]
     flushed = [int(number) for what, number in lines if what == "flushed"]
     return max(flushed, default=first - 1), max(int(number) for _, number in lines)

@@ -276,3 +276,28 @@ def test_forked_child_is_told_to_open_its_own(tmp_path):
             os._exit(status)
         assert os.waitpid(child, 0)[1] == 0
         assert same(store.get(key_of(1)), relu_map(1))
+
+
+def _drop_page_cache(folder) -> None:
+    for path in folder.glob("*.seg"):
+        fd = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="no way to empty the page cache")
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_cold_and_warm_reads_give_the_same(tmp_path, codec):
+    # Odd sizes, so that entries begin and end anywhere in a page and the last one at the file's end.
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-5, 5, size).astype(np.float16) for size in (1, 777, 4096, 100_001, 33)]
+    keys = [bytes([number]) * 32 for number in range(len(arrays))]
+    with FeatureStore(tmp_path, codec=codec) as store:
+        for key, array in zip(keys, arrays, strict=True):
+            store.put(key, array)
+    for drop in (True, False, True):
+        if drop:
+            _drop_page_cache(tmp_path)
+        with FeatureStore(tmp_path, mode="read") as store:
+            for key, array in zip(keys, arrays, strict=True):
+                np.testing.assert_array_equal(store.get(key), array)
