@@ -6,13 +6,17 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from trtkit.cli.output import note
 from trtkit.errors import TrtkitError, os_reason
 from trtkit.runtime.pipeline import Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SUFFIXES = {".jsonl": "jsonl", ".csv": "csv"}
 SCORE_DIGITS = 6
@@ -24,13 +28,13 @@ def choose_format(asked: str | None, output: Path | None) -> str:
 
 
 @contextmanager
-def destination(output: Path | None) -> Iterator[TextIO]:
-    """stdout, or a new file that takes the place of `output` when all has been written.
+def destination(output: Path | None) -> Iterator[TextIO | None]:
+    """A new file that takes the place of `output` when all has been written; None for stdout.
 
     Raises TrtkitError when the file cannot be written; nothing half-written stays then.
     """
     if output is None:
-        yield sys.stdout
+        yield None
         return
     if output.exists() and not output.is_file():
         # A device or a pipe, /dev/null for one, is written to: it must not be replaced by a file.
@@ -53,20 +57,30 @@ def destination(output: Path | None) -> Iterator[TextIO]:
 
 
 def write_stats(path: Path, text: str) -> None:
+    """Replace the file at `path` by `text`. Raises TrtkitError when it cannot be written."""
     with destination(path) as stream:
-        stream.write(text)
+        if stream is not None:
+            stream.write(text)
 
 
-def follow(results: Iterator[Result], format: str, stream: TextIO) -> None:
-    """Write every result as it comes, name the failures on stderr, show progress on a terminal."""
-    write = {"table": _table, "jsonl": _jsonl, "csv": _csv}[format](stream)
-    progress = _progress() if sys.stderr.isatty() else nullcontext(lambda result: None)
-    with progress as advance:
+class Writable(Protocol):
+    """All that writing predictions needs of a stream."""
+
+    def write(self, text: str, /) -> object: ...
+
+
+def follow(results: Iterator[Result], format: str, stream: TextIO | None) -> None:
+    """Write every result as it comes, name the failures on stderr, show progress on a terminal.
+
+    `stream` None is stdout.
+    """
+    with _display() as display:
+        write = FORMATS[format](stream if stream is not None else display.stdout)
         for result in results:
             write(result)
             if result.error is not None:
-                note(f"{result.path}: {result.error}")
-            advance(result)
+                display.note(f"{result.path}: {result.error}")
+            display.advance(result)
 
 
 def summary(stats: dict[str, Any]) -> str:
@@ -80,7 +94,7 @@ def summary(stats: dict[str, Any]) -> str:
     return f"{text}; cache: {cache['hits']} hits, {cache['misses']} misses."
 
 
-def _jsonl(stream: TextIO) -> Callable[[Result], None]:
+def _jsonl(stream: Writable) -> Callable[[Result], None]:
     def write(result: Result) -> None:
         # ASCII only, so that names that are not valid Unicode survive as escapes.
         stream.write(json.dumps(as_json(result)) + "\n")
@@ -105,7 +119,7 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
-def _csv(stream: TextIO) -> Callable[[Result], None]:
+def _csv(stream: Writable) -> Callable[[Result], None]:
     rows = csv.writer(_Printable(stream), lineterminator="\n")
     rows.writerow(["path", "rank", "index", "label", "score", "error"])
 
@@ -119,7 +133,7 @@ def _csv(stream: TextIO) -> Callable[[Result], None]:
     return write
 
 
-def _table(stream: TextIO) -> Callable[[Result], None]:
+def _table(stream: Writable) -> Callable[[Result], None]:
     """A line a photo: columns would need all rows first, and there may be ten million."""
     printable = _Printable(stream)
 
@@ -136,15 +150,31 @@ def _table(stream: TextIO) -> Callable[[Result], None]:
 class _Printable:
     """A stream that takes any file name: what is not valid Unicode is written as an escape."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Writable) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> int:
-        return self._stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    def write(self, text: str) -> None:
+        self._stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+FORMATS = {"table": _table, "jsonl": _jsonl, "csv": _csv}
+
+
+@dataclass(frozen=True)
+class _Display:
+    """Where results and messages go so that they do not run into the progress bar, if there is one."""
+
+    stdout: Writable
+    note: Callable[[str], None]
+    advance: Callable[[Result], None]
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Result], None]]:
+def _display() -> Iterator[_Display]:
+    stdout = sys.stdout
+    if not sys.stderr.isatty():
+        yield _Display(stdout, note, lambda result: None)
+        return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -156,26 +186,37 @@ def _progress() -> Iterator[Callable[[Result], None]]:
         TimeElapsedColumn(),
     )
     counts = {"cached": 0, "failed": 0}
-    with Progress(
-        *columns,
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),
-    ) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("photos", total=None, rate="", counts="")
 
         def advance(result: Result) -> None:
             counts["cached"] += result.cached
             counts["failed"] += result.error is not None
-            speed = progress.tasks[task].speed
+            elapsed = progress.tasks[0].elapsed
+            done = progress.tasks[0].completed + 1
             progress.update(
                 task,
                 advance=1,
-                rate=f"{speed:.1f} photos/s" if speed else "",
+                rate=f"{done / elapsed:.1f} photos/s" if elapsed else "",
                 counts=f"{counts['cached']} from the cache, {counts['failed']} failed",
             )
 
-        yield advance
+        above = _AboveTheBar(progress.console)
+        yield _Display(
+            above if stdout.isatty() else stdout,
+            lambda message: above.write(f"{message}\n"),
+            advance,
+        )
+
+
+class _AboveTheBar:
+    """Lines printed as they are, unwrapped and uncoloured, on the terminal that shows a bar."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def write(self, text: str) -> None:
+        self._console.print(text, end="", soft_wrap=True, markup=False, highlight=False)
 
 
 def _unwritable(path: Path, error: OSError) -> TrtkitError:
