@@ -6,6 +6,7 @@ manifest names are in place; files are named by the stage's id, so old and new o
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -224,6 +225,11 @@ def publish(folder: Path, staged: Path, manifest: Manifest) -> None:
 
     A reader sees the old bundle or the new one; a kill at any moment leaves one of the two.
     """
+    with _alone(folder.parent):
+        _publish(folder, staged, manifest)
+
+
+def _publish(folder: Path, staged: Path, manifest: Manifest) -> None:
     created = not folder.exists()
     wanted = {stage.file for stage in manifest.stages}
     try:
@@ -243,6 +249,20 @@ def publish(folder: Path, staged: Path, manifest: Manifest) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.name not in {*wanted, MANIFEST}:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here for `folder`.
+
+    Two builds of one bundle would otherwise each sweep away files that the other is putting there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:
