@@ -165,10 +165,49 @@ def test_a_cut_past_the_shared_blocks_says_how_far_they_go(make_workspace):
 
 
 def test_models_that_prepare_photos_differently_cannot_share(make_workspace):
+    # Unsplit ones neither: the bundle has one preprocessing, and one of them would get the other's.
     place = make_workspace("resnet18")
     trtkit.export("resnet34", weights="random", image_size=96, workspace=place.root)
-    with pytest.raises(TrtkitError, match=r"prepare photos differently .* --image-size"):
-        build(place, cut=2)
+    for cut in (2, 0):
+        with pytest.raises(TrtkitError, match=r"prepare photos differently .* --image-size"):
+            build(place, cut=cut)
+
+
+def test_several_unsplit_models_in_one_bundle(make_workspace):
+    place = make_workspace("resnet18", "resnet34")
+    report = build(place, cut=0)
+    assert [(s.name, s.parent) for s in report.manifest.stages] == [
+        ("resnet18", None), ("resnet34", None),
+    ]  # fmt: skip
+    images = generate_images(2, report.manifest.preprocessing, seed=3)
+    for name in ("resnet18", "resnet34"):
+        with load(report.folder, tail=name) as pipeline:
+            logits = pipeline.logits(images)
+        expected = run(onnx.load(place.export_path(name)), images)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bundle_that_is_up_to_date_needs_no_writing(make_workspace, monkeypatch):
+    place = make_workspace("resnet18")
+    build(place, cut=2)
+
+    def refuse(self, *arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("touch", "mkdir", "write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert build(place, cut=2).up_to_date
+
+
+def test_a_link_that_leads_nowhere_among_the_photos(make_workspace):
+    place = make_workspace("resnet18")
+    write_photos(place.calibration, count=2, size=(80, 80))
+    (place.calibration / "a.jpg").symlink_to("nowhere.jpg")
+    assert build(place, cut=1).manifest.verified["images"] == 2
+    write_photos(place.calibration / "more", count=1, size=(80, 80))
+    (place.calibration / "a.jpg").unlink()
+    (place.calibration / "a.jpg").symlink_to(next((place.calibration / "more").iterdir()))
+    assert not build(place, cut=1).up_to_date
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -94,8 +95,10 @@ def build(
     identity = request.id()
     existing = _existing(folder, identity)
     if existing is not None:
-        # What was asked for last is what `infer` takes when no bundle is named.
-        (folder / bundle.MANIFEST).touch()
+        # What was asked for last is what `infer` takes when no bundle is named; on a read-only disk
+        # the order stays as it is.
+        with suppress(OSError):
+            (folder / bundle.MANIFEST).touch()
         return BuildReport(folder, existing, up_to_date=True)
     require("train", "Building", "onnx")
     with bundle.staging(place.engines) as staged:

@@ -43,12 +43,12 @@ def stage_tree(models: Sequence[Model], cut: int, precision: str) -> list[StageG
     what it computes, every weight's bits included. Raises TrtkitError, naming the first weight that
     differs or how far the models are shared, when it is not.
     """
+    _check_preprocessing(models)
     if cut == 0:
         return [
             StageGraph(model.name, _id(model.graph, precision), None, model.graph, model)
             for model in models
         ]
-    _check_preprocessing(models)
     points = [find_cut(model.graph, model.card, cut, model.name) for model in models]
     sides = [split(model.graph, point.tensor) for model, point in zip(models, points, strict=True)]
     first = sides[0].prefix
@@ -87,8 +87,8 @@ def _check_preprocessing(models: Sequence[Model]) -> None:
         if model.card.preprocessing != first.card.preprocessing:
             raise TrtkitError(
                 f"{first.name} and {model.name} prepare photos differently "
-                f"({_describe(first)} and {_describe(model)}), so they cannot share "
-                "a prefix; export both with one --image-size, or build them one by one."
+                f"({_describe(first)} and {_describe(model)}), so they cannot be "
+                "in one bundle; export both with one --image-size, or build them one by one."
             )
 
 

@@ -47,8 +47,13 @@ class Samples:
     def digest(self) -> str:
         content = blake3(str(self.count).encode())
         for path in self.files:
-            stat = path.stat()
-            content.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+            try:
+                stat = path.stat()
+                state = f"{stat.st_size} {stat.st_mtime_ns}"
+            except OSError:
+                # A link that leads nowhere, say: once it is mended the images are others.
+                state = "unreadable"
+            content.update(f"{path.name}\0{state}\0".encode("utf-8", "surrogateescape"))
         return content.hexdigest()
 
     def load(self, preprocessing: Preprocessing) -> SampleImages:
