@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from trtkit.api.doctor import doctor
     from trtkit.api.export import export
     from trtkit.api.infer import open_bundle
+    from trtkit.engines.options import BuildOptions
     from trtkit.runtime.cache import CacheOptions
     from trtkit.runtime.pipeline import Pipeline, load
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BuildOptions",
     "CacheOptions",
     "ImageError",
     "Pipeline",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BuildOptions": "trtkit.engines.options",
     "CacheOptions": "trtkit.runtime.cache",
     "Pipeline": "trtkit.runtime.pipeline",
     "build": "trtkit.api.build",

@@ -35,6 +35,9 @@ class Stage:
 
     `parent` is the parent stage's name, None where the input is the image; `digest` is the BLAKE3
     (hex) of `file`; `classes` are the labels of a stage that ends in logits, None for a prefix.
+    `source` is the stage's fp32 ONNX file, from which the engine can be built again elsewhere, with
+    its digest; None where the engine file runs everywhere. `engine` is the backend's record of the
+    build: library, version, card, flags, what the heavy layers compute in.
     """
 
     name: str
@@ -45,6 +48,16 @@ class Stage:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     classes: tuple[str, ...] | None = None
+    source: str | None = None
+    source_digest: str | None = None
+    engine: dict[str, Any] = field(default_factory=dict)
+
+    def files(self) -> dict[str, str]:
+        """The digests of this stage's files, by their names in the bundle."""
+        files = {self.file: self.digest}
+        if self.source is not None and self.source_digest is not None:
+            files[self.source] = self.source_digest
+        return files
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -56,6 +69,9 @@ class Stage:
             "inputs": [spec.to_json() for spec in self.inputs],
             "outputs": [spec.to_json() for spec in self.outputs],
             "classes": list(self.classes) if self.classes is not None else None,
+            "source": self.source,
+            "source_digest": self.source_digest,
+            "engine": self.engine,
         }
 
     @classmethod
@@ -69,6 +85,9 @@ class Stage:
             inputs=tuple(TensorSpec.from_json(spec) for spec in value["inputs"]),
             outputs=tuple(TensorSpec.from_json(spec) for spec in value["outputs"]),
             classes=tuple(value["classes"]) if value["classes"] is not None else None,
+            source=value.get("source"),
+            source_digest=value.get("source_digest"),
+            engine=value.get("engine", {}),
         )
 
 
@@ -78,7 +97,9 @@ class Manifest:
 
     `build_id` identifies the request that built it, `batch` is (minimum, optimum, maximum) images,
     `computes` what the precision really is on this backend, `verified` what the build measured,
-    `weights` where each model's weights came from, by model name.
+    `weights` where each model's weights came from and `models` the digest of its export, by model
+    name. `options` is the JSON of the build's options. `unverified` says why the engines themselves
+    were never run and compared, None when they were.
     """
 
     name: str
@@ -95,6 +116,9 @@ class Manifest:
     stages: tuple[Stage, ...]
     weights: dict[str, str] = field(default_factory=dict)
     verified: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    unverified: str | None = None
 
     @property
     def tails(self) -> tuple[Stage, ...]:
@@ -138,6 +162,9 @@ class Manifest:
             "weights": self.weights,
             "stages": [stage.to_json() for stage in self.stages],
             "verified": self.verified,
+            "models": self.models,
+            "options": self.options,
+            "unverified": self.unverified,
         }
 
     @classmethod
@@ -160,6 +187,9 @@ class Manifest:
             stages=tuple(Stage.from_json(stage) for stage in value["stages"]),
             weights=value["weights"],
             verified=value["verified"],
+            models=value.get("models", {}),
+            options=value.get("options", {}),
+            unverified=value.get("unverified"),
         )
 
 
@@ -182,22 +212,32 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def check_files(folder: Path, stages: tuple[Stage, ...]) -> None:
-    """Raise TrtkitError, naming the file, unless every engine file is there and undamaged."""
+def check_files(
+    folder: Path, stages: tuple[Stage, ...], *, engines: bool = True, sources: bool = False
+) -> None:
+    """Raise TrtkitError, naming the file, unless every engine file is there and undamaged.
+
+    With `sources` also what the engines are built from.
+    """
     for stage in stages:
-        path = folder / stage.file
-        try:
-            intact = file_digest(path) == stage.digest
-        except OSError as error:
-            raise TrtkitError(
-                f"The engine file {path} of stage {stage.name} cannot be read "
-                f"({os_reason(error)}); build the bundle again with `trtkit build`."
-            ) from error
-        if not intact:
-            raise TrtkitError(
-                f"The engine file {path} of stage {stage.name} is damaged: its content is not what "
-                "the manifest records; build the bundle again with `trtkit build`."
-            )
+        for name, digest in stage.files().items():
+            if engines if name == stage.file else sources:
+                _check_file(folder / name, digest, stage)
+
+
+def _check_file(path: Path, digest: str, stage: Stage) -> None:
+    try:
+        intact = file_digest(path) == digest
+    except OSError as error:
+        raise TrtkitError(
+            f"The file {path} of stage {stage.name} cannot be read ({os_reason(error)}); "
+            "build the bundle again with `trtkit build`."
+        ) from error
+    if not intact:
+        raise TrtkitError(
+            f"The file {path} of stage {stage.name} is damaged: its content is not what the "
+            "manifest records; build the bundle again with `trtkit build`."
+        )
 
 
 @contextmanager
@@ -231,7 +271,7 @@ def publish(folder: Path, staged: Path, manifest: Manifest) -> None:
 
 def _publish(folder: Path, staged: Path, manifest: Manifest) -> None:
     created = not folder.exists()
-    wanted = {stage.file for stage in manifest.stages}
+    wanted = {name for stage in manifest.stages for name in stage.files()}
     try:
         folder.mkdir(exist_ok=True)
         text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False) + "\n"

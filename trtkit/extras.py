@@ -18,7 +18,11 @@ class Package:
 
     @property
     def installed(self) -> bool:
-        return importlib.util.find_spec(self.module) is not None
+        try:
+            return importlib.util.find_spec(self.module) is not None
+        except ModuleNotFoundError:
+            # A parent of the module is not there either.
+            return False
 
     @property
     def version(self) -> str:
@@ -60,9 +64,19 @@ EXTRAS = {
             "TensorRT engines",
             (
                 Package("tensorrt", ("tensorrt",)),
-                Package("cuda", ("cuda-python", "cuda-bindings")),
+                Package("cuda.bindings", ("cuda-python", "cuda-bindings")),
             ),
         ),
+        Extra(
+            "tensorrt-rtx",
+            "TensorRT for RTX engines",
+            (
+                Package("tensorrt_rtx_bindings", ("tensorrt-rtx-cu13-bindings",)),
+                Package("tensorrt_rtx_libs", ("tensorrt-rtx-cu13-libs",)),
+                Package("cuda.bindings", ("cuda-python", "cuda-bindings")),
+            ),
+        ),
+        Extra("pycuda", "pycuda contexts and arrays", (Package("pycuda", ("pycuda",)),)),
         Extra("quantize", "INT8", (Package("modelopt", ("nvidia-modelopt",)),)),
         Extra(
             "video",

@@ -23,6 +23,7 @@ import numpy as np
 from common import Outcome, Table, Target, argument_parser, positive, progress, run
 from subjects import exported, photos
 
+from trtkit.engines.base import BuildPlace, StageBuild
 from trtkit.engines.registry import get_backend
 from trtkit.models.names import ARCHITECTURES
 from trtkit.preprocessing import Preprocessing
@@ -88,8 +89,9 @@ def cut_results(
     for point in cut_points(model, ModelCard.read_from(model, export.stem)):
         sides = split(model, point.tensor)
         prefix, tail = scratch / "prefix.onnx", scratch / "tail.onnx"
-        backend.build(sides.prefix, "fp32", prefix, root=True, leaf=False)
-        backend.build(sides.tail, "fp32", tail, root=False, leaf=True)
+        here = BuildPlace(prefix.parent)
+        backend.build(StageBuild("prefix", sides.prefix, "fp32", True, False), prefix, here)
+        backend.build(StageBuild("tail", sides.tail, "fp32", False, True), tail, here)
         del sides
         chain = Chain([backend.load(prefix), backend.load(tail)])
         yield judge(point.cut, chain.logits(images), reference)

@@ -19,7 +19,7 @@ from common import progress, timed
 
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.runtime.cache import CacheOptions, PrefixCache
-from trtkit.runtime.chain import Chain, backend_of
+from trtkit.runtime.chain import Chain, backend_of, load_chain
 from trtkit.runtime.images import load_image, read_file
 from trtkit.runtime.pipeline import Pipeline
 from trtkit.tensors import Array
@@ -92,7 +92,7 @@ class Subject:
     @classmethod
     def load(cls, folder: Path) -> Subject:
         manifest = read_manifest(folder)
-        chain = Chain.load(folder, manifest, manifest.tail(), backend_of(manifest))
+        chain = load_chain(folder, manifest, manifest.tail(), backend_of(manifest))
         return cls(manifest, chain)
 
     @classmethod

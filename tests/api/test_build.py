@@ -97,7 +97,7 @@ def test_building_the_same_again_does_nothing(make_workspace):
 @pytest.mark.parametrize(
     "change",
     [
-        {"batch": (1, 4, 8)},
+        {"options": trtkit.BuildOptions(profiles=((1, 4, 8),))},
         {"cut": 3},
         {"precision": "fp16"},
         {"verify_images": 2},
@@ -144,7 +144,7 @@ def test_a_bundle_for_another_backend_says_so(make_workspace):
     path.write_text(path.read_text().replace('"backend": "onnxruntime"', '"backend": "tensorrt"'))
     with pytest.raises(
         TrtkitError,
-        match=r"built for the tensorrt backend, .* there is onnxruntime; .*trtkit build",
+        match=r"built for the tensorrt backend, .* there is .*onnxruntime; .*trtkit build",
     ):
         load(report.folder)
 
@@ -216,7 +216,9 @@ def test_a_link_that_leads_nowhere_among_the_photos(make_workspace):
         ({"cut": 9}, "which has 8 blocks; choose 1 to 8"),
         ({"cut": 2, "precision": "int8"}, "which builds fp32 and fp16"),
         ({"cut": 2, "backend": "openvino"}, "There is no backend 'openvino'"),
-        ({"cut": 2, "batch": (4, 2, 8)}, "1 <= MIN <= OPT <= MAX"),
+        ({}, "No --cut was given"),
+        ({"cut": 2, "min_agreement": 99}, "give a share from 0 to 1"),
+        ({"cut": 2, "options": trtkit.BuildOptions(tf32=True)}, "--tf32 was asked of onnxruntime"),
         ({"cut": 2, "bundle_name": "../escape"}, "cannot be the name"),
         ({"cut": 2, "verify_images": 0}, "give 1 or more"),
     ],

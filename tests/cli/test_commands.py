@@ -174,7 +174,15 @@ def test_names_that_are_not_unicode(trtkit, workspace, photos, tmp_path):
         (["build", "--cut", "2", "--fp16", "--fp32"], "both asked for; choose one"),
         (["build"], "No --cut was given"),
         (["build", "--cut", "auto"], "--cut auto was asked for"),
-        (["build", "--cut", "2", "--batch", "8"], "write MIN,OPT,MAX"),
+        (["build", "--cut", "2", "--batch", "8,9"], "write MIN,OPT,MAX"),
+        (["build", "--cut", "2", "--batch", "4,2,8"], "1 <= MIN <= OPT <= MAX"),
+        (
+            ["build", "--cut", "2", "--batch", "1,2,4", "--batch", "8"],
+            "one of the ranges must hold",
+        ),
+        (["build", "--cut", "2", "--fp16", "--int8"], "--fp16 and --int8 were both asked for"),
+        (["build", "--cut", "2", "--optimization-level", "9"], "give 0 .* to 5"),
+        (["infer", "x", "--gpu-cache", "0"], "was given as a GPU cache size"),
         (["build", "nothing", "--cut", "2"], "no exported model 'nothing'"),
         (["cuts", "nothing"], "no exported model 'nothing'"),
         (["infer", "nowhere"], "There is no such file or folder"),
@@ -251,7 +259,7 @@ def test_doctor(trtkit, workspace):
     assert found["auto"] == "onnxruntime"
     assert found["bundles"] == ["resnet18+resnet34-cut2-fp16"]
     assert {feature["name"] for feature in found["features"]} == {
-        "train", "tensorrt", "quantize", "video",
+        "train", "tensorrt", "tensorrt-rtx", "pycuda", "quantize", "video",
     }  # fmt: skip
     missing = [feature for feature in found["features"] if feature["missing"]]
     assert all(f["install"] == f"pip install 'trtkit[{f['name']}]'" for f in missing)

@@ -11,7 +11,9 @@ import onnxruntime
 import pytest
 
 from tests.graph.onnx_graphs import classifier, run
+from trtkit.engines.base import BuildPlace, StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import BACKENDS, BackendEntry, get_backend
 from trtkit.errors import TrtkitError
 from trtkit.graph.split import split
@@ -34,6 +36,13 @@ def test_an_engine_says_what_it_takes_and_gives(engine):
     assert str(engine.inputs[0]) == "x float32 N x 3 x 8 x 8"
 
 
+def build_sides(backend, sides, precision, folder):
+    """The prefix as p.onnx and the tail as t.onnx."""
+    place = BuildPlace(folder)
+    backend.build(StageBuild("p", sides.prefix, precision, True, False), folder / "p.onnx", place)
+    backend.build(StageBuild("t", sides.tail, precision, False, True), folder / "t.onnx", place)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_any_batch_size_runs(engine, batch):
     output = engine.run({"x": values(batch)})["g"]
@@ -44,8 +53,7 @@ def test_any_batch_size_runs(engine, batch):
 def test_an_output_is_the_next_engines_input_and_outlives_further_runs(tmp_path, engine):
     backend = OnnxRuntimeBackend()
     sides = split(classifier("batch"), "d")
-    backend.build(sides.prefix, "fp32", tmp_path / "p.onnx", root=True, leaf=False)
-    backend.build(sides.tail, "fp32", tmp_path / "t.onnx", root=False, leaf=True)
+    build_sides(backend, sides, "fp32", tmp_path)
     prefix, tail = backend.load(tmp_path / "p.onnx"), backend.load(tmp_path / "t.onnx")
     feature = prefix.run({"x": values()})["d"]
     kept = feature.numpy()
@@ -81,11 +89,12 @@ def test_a_damaged_engine_file(tmp_path, content):
         OnnxRuntimeBackend().load(path)
 
 
-def test_a_precision_the_backend_lacks(tmp_path):
-    with pytest.raises(TrtkitError, match="int8 was asked of onnxruntime, which builds fp32 and"):
-        OnnxRuntimeBackend().build(
-            classifier("batch"), "int8", tmp_path / "x.onnx", root=True, leaf=True
-        )
+def test_what_only_other_backends_can_do(tmp_path):
+    options = BuildOptions(tf32=True, dla=0)
+    stage = StageBuild("x", classifier("batch"), "fp32", True, True, options)
+    with pytest.raises(TrtkitError, match="--tf32, --dla was asked of onnxruntime"):
+        OnnxRuntimeBackend().build(stage, tmp_path / "x.onnx", BuildPlace(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_get_backend():
@@ -95,7 +104,9 @@ def test_get_backend():
 
 
 def test_a_backend_without_its_library_says_how_to_get_it(monkeypatch):
-    entry = BackendEntry("other", "trtkit.engines.other", "no_such_library", "pip install other")
+    entry = BackendEntry(
+        "other", "trtkit.engines.other", "make", ("no_such_library",), "pip install other"
+    )
     monkeypatch.setattr("trtkit.engines.registry.BACKENDS", (*BACKENDS, entry))
     with pytest.raises(TrtkitError, match="no_such_library is not installed; run `pip install oth"):
         get_backend("other")
@@ -106,6 +117,7 @@ import sys
 import onnxruntime
 from pathlib import Path
 from trtkit import cpu
+from trtkit.engines.base import BuildPlace, StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 if sys.argv[1] == "ours":
     cpu.own_process()
@@ -140,7 +152,6 @@ def test_a_cut_costs_no_fusion(exports, tmp_path, precision):
     # Block 2 has an identity shortcut, which begins at the cut.
     backend = OnnxRuntimeBackend()
     sides = split(onnx.load(exports / "resnet18.onnx"), "block_1")
-    backend.build(sides.prefix, precision, tmp_path / "p.onnx", root=True, leaf=False)
-    backend.build(sides.tail, precision, tmp_path / "t.onnx", root=False, leaf=True)
+    build_sides(backend, sides, precision, tmp_path)
     chain = sum(adds_left(backend, tmp_path / f"{name}.onnx", tmp_path) for name in "pt")
     assert chain <= adds_left(backend, exports / "resnet18.onnx", tmp_path)

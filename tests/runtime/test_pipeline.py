@@ -13,10 +13,11 @@ import trtkit
 from tests.photos import write_photos
 from trtkit import CacheOptions, TrtkitError
 from trtkit.runtime import pipeline as module
-from trtkit.runtime.cache import cache_folder, parse_size
-from trtkit.runtime.chain import softmax
+from trtkit.runtime.cache import cache_folder
+from trtkit.runtime.chain import Chain, softmax
 from trtkit.runtime.images import load_image
 from trtkit.runtime.pipeline import Pipeline, load
+from trtkit.sizes import parse_size
 
 BUNDLE = "resnet18+resnet34-cut2-fp16"
 NO_CACHE = CacheOptions(mode="off")
@@ -73,7 +74,7 @@ def test_a_warm_run_neither_decodes_nor_runs_the_prefix(bundle, photos, monkeypa
         raise AssertionError("a warm run came here")
 
     monkeypatch.setattr(module, "load_image", refuse)
-    monkeypatch.setattr(module.Chain, "features", refuse)
+    monkeypatch.setattr(Chain, "features", refuse)
     warm, second = run(bundle, [photos], CacheOptions())
     assert (second.stats.hits, second.stats.misses) == (11, 0)
     assert all(r.cached for r in warm)
@@ -102,13 +103,13 @@ def test_hits_and_misses_in_one_batch_keep_their_order(bundle, photos):
 def test_a_photo_twice_in_a_batch_runs_the_prefix_once(bundle, photos, monkeypatch):
     path = min(photos.iterdir())
     rows = []
-    features = module.Chain.features
+    features = Chain.features
 
     def count(self, images):
         rows.append(len(images))
         return features(self, images)
 
-    monkeypatch.setattr(module.Chain, "features", count)
+    monkeypatch.setattr(Chain, "features", count)
     results, _ = run(bundle, [path, path, path], CacheOptions(), batch=3)
     assert rows == [1]
     assert len({r.predictions for r in results}) == 1

@@ -10,24 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtkit import __version__, bundle
+from trtkit.api.sources import BundleSources, ExportSources, Sources, Tree
 from trtkit.bundle import PREFIX, Manifest, Stage
-from trtkit.engines.base import Backend, Engine
+from trtkit.engines.base import Backend, BuildPlace, StageBuild
+from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import get_backend
-from trtkit.errors import TrtkitError, listed, os_reason
+from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
 from trtkit.identity import build_id, file_digest
-from trtkit.runtime.chain import Chain
+from trtkit.runtime.chain import Chain, Runner, load_chain
 from trtkit.runtime.samples import SampleImages, Samples, choose_samples
-from trtkit.runtime.verify import LIMITS, Comparison, check, compare
+from trtkit.runtime.verify import Comparison, check, compare, limits_for
 from trtkit.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
-    from trtkit.graph.tree import Model, StageGraph
+    from trtkit.graph.tree import StageGraph
 
-DEFAULT_BATCH = (1, 8, 64)
 DEFAULT_VERIFY_IMAGES = 16
+# Beside the bundles, hidden from their list.
+TIMING_FOLDER = ".timing-cache"
 
 Progress = Callable[[str], None]
+Advance = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -46,25 +51,24 @@ class BuildReport:
 class _Request:
     """One build, resolved: everything that the result depends on, and where it goes."""
 
-    names: tuple[str, ...]
-    exports: tuple[Path, ...]
+    sources: Sources
     cut: int
     precision: str
-    batch: tuple[int, int, int]
+    options: BuildOptions
     backend: Backend
     samples: Samples
+    min_agreement: float | None
     bundle: str
 
     def id(self) -> str:
         return build_id(
-            models=[
-                [name, _digest(path)] for name, path in zip(self.names, self.exports, strict=True)
-            ],
+            models=list(self.sources.digests().items()),
             cut=self.cut,
             precision=self.precision,
-            batch=self.batch,
-            backend=[self.backend.name, self.backend.version],
+            options=self.options.to_json(),
+            backend=[self.backend.name, self.backend.version, *self.backend.target()],
             samples=self.samples.digest,
+            min_agreement=self.min_agreement,
             trtkit=__version__,
         )
 
@@ -72,26 +76,43 @@ class _Request:
 def build(
     names: Sequence[str] = (),
     *,
-    cut: int,
-    precision: str = "fp32",
+    cut: int | None = None,
+    precision: str | None = None,
     backend: str = "auto",
-    batch: tuple[int, int, int] = DEFAULT_BATCH,
+    options: BuildOptions | None = None,
     bundle_name: str | None = None,
     verify_images: int = DEFAULT_VERIFY_IMAGES,
+    min_agreement: float | None = None,
     workspace: str | Path | None = None,
     progress: Progress = lambda message: None,
+    advance: Advance = lambda phase, share: None,
 ) -> BuildReport:
     """Build the bundle of the exported models `names` (all of the workspace by default).
 
     One prefix up to block `cut` and a tail for each model; cut 0 does not split. `precision`: `fp32`
-    or `fp16`. `batch`: minimum, optimum and maximum images per run. The chain is compared with the
-    unsplit fp32 model on `verify_images` photos of `calibration/`, or on generated images when there
-    are none. The bundle appears as a whole or not at all; the same request again builds nothing.
-    `progress` is told each step. Raises TrtkitError.
+    (the default), `fp16` or `int8`. The chain is compared with the unsplit fp32 model on
+    `verify_images` photos of `calibration/`, or on generated images when there are none;
+    `min_agreement` (0 to 1) takes the place of the precision's own limit on equal top-1 classes. The
+    bundle appears as a whole or not at all; the same request again builds nothing.
+
+    With a `bundle_name` but without `names` and `cut` it rebuilds that bundle for this machine from
+    the ONNX it keeps, with the precision and options it has where none are given.
+
+    `progress` is told each step, `advance(phase, share)` how far TensorRT is in one. Raises
+    TrtkitError.
     """
     place = Workspace.at(workspace)
-    request = _resolve(place, names, cut, precision, backend, batch, bundle_name, verify_images)
-    folder = place.engines / request.bundle
+    samples = _samples(place, verify_images, min_agreement)
+    if cut is None and not names and bundle_name is not None:
+        request = _from_bundle(
+            place, bundle_name, precision, backend, options, samples, min_agreement
+        )
+        folder = place.find_bundle(bundle_name)
+    else:
+        request = _from_exports(
+            place, names, cut, precision, backend, options, bundle_name, samples, min_agreement
+        )
+        folder = place.engines / request.bundle
     identity = request.id()
     existing = _existing(folder, identity)
     if existing is not None:
@@ -101,27 +122,47 @@ def build(
             (folder / bundle.MANIFEST).touch()
         return BuildReport(folder, existing, up_to_date=True)
     require("train", "Building", "onnx")
-    with bundle.staging(place.engines) as staged:
-        manifest = _build(request, identity, staged, progress)
+    with bundle.staging(folder.parent) as staged:
+        ground = BuildPlace(place.engines / TIMING_FOLDER, advance)
+        manifest = _build(request, identity, staged, ground, progress)
         bundle.publish(folder, staged, manifest)
     return BuildReport(folder, manifest, up_to_date=False)
 
 
-def _resolve(
+def _samples(place: Workspace, verify_images: int, min_agreement: float | None) -> Samples:
+    if verify_images < 1:
+        raise TrtkitError(
+            f"A build verified on {verify_images} images was asked for; give 1 or more."
+        )
+    if min_agreement is not None and not 0 <= min_agreement <= 1:
+        raise TrtkitError(
+            f"An agreement of at least {min_agreement} was asked for; give a share from 0 to 1, such "
+            "as 0.99."
+        )
+    return choose_samples(place.calibration, verify_images)
+
+
+def _from_exports(
     place: Workspace,
     names: Sequence[str],
-    cut: int,
-    precision: str,
+    cut: int | None,
+    precision: str | None,
     backend: str,
-    batch: tuple[int, int, int],
+    options: BuildOptions | None,
     bundle_name: str | None,
-    verify_images: int,
+    samples: Samples,
+    min_agreement: float | None,
 ) -> _Request:
     names = list(names) or place.exported()
     if not names:
         raise TrtkitError(
             f"There is no exported model in {place.exports} to build; run `trtkit export MODEL` "
             "first."
+        )
+    if cut is None:
+        raise TrtkitError(
+            "No --cut was given; give the number of the block to cut after (`trtkit cuts NAME` lists "
+            "them), 0 for no split, or the bundle to rebuild alone."
         )
     exports = tuple(place.find_export(name) for name in names)
     stems = tuple(path.stem for path in exports)
@@ -135,33 +176,62 @@ def _resolve(
             f"A model is called {PREFIX!r}, which is the name of the stage that models share; "
             "export it with another --name."
         )
-    low, best, high = batch
-    if not 1 <= low <= best <= high:
-        raise TrtkitError(
-            f"Batch {low},{best},{high} was asked for; give MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX."
-        )
-    if verify_images < 1:
-        raise TrtkitError(
-            f"A build verified on {verify_images} images was asked for; give 1 or more."
-        )
-    chosen = get_backend(backend)
+    precision = precision or "fp32"
+    chosen = _backend(backend, precision)
+    default = "+".join(stems) + (f"-cut{cut}" if cut else "") + f"-{precision}"
+    check_name(bundle_name or default)
+    return _Request(
+        sources=ExportSources(stems, exports),
+        cut=cut,
+        precision=precision,
+        options=options or BuildOptions(),
+        backend=chosen,
+        samples=samples,
+        min_agreement=min_agreement,
+        bundle=bundle_name or default,
+    )
+
+
+def _from_bundle(
+    place: Workspace,
+    name: str,
+    precision: str | None,
+    backend: str,
+    options: BuildOptions | None,
+    samples: Samples,
+    min_agreement: float | None,
+) -> _Request:
+    folder = place.find_bundle(name)
+    manifest = bundle.read_manifest(folder)
+    sources = BundleSources(folder, manifest)
+    sources.check()
+    precision = precision or manifest.precision
+    chosen = _backend(backend, precision)
+    if options is None:
+        options = BuildOptions.from_json(manifest.options)
+        if not chosen.on_device:
+            # What is left out was asked of another backend.
+            options = BuildOptions(profiles=options.profiles)
+    return _Request(
+        sources=sources,
+        cut=manifest.cut,
+        precision=precision,
+        options=options,
+        backend=chosen,
+        samples=samples,
+        min_agreement=min_agreement,
+        bundle=manifest.name,
+    )
+
+
+def _backend(name: str, precision: str) -> Backend:
+    chosen = get_backend(name)
     if precision not in chosen.computes:
         raise TrtkitError(
             f"Precision {precision} was asked of {chosen.name}, which builds "
             f"{' and '.join(chosen.computes)}; choose one of those."
         )
-    default = "+".join(stems) + (f"-cut{cut}" if cut else "") + f"-{precision}"
-    check_name(bundle_name or default)
-    return _Request(
-        names=stems,
-        exports=exports,
-        cut=cut,
-        precision=precision,
-        batch=batch,
-        backend=chosen,
-        samples=choose_samples(place.calibration, verify_images),
-        bundle=bundle_name or default,
-    )
+    return chosen
 
 
 def _existing(folder: Path, identity: str) -> Manifest | None:
@@ -171,7 +241,7 @@ def _existing(folder: Path, identity: str) -> Manifest | None:
     try:
         manifest = bundle.read_manifest(folder)
         if manifest.build_id == identity:
-            bundle.check_files(folder, manifest.stages)
+            bundle.check_files(folder, manifest.stages, sources=True)
             return manifest
     except TrtkitError:
         # Whatever is wrong with it, the build that follows replaces it.
@@ -179,18 +249,37 @@ def _existing(folder: Path, identity: str) -> Manifest | None:
     return None
 
 
-def _build(request: _Request, identity: str, staged: Path, progress: Progress) -> Manifest:
-    from trtkit.graph.tree import stage_tree
-
-    models = [_read(name, path) for name, path in zip(request.names, request.exports, strict=True)]
-    progress(f"Splitting {listed(request.names)} at cut {request.cut}")
-    tree = stage_tree(models, request.cut, request.precision)
-    stages: dict[str, Stage] = {}
-    engines: dict[str, Engine] = {}
-    for stage in tree:
+def _build(
+    request: _Request, identity: str, staged: Path, place: BuildPlace, progress: Progress
+) -> Manifest:
+    progress(f"Splitting {listed(request.sources.names)} at cut {request.cut}")
+    tree = request.sources.tree(request.cut, request.precision)
+    built = []
+    for stage in tree.stages:
         progress(f"Building {stage.name} ({request.precision}, {request.backend.name})")
-        stages[stage.name], engines[stage.name] = _build_stage(stage, request, staged)
-    manifest = Manifest(
+        built.append(_build_stage(stage, request, staged, place))
+    manifest = _manifest(request, identity, tree, tuple(built))
+    blocked = request.backend.cannot_run()
+    samples = request.samples.load(manifest.preprocessing)
+    verified: dict[str, Any] = {
+        "source": samples.source,
+        "images": len(samples.images),
+        "by": "onnxruntime" if blocked else request.backend.name,
+        "tails": {},
+    }
+    for tail in manifest.tails:
+        progress(f"Verifying {tail.name} on {samples.describe()}")
+        if blocked is None:
+            chain = load_chain(staged, manifest, tail, request.backend)
+        else:
+            chain = _graph_chain(staged, manifest, tail)
+        comparison = _verify(chain, request, samples, tail.name)
+        verified["tails"][tail.name] = comparison.to_json()
+    return replace(manifest, verified=verified, unverified=blocked)
+
+
+def _manifest(request: _Request, identity: str, tree: Tree, stages: tuple[Stage, ...]) -> Manifest:
+    return Manifest(
         name=request.bundle,
         build_id=identity,
         cut=request.cut,
@@ -200,74 +289,75 @@ def _build(request: _Request, identity: str, staged: Path, progress: Progress) -
         backend_version=request.backend.version,
         trtkit_version=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        batch=request.batch,
-        preprocessing=models[0].card.preprocessing,
-        stages=tuple(stages.values()),
-        weights={model.name: model.card.weights for model in models},
+        batch=request.options.batch,
+        preprocessing=tree.preprocessing,
+        stages=stages,
+        weights=tree.weights,
+        models=request.sources.digests(),
+        options=request.options.to_json(),
     )
-    samples = request.samples.load(manifest.preprocessing)
-    verified: dict[str, Any] = {
-        "source": samples.source,
-        "images": len(samples.images),
-        "tails": {},
-    }
-    for tail, path in zip(manifest.tails, request.exports, strict=True):
-        progress(f"Verifying {tail.name} on {samples.describe()}")
-        chain = Chain([engines[stage.name] for stage in manifest.path_to(tail)])
-        comparison = _verify(chain, path, samples, request.precision, tail.name)
-        verified["tails"][tail.name] = comparison.to_json()
-    return replace(manifest, verified=verified)
 
 
-def _read(name: str, path: Path) -> Model:
-    from trtkit.graph.card import ModelCard
-    from trtkit.graph.files import read_model
-    from trtkit.graph.tree import Model
+def _build_stage(stage: StageGraph, request: _Request, staged: Path, place: BuildPlace) -> Stage:
+    from trtkit.graph.files import write_model
 
-    graph = read_model(path)
-    return Model(name, graph, ModelCard.read_from(graph, name))
-
-
-def _build_stage(stage: StageGraph, request: _Request, staged: Path) -> tuple[Stage, Engine]:
-    file = f"{stage.name}-{stage.id[:16]}{request.backend.suffix}"
-    request.backend.build(
-        stage.graph,
-        request.precision,
-        staged / file,
+    backend = request.backend
+    source, source_digest = None, None
+    if backend.keeps_source:
+        kept = staged / f"{stage.name}.source"
+        write_model(stage.graph, kept)
+        source, source_digest = _name(kept, stage.name, ".onnx")
+    work = StageBuild(
+        name=stage.name,
+        graph=stage.graph,
+        precision=request.precision,
         root=stage.parent is None,
-        leaf=stage.model is not None,
+        leaf=stage.classes is not None,
+        options=request.options,
     )
-    engine = request.backend.load(staged / file)
-    built = Stage(
+    raw = staged / f"{stage.name}.new"
+    engine = backend.build(work, raw, place)
+    file, digest = _name(raw, stage.name, backend.suffix)
+    if backend.cannot_run() is not None:
+        write_model(stage.graph, staged / _graph_file(stage.name))
+    return Stage(
         name=stage.name,
         id=stage.id,
         parent=stage.parent,
         file=file,
-        digest=file_digest(staged / file),
+        digest=digest,
         inputs=engine.inputs,
         outputs=engine.outputs,
-        classes=tuple(stage.model.card.classes) if stage.model is not None else None,
+        classes=stage.classes,
+        source=source,
+        source_digest=source_digest,
+        engine=engine.record,
     )
-    return built, engine
 
 
-def _verify(
-    chain: Chain, export: Path, samples: SampleImages, precision: str, name: str
-) -> Comparison:
-    """Run the chain and the unsplit fp32 model on the same images."""
-    from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+def _name(raw: Path, stage: str, suffix: str) -> tuple[str, str]:
+    """Name a new file by its content, so that a bundle's old and new files never collide."""
+    digest = file_digest(raw)
+    file = f"{stage}-{digest[:16]}{suffix}"
+    raw.replace(raw.with_name(file))
+    return file, digest
 
-    whole = Chain([OnnxRuntimeBackend().load(export)])
-    limits = LIMITS[precision]
+
+def _graph_file(stage: str) -> str:
+    return f"{stage}.graph"
+
+
+def _graph_chain(staged: Path, manifest: Manifest, tail: Stage) -> Chain:
+    """The graphs that the engines were built from, on ONNX Runtime: what they say, not what they do."""
+    backend = OnnxRuntimeBackend()
+    path = manifest.path_to(tail)
+    return Chain([backend.load(staged / _graph_file(stage.name)) for stage in path])
+
+
+def _verify(chain: Runner, request: _Request, samples: SampleImages, name: str) -> Comparison:
+    """Run the chain and the fp32 model on the same images."""
+    whole = request.sources.reference(name)
+    limits = limits_for(request.precision, request.backend.name, request.min_agreement)
     comparison = compare(chain.logits(samples.images), whole.logits(samples.images), limits)
-    check(comparison, limits, f"{name} at {precision}", samples.describe())
+    check(comparison, limits, f"{name} at {request.precision}", samples.describe())
     return comparison
-
-
-def _digest(path: Path) -> str:
-    try:
-        return file_digest(path)
-    except OSError as error:
-        raise TrtkitError(
-            f"{path} cannot be read ({os_reason(error)}); mend its permissions or export it again."
-        ) from error

@@ -12,7 +12,8 @@ from typing import Any
 
 from trtkit import __version__
 from trtkit.cpu import usable_cores
-from trtkit.engines.registry import BACKENDS, get_backend, installed
+from trtkit.engines.registry import BACKENDS, BackendEntry, get_backend
+from trtkit.errors import TrtkitError
 from trtkit.extras import EXTRAS, Extra
 from trtkit.runtime.cache import cache_folder
 from trtkit.workspace import Workspace
@@ -22,12 +23,16 @@ NVIDIA_SMI_SECONDS = 10
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend: its version and what it computes in, or the command that installs it."""
+    """A backend: its version and what it computes in, or the command that installs it.
+
+    `problem` says why an installed one cannot be used, or cannot run what it builds; None when it can.
+    """
 
     name: str
     version: str | None
     precisions: list[str]
     install: str | None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,8 @@ def doctor(*, workspace: str | Path | None = None) -> Diagnosis:
         memory_bytes=_memory(),
         gpus=gpus,
         gpu_problem=gpu_problem,
-        backends=[_backend(entry.name) for entry in BACKENDS],
-        auto=next(iter(installed()), "none"),
+        backends=[_backend(entry) for entry in BACKENDS],
+        auto=_auto(),
         features=[_feature(extra) for extra in EXTRAS.values()],
         workspace=str(place.root.resolve()),
         exports=place.exported(),
@@ -101,12 +106,23 @@ def doctor(*, workspace: str | Path | None = None) -> Diagnosis:
     )
 
 
-def _backend(name: str) -> Backend:
-    entry = next(entry for entry in BACKENDS if entry.name == name)
+def _backend(entry: BackendEntry) -> Backend:
     if not entry.installed:
-        return Backend(name, None, [], entry.install)
-    backend = get_backend(name)
-    return Backend(name, backend.version, list(backend.computes), None)
+        return Backend(entry.name, None, [], entry.install)
+    try:
+        backend = get_backend(entry.name)
+    except TrtkitError as error:
+        return Backend(entry.name, None, [], entry.install, str(error))
+    blocked = backend.cannot_run()
+    problem = f"builds, but cannot run what it builds: {blocked}" if blocked else None
+    return Backend(entry.name, backend.version, list(backend.computes), None, problem)
+
+
+def _auto() -> str:
+    try:
+        return get_backend("auto").name
+    except TrtkitError as error:
+        return f"none ({error})"
 
 
 def _feature(extra: Extra) -> Feature:
@@ -121,9 +137,23 @@ def _feature(extra: Extra) -> Feature:
 
 
 def _gpus() -> tuple[list[Gpu], str | None]:
-    """The GPUs, or why none was found."""
+    """The GPUs, or why none was found. A Jetson has no nvidia-smi that lists its GPU: CUDA does."""
+    gpus, problem = _listed_gpus()
+    if gpus:
+        return gpus, None
+    from trtkit.engines.cuda import device
+
+    blocked = device.missing()
+    if blocked is not None:
+        return [], f"{problem}; {blocked}"
+    card = device.current_card()
+    driver = f"for CUDA {device.driver_version()}"
+    return [Gpu(card.name, card.capability, driver, card.memory // 2**20)], None
+
+
+def _listed_gpus() -> tuple[list[Gpu], str | None]:
     if shutil.which("nvidia-smi") is None:
-        return [], "nvidia-smi is not on the PATH: no NVIDIA driver, or a Jetson"
+        return [], "nvidia-smi is not on the PATH"
     query = ["nvidia-smi", "--format=csv,noheader,nounits"]
     query.append("--query-gpu=name,compute_cap,driver_version,memory.total")
     try:

@@ -14,12 +14,16 @@ def open_bundle(
     *,
     tail: str | None = None,
     cache: CacheOptions | None = None,
+    gpu_cache: int = 0,
     workspace: str | Path | None = None,
 ) -> Pipeline:
     """The pipeline of a bundle, by name or folder; of the one built last without a name.
 
-    `tail` is the first one by default; `cache` defaults to `CacheOptions()`, which is on. Call
+    `tail` is the first one by default; `cache` defaults to `CacheOptions()`, which is on; `gpu_cache`
+    is bytes of device memory for feature maps that stay on the card. Call
     `.infer(paths)` on it. Raises TrtkitError.
     """
     folder = Workspace.at(workspace).find_bundle(bundle)
-    return load(folder, tail=tail, cache=cache if cache is not None else CacheOptions())
+    return load(
+        folder, tail=tail, cache=cache if cache is not None else CacheOptions(), gpu_cache=gpu_cache
+    )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trtkit.cli.options import JsonOption, WorkspaceOption
 from trtkit.cli.output import note, print_json, print_table
+from trtkit.cli.progress import phases
 from trtkit.errors import TrtkitError
+
+if TYPE_CHECKING:
+    from trtkit.bundle import Manifest
+    from trtkit.engines.options import BuildOptions, Profile
 
 
 def build(
@@ -21,17 +27,58 @@ def build(
     ] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="fp32 engines (the default).")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="fp16 engines.")] = False,
-    backend: Annotated[str, typer.Option(help="Which library makes the engines.")] = "auto",
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="int8 engines, of exports with Q/DQ pairs; the rest fp16."),
+    ] = False,
+    backend: Annotated[
+        str, typer.Option(help="Which library makes the engines: TensorRT where there is a GPU.")
+    ] = "auto",
     batch: Annotated[
-        str, typer.Option(metavar="MIN,OPT,MAX", help="Images per run; OPT is infer's default.")
-    ] = "1,8,64",
+        list[str] | None,
+        typer.Option(
+            metavar="MIN,OPT,MAX",
+            help="Images per run; OPT is infer's default. Again, or as one number, for sizes that "
+            "TensorRT tunes besides. Default: 1,8,64.",
+        ),
+    ] = None,
     bundle: Annotated[
         str | None,
-        typer.Option(help="Name of the bundle. Default: the models', the cut and the precision."),
+        typer.Option(
+            help="Name of the bundle. Default: the models', the cut and the precision. Without NAME "
+            "and --cut that bundle is rebuilt for this machine from the ONNX it keeps."
+        ),
     ] = None,
     verify_images: Annotated[
         int, typer.Option(help="Images to compare on: of calibration/, or generated.")
     ] = 16,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(help="Least share of equal top-1 classes, 0 to 1. Default: the precision's."),
+    ] = None,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Let fp32 layers round to TF32 (TensorRT).")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option("--hardware-compatible", help="Plans for every card from Ampere on."),
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Plans for later TensorRT versions too.")
+    ] = False,
+    workspace_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Device memory for kernels, such as 512M. Default: all."),
+    ] = None,
+    optimization_level: Annotated[
+        int | None, typer.Option(help="0 (a fast build) to 5 (a fast engine).")
+    ] = None,
+    dla: Annotated[
+        int | None, typer.Option(help="Build for this deep learning accelerator of a Jetson.")
+    ] = None,
+    own_tactics: Annotated[
+        bool, typer.Option("--own-tactics", help="TensorRT 8 without cuDNN's and cuBLAS's kernels.")
+    ] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -40,32 +87,55 @@ def build(
     Several models whose prefixes are the same share one prefix engine.
     """
     from trtkit.api import build as api
+    from trtkit.engines.options import BuildOptions
+    from trtkit.sizes import parse_size
 
-    report = api.build(
-        names or (),
-        cut=_cut(cut),
-        precision=_precision(fp32, fp16),
-        backend=backend,
-        batch=_batch(batch),
-        bundle_name=bundle,
-        verify_images=verify_images,
-        workspace=workspace,
-        progress=note,
-    )
+    flags = {
+        "tf32": tf32,
+        "hardware_compatible": hardware_compatible,
+        "version_compatible": version_compatible,
+        "workspace_memory": None
+        if workspace_memory is None
+        else parse_size(workspace_memory, "workspace memory"),
+        "optimization_level": optimization_level,
+        "dla": dla,
+        "own_tactics": own_tactics,
+    }
+    given = batch or any(value not in (None, False) for value in flags.values())
+    options = _options(BuildOptions, batch, flags) if given else None
+    with phases() as advance:
+        report = api.build(
+            names or (),
+            cut=_cut(cut),
+            precision=_precision(fp32=fp32, fp16=fp16, int8=int8),
+            backend=backend,
+            options=options,
+            bundle_name=bundle,
+            verify_images=verify_images,
+            min_agreement=min_agreement,
+            workspace=workspace,
+            progress=note,
+            advance=advance,
+        )
     manifest = report.manifest
     if report.up_to_date:
         note(f"{report.folder} is up to date (built {manifest.created}): nothing was done.")
     if json:
         print_json(report.to_json())
         return
-    if manifest.computes != manifest.precision:
-        note(f"{manifest.precision} on {manifest.backend} computes in {manifest.computes}.")
-    if manifest.verified["source"] == "generated":
-        note(
-            "Compared on generated images: put photos in calibration/ to compare on those instead."
-        )
+    _tell(manifest)
     print_table(
-        ["bundle", "stage", "after", "takes", "gives", "error", "same top-1", "file"],
+        [
+            "bundle",
+            "stage",
+            "after",
+            "takes",
+            "gives",
+            "error",
+            "same top-1",
+            "heavy layers",
+            "file",
+        ],
         [
             [
                 report.folder,
@@ -74,11 +144,26 @@ def build(
                 ", ".join(map(str, stage.inputs)),
                 ", ".join(map(str, stage.outputs)),
                 *_verified(manifest.verified["tails"].get(stage.name)),
+                _heavy(stage.engine),
                 stage.file,
             ]
             for stage in manifest.stages
         ],
     )
+
+
+def _tell(manifest: Manifest) -> None:
+    if manifest.computes != manifest.precision:
+        note(f"{manifest.precision} on {manifest.backend} computes in {manifest.computes}.")
+    if manifest.verified["source"] == "generated":
+        note(
+            "Compared on generated images: put photos in calibration/ to compare on those instead."
+        )
+    if manifest.unverified:
+        note(
+            f"Unverified: {manifest.unverified}, so the engines were built but never run; what was "
+            "compared are their graphs on ONNX Runtime. Build again where there is a GPU."
+        )
 
 
 def _verified(comparison: dict[str, float] | None) -> tuple[str, str]:
@@ -87,27 +172,49 @@ def _verified(comparison: dict[str, float] | None) -> tuple[str, str]:
     return f"{comparison['relative_error']:.1e}", f"{comparison['agreement']:.1%}"
 
 
-def _cut(text: str | None) -> int:
-    if text is not None and text.isdecimal():
+def _heavy(record: dict[str, Any]) -> str:
+    """What the heavy layers compute in, by the engine inspector or else the parsed network."""
+    counts = record.get("inspector") or record.get("network") or {}
+    found = [f"{counts[name]} {name}" for name in ("int8", "fp16", "fp32") if counts.get(name)]
+    if counts.get("unknown"):
+        found.append(f"{counts['unknown']} the inspector does not tell")
+    return ", ".join(found)
+
+
+def _cut(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if text.isdecimal():
         return int(text)
-    asked = "No --cut was given"
-    if text is not None:
-        why = ", which this version cannot choose" if text == "auto" else ""
-        asked = f"--cut {text} was asked for{why}"
+    why = ", which this version cannot choose" if text == "auto" else ""
     raise TrtkitError(
-        f"{asked}; give the number of the block to cut after (`trtkit cuts NAME` lists them), or 0 "
-        "for no split."
+        f"--cut {text} was asked for{why}; give the number of the block to cut after (`trtkit cuts "
+        "NAME` lists them), or 0 for no split."
     )
 
 
-def _precision(fp32: bool, fp16: bool) -> str:
-    if fp32 and fp16:
-        raise TrtkitError("--fp32 and --fp16 were both asked for; choose one, or build twice.")
-    return "fp16" if fp16 else "fp32"
+def _precision(**asked: bool) -> str | None:
+    chosen = [name for name, given in asked.items() if given]
+    if len(chosen) > 1:
+        flags = " and ".join(f"--{name}" for name in chosen)
+        raise TrtkitError(f"{flags} were both asked for; choose one, or build twice.")
+    return chosen[0] if chosen else None
 
 
-def _batch(text: str) -> tuple[int, int, int]:
-    parts = text.split(",")
-    if len(parts) == 3 and all(part.strip().isdecimal() for part in parts):
-        return int(parts[0]), int(parts[1]), int(parts[2])
-    raise TrtkitError(f"--batch {text} was given; write MIN,OPT,MAX, such as 1,8,64.")
+def _options(
+    kind: type[BuildOptions], batch: list[str] | None, flags: dict[str, Any]
+) -> BuildOptions:
+    if not batch:
+        return replace(kind(), **flags)
+    return kind.for_batches(map(_profile, batch), **flags)
+
+
+def _profile(text: str) -> Profile:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) in (1, 3) and all(part.isdecimal() for part in parts):
+        low, best, high = map(int, parts * 3 if len(parts) == 1 else parts)
+        return low, best, high
+    raise TrtkitError(
+        f"--batch {text} was given; write MIN,OPT,MAX, such as 1,8,64, or one number for that size "
+        "alone."
+    )

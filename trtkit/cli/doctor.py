@@ -41,13 +41,11 @@ def _rows(found: Diagnosis) -> list[list[str]]:
     for backend in found.backends:
         chosen = " (what --backend auto takes)" if backend.name == found.auto else ""
         about = f"{backend.version}, {', '.join(backend.precisions)}{chosen}"
-        rows.append(
-            [
-                f"backend {backend.name}",
-                about if backend.version else "missing",
-                backend.install or "",
-            ]
-        )
+        if backend.problem:
+            about = f"{about}; {backend.problem}" if backend.version else backend.problem
+        elif not backend.version:
+            about = "missing"
+        rows.append([f"backend {backend.name}", about, backend.install or ""])
     for feature in found.features:
         have = ", ".join(f"{name} {version}" for name, version in feature.packages.items())
         lacking = f"missing: {', '.join(feature.missing)}" if feature.missing else ""

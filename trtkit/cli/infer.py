@@ -42,6 +42,10 @@ def infer(
     ] = CodecChoice.none,
     cache_size: Annotated[str, typer.Option(help="Disk space for the cache.")] = "10G",
     cache_dir: CacheDirOption = None,
+    gpu_cache: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="GPU memory for feature maps that stay on the card."),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(help="Photos per run of the engines. Default: the bundle's.")
     ] = None,
@@ -67,7 +71,8 @@ def infer(
     """
     from trtkit.api.infer import open_bundle
     from trtkit.cli.predictions import choose_format, destination, follow, summary, write_stats
-    from trtkit.runtime.cache import CacheOptions, parse_size
+    from trtkit.runtime.cache import CacheOptions
+    from trtkit.sizes import parse_size
 
     options = CacheOptions(
         mode="off" if no_cache else cache.value,
@@ -76,9 +81,16 @@ def infer(
         size=parse_size(cache_size),
         folder=cache_dir,
     )
-    pipeline = open_bundle(bundle, tail=tail, cache=options, workspace=workspace)
+    on_card = parse_size(gpu_cache, "a GPU cache size") if gpu_cache is not None else 0
+    pipeline = open_bundle(bundle, tail=tail, cache=options, gpu_cache=on_card, workspace=workspace)
     if bundle is None or tail is None:
         note(f"Using {pipeline.tail.name} of the bundle {pipeline.manifest.name}.")
+    if pipeline.manifest.unverified:
+        note(
+            f"The engines of {pipeline.manifest.name} are unverified: where they were built, "
+            f"{pipeline.manifest.unverified}. `trtkit build --bundle {pipeline.manifest.name}` here "
+            "builds and verifies them."
+        )
     if pipeline.meaningless:
         note(f"The weights of {pipeline.tail.name} are random: its labels mean nothing.")
     if pipeline.cache is not None and pipeline.cache.store.read_only_reason:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from trtkit.engines.options import BuildOptions
 from trtkit.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class Engine(Protocol):
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...
 
-    def run(self, inputs: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """All outputs by name, for inputs of one batch size.
 
         Takes host arrays and tensors of the same backend; dtypes must be those of `inputs`. Raises
@@ -44,30 +46,74 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class StageBuild:
+    """One stage to build: the fp32 graph, which may be changed, and what becomes of its ends.
+
+    `name` is for messages. `root`: its input is the image; `leaf`: its output is the logits; every
+    other end is a feature map.
+    """
+
+    name: str
+    graph: onnx.ModelProto
+    precision: str
+    root: bool
+    leaf: bool
+    options: BuildOptions = field(default_factory=BuildOptions)
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What a build made: the engine's ends, and the record of how it was made for the manifest."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BuildPlace:
+    """Where a build may keep what the next one can use, and whom it tells how far it is.
+
+    `advance(phase, share)` is called with the share done of a phase, 0 to 1.
+    """
+
+    timing: Path
+    advance: Callable[[str, float], None] = lambda phase, share: None
+
+
 class Backend(Protocol):
     """A library that makes stages runnable.
 
     `suffix` is the ending of its engine files; `computes` says, for each precision it can build,
-    in what it really computes.
+    in what it really computes. `on_device`: its engines live on a GPU and take each other's outputs
+    there. `keeps_source`: its engine files cannot be moved, so a bundle keeps the ONNX beside them.
     """
 
     name: str
     suffix: str
     computes: Mapping[str, str]
+    on_device: bool
+    keeps_source: bool
 
     @property
     def version(self) -> str: ...
 
-    def build(
-        self, stage: onnx.ModelProto, precision: str, destination: Path, *, root: bool, leaf: bool
-    ) -> None:
-        """Write the engine of a stage at `precision` to `destination`.
-
-        `stage` is fp32 and may be changed. `root`: its input is the image; `leaf`: its output is the
-        logits; every other end is a feature map. Raises TrtkitError when it cannot be built.
-        """
+    def target(self) -> list[str]:
+        """What an engine built here is bound to besides the version: the card, for example."""
         ...
 
-    def load(self, path: Path) -> Engine:
-        """The engine in that file. Raises TrtkitError when it cannot be loaded here."""
+    def cannot_run(self) -> str | None:
+        """Why engines can be built but not run here, as part of a sentence; None when they can."""
+        ...
+
+    def build(self, stage: StageBuild, destination: Path, place: BuildPlace) -> BuiltEngine:
+        """Write the engine of a stage to `destination`. Raises TrtkitError when it cannot be built."""
+        ...
+
+    def load(self, path: Path, record: Mapping[str, Any], rebuild: str) -> Engine:
+        """The engine in that file. Raises TrtkitError when it cannot be loaded here.
+
+        `record` is what `build` said of it, `rebuild` the command that builds it for this machine.
+        """
         ...

@@ -12,8 +12,8 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from trtkit.cpu import process_is_ours, usable_cores
-from trtkit.engines.base import Engine, Tensor
-from trtkit.errors import TrtkitError
+from trtkit.engines.base import BuildPlace, BuiltEngine, Engine, StageBuild, Tensor
+from trtkit.errors import TrtkitError, listed
 from trtkit.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     suffix = ".onnx"
+    on_device = False
+    keeps_source = False
     computes: Mapping[str, str] = {
         "fp32": "fp32",
         "fp16": "fp32 (ONNX Runtime's CPU kernels have no fp16: weights and feature maps are stored "
@@ -71,24 +73,33 @@ class OnnxRuntimeBackend:
     def version(self) -> str:
         return str(onnxruntime.__version__)
 
-    def build(
-        self, stage: onnx.ModelProto, precision: str, destination: Path, *, root: bool, leaf: bool
-    ) -> None:
+    def target(self) -> list[str]:
+        return []
+
+    def cannot_run(self) -> str | None:
+        return None
+
+    def build(self, stage: StageBuild, destination: Path, place: BuildPlace) -> BuiltEngine:
         from trtkit.graph.files import write_model
         from trtkit.graph.precision import store_half
 
-        if precision not in self.computes:
+        beyond = stage.options.beyond_batch()
+        if beyond:
             raise TrtkitError(
-                f"Precision {precision} was asked of {self.name}, which builds "
-                f"{' and '.join(self.computes)}; choose one of those."
+                f"{listed(beyond)} was asked of {self.name}, which has no such choice; leave it out, "
+                "or build with --backend tensorrt."
             )
-        if not root:
-            _enter_blocked_layout(stage.graph)
-        if precision == "fp16":
-            store_half(stage, feature_input=not root, feature_output=not leaf)
-        write_model(stage, destination)
+        if not stage.root:
+            _enter_blocked_layout(stage.graph.graph)
+        if stage.precision == "fp16":
+            store_half(stage.graph, feature_input=not stage.root, feature_output=not stage.leaf)
+        write_model(stage.graph, destination)
+        engine = self.load(destination)
+        return BuiltEngine(engine.inputs, engine.outputs)
 
-    def load(self, path: Path) -> Engine:
+    def load(
+        self, path: Path, record: Mapping[str, Any] | None = None, rebuild: str = "trtkit build"
+    ) -> Engine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         if shared_pool():
@@ -102,7 +113,7 @@ class OnnxRuntimeBackend:
         except LOAD_ERRORS as error:
             raise TrtkitError(
                 f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}); build the bundle "
-                "again with `trtkit build`."
+                f"again with `{rebuild}`."
             ) from error
         return OnnxRuntimeEngine(session)
 

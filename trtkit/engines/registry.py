@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 
@@ -13,47 +12,81 @@ from trtkit.errors import TrtkitError, listed, nearest
 
 @dataclass(frozen=True)
 class BackendEntry:
-    """A backend by name: the module that holds its `backend()`, the library it needs, how to get it."""
+    """A backend by name: where its maker is, the modules its library may be, how to get it.
+
+    `needs_gpu`: `auto` takes it only where there is a GPU.
+    """
 
     name: str
     module: str
-    library: str
+    maker: str
+    libraries: tuple[str, ...]
     install: str
+    needs_gpu: bool = False
 
     @property
     def installed(self) -> bool:
-        return importlib.util.find_spec(self.library) is not None
+        return any(importlib.util.find_spec(name) is not None for name in self.libraries)
 
 
 # In the order in which `auto` prefers them. A further backend is a further row.
 BACKENDS = (
     BackendEntry(
-        "onnxruntime", "trtkit.engines.onnxruntime", "onnxruntime", "pip install onnxruntime"
+        "tensorrt",
+        "trtkit.engines.tensorrt.backend",
+        "tensorrt",
+        ("tensorrt",),
+        "pip install 'trtkit[tensorrt]'",
+        needs_gpu=True,
+    ),
+    BackendEntry(
+        "tensorrt-rtx",
+        "trtkit.engines.tensorrt.backend",
+        "tensorrt_rtx",
+        ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+        "pip install 'trtkit[tensorrt-rtx]'",
+        needs_gpu=True,
+    ),
+    BackendEntry(
+        "onnxruntime",
+        "trtkit.engines.onnxruntime",
+        "backend",
+        ("onnxruntime",),
+        "pip install onnxruntime",
     ),
 )
 
 
 def get_backend(name: str = "auto") -> Backend:
-    """The backend of that name; `auto` is the first one whose library is installed.
+    """The backend of that name; `auto` is the first one that can run here.
 
-    Raises TrtkitError for an unknown name or a missing library.
+    Raises TrtkitError for an unknown name or a missing or broken library.
     """
     if name == "auto":
-        entry = next((entry for entry in BACKENDS if entry.installed), BACKENDS[-1])
+        usable = [entry for entry in BACKENDS if entry.installed and _has_gpu(entry)]
+        entry = usable[0] if usable else BACKENDS[-1]
     else:
         entry = _entry(name)
     if not entry.installed:
         raise TrtkitError(
-            f"The {entry.name} backend was asked for, but its library {entry.library} is not "
+            f"The {entry.name} backend was asked for, but its library {entry.libraries[0]} is not "
             f"installed; run `{entry.install}`."
         )
-    backend: Backend = importlib.import_module(entry.module).backend()
+    backend: Backend = getattr(importlib.import_module(entry.module), entry.maker)()
     return backend
 
 
 def installed() -> list[str]:
-    """The names of the backends that can be used here, in the order in which `auto` prefers them."""
+    """The names of the backends whose libraries are here, in the order in which `auto` prefers them."""
     return [entry.name for entry in BACKENDS if entry.installed]
+
+
+def _has_gpu(entry: BackendEntry) -> bool:
+    if not entry.needs_gpu:
+        return True
+    from trtkit.engines.cuda.device import missing
+
+    return missing() is None
 
 
 def _entry(name: str) -> BackendEntry:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from trtkit.errors import TrtkitError
+from trtkit.graph.values import producers
 
 HEAVY = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 FP16_MAX = 65504.0
@@ -27,26 +28,75 @@ def store_half(stage: onnx.ModelProto, *, feature_input: bool, feature_output: b
         if weight.name not in heavy or weight.data_type != TensorProto.FLOAT:
             continue
         wide = weight.name
-        weight.CopyFrom(_half(weight))
+        weight.CopyFrom(half_weight(weight))
         casts.append(_cast(weight.name, wide, TensorProto.FLOAT))
-    if feature_input:
+    _put_first(graph, casts)
+    half_ends(graph, feature_input=feature_input, feature_output=feature_output)
+
+
+def half_ends(graph: onnx.GraphProto, *, feature_input: bool, feature_output: bool) -> None:
+    """Take and give feature maps as fp16 with a cast inside, in place; all else stays as it is."""
+    if feature_input and _is_float(graph.input[0]):
         value = graph.input[0]
         stored = _rename(value)
-        casts.insert(0, _cast(stored, value.name, TensorProto.FLOAT))
+        _put_first(graph, [_cast(stored, value.name, TensorProto.FLOAT)])
         value.name = stored
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    nodes = [*casts, *graph.node]
-    if feature_output:
+    if feature_output and _is_float(graph.output[0]):
         value = graph.output[0]
         stored = _rename(value)
-        nodes.append(_cast(value.name, stored, TensorProto.FLOAT16))
+        graph.node.append(_cast(value.name, stored, TensorProto.FLOAT16))
         value.name = stored
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def heavy_precisions(graph: onnx.GraphProto, rest: str) -> dict[str, str]:
+    """What each heavy node computes in: `int8` where its input was dequantized, else `rest`."""
+    made_by = producers(graph.node)
+    found = {}
+    for node in graph.node:
+        if node.op_type in HEAVY:
+            source = made_by.get(node.input[0])
+            quantized = source is not None and source.op_type == "DequantizeLinear"
+            found[node.name] = "int8" if quantized else rest
+    return found
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Give every node a name of its own, in place: messages and the engine inspector speak of nodes."""
+    taken: set[str] = set()
+    for index, node in enumerate(graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.name or node.op_type}_{index}"
+        taken.add(node.name)
+
+
+def raise_opset(model: onnx.ModelProto, opset: int) -> None:
+    """Rewrite a graph of an older opset for `opset`, in place. Raises TrtkitError when it cannot be."""
+    current = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if current >= opset:
+        return
+    try:
+        raised = version_converter.convert_version(model, opset)
+    except (version_converter.ConvertError, RuntimeError) as error:
+        raise TrtkitError(
+            f"The graph cannot be brought from opset {current} to {opset} ({error}); export it with "
+            f"opset {opset}."
+        ) from error
+    model.CopyFrom(raised)
+
+
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT)
+
+
+def _put_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    nodes = [*nodes, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-def _half(weight: onnx.TensorProto) -> onnx.TensorProto:
+def half_weight(weight: onnx.TensorProto) -> onnx.TensorProto:
     values = numpy_helper.to_array(weight)
     largest = float(np.abs(values).max(initial=0.0))
     if not largest <= FP16_MAX:

@@ -27,13 +27,13 @@ class Model:
 
 @dataclass(frozen=True)
 class StageGraph:
-    """A stage before it is built. `model` is None for a prefix, which belongs to several."""
+    """A stage before it is built. `classes` is None for a prefix, which ends in no logits."""
 
     name: str
     id: str
     parent: str | None
     graph: onnx.ModelProto
-    model: Model | None = None
+    classes: tuple[str, ...] | None = None
 
 
 def stage_tree(models: Sequence[Model], cut: int, precision: str) -> list[StageGraph]:
@@ -46,7 +46,7 @@ def stage_tree(models: Sequence[Model], cut: int, precision: str) -> list[StageG
     _check_preprocessing(models)
     if cut == 0:
         return [
-            StageGraph(model.name, _id(model.graph, precision), None, model.graph, model)
+            StageGraph(model.name, _id(model.graph, precision), None, model.graph, _classes(model))
             for model in models
         ]
     points = [find_cut(model.graph, model.card, cut, model.name) for model in models]
@@ -58,10 +58,24 @@ def stage_tree(models: Sequence[Model], cut: int, precision: str) -> list[StageG
             raise _different(models[0], first, model, side.prefix, cut)
     root = StageGraph(PREFIX, stage_id(digest, precision, None, None), None, first)
     tails = [
-        StageGraph(model.name, _id(side.tail, precision, root.id), PREFIX, side.tail, model)
+        StageGraph(
+            model.name, _id(side.tail, precision, root.id), PREFIX, side.tail, _classes(model)
+        )
         for model, side in zip(models, sides, strict=True)
     ]
     return [root, *tails]
+
+
+def restored_stage(
+    name: str,
+    graph: onnx.ModelProto,
+    precision: str,
+    parent: StageGraph | None,
+    classes: tuple[str, ...] | None,
+) -> StageGraph:
+    """A stage whose graph was kept, as `stage_tree` would make it."""
+    identity = _id(graph, precision, parent.id if parent else None)
+    return StageGraph(name, identity, parent.name if parent else None, graph, classes)
 
 
 def shared_cut(a: Model, b: Model) -> int:
@@ -79,6 +93,10 @@ def shared_cut(a: Model, b: Model) -> int:
 
 def _id(graph: onnx.ModelProto, precision: str, parent: str | None = None) -> str:
     return stage_id(graph_digest(graph), precision, None, parent)
+
+
+def _classes(model: Model) -> tuple[str, ...]:
+    return tuple(model.card.classes)
 
 
 def _check_preprocessing(models: Sequence[Model]) -> None:

@@ -16,7 +16,6 @@ from trtkit.tensors import Array
 
 ENVIRONMENT = "TRTKIT_CACHE"
 DEFAULT_SIZE = 10 * 2**30
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 CacheMode = Literal["auto", "always", "off"]
 
@@ -31,21 +30,6 @@ def cache_folder(folder: str | Path | None = None) -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "trtkit" / "features"
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as `500M`, `10GB` or `1.5GiB` (powers of 1024). Raises TrtkitError."""
-    number = text.strip().upper().removesuffix("B").removesuffix("I")
-    unit = number[-1:] if number[-1:] in UNITS else ""
-    try:
-        size = int(float(number.removesuffix(unit)) * UNITS[unit])
-    except (ValueError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise TrtkitError(
-            f"{text!r} was given as a cache size; write a number with K, M, G or T, such as 10G."
-        )
-    return size
 
 
 @dataclass(frozen=True)
@@ -112,9 +96,12 @@ class PrefixCache:
         """The key of the photo with these file bytes."""
         return feature_key(bytes_digest(data), self._preprocessing, self._prefix_id)
 
-    def get(self, key: bytes) -> Array | None:
-        """The feature map, without a batch dimension, in the dtype it is stored as; None on a miss."""
-        return self.store.get(key)
+    def get(self, key: bytes, into: Array | None = None) -> Array | None:
+        """The feature map, without a batch dimension, in the dtype it is stored as; None on a miss.
+
+        It is read into `into`, 1-D uint8, where that is possible.
+        """
+        return self.store.get(key, into)
 
     def put(self, key: bytes, feature: Array) -> None:
         """Keep a copy of a feature map; it is written in the background."""

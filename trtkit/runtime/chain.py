@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,22 +16,103 @@ from trtkit.errors import TrtkitError, listed
 from trtkit.tensors import Array
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A batch that was run: logits, float32 N x classes, of the images and then of the hits.
+
+    `features` are the feature maps of the images, when they were to be kept; they are valid until
+    the next batch is submitted.
+    """
+
+    logits: Array
+    features: Array | None
+
+
+class Pending(Protocol):
+    """A batch on its way."""
+
+    def result(self) -> Outcome:
+        """Wait for it. Raises TrtkitError when it failed."""
+        ...
+
+
+class Lease(Protocol):
+    """A feature map that the chain itself holds, kept there while the lease lives."""
+
+
+class Runner(Protocol):
+    """Loaded engines from the root to one tail, to which batches are given.
+
+    `depth` is how many batches it is worth having under way.
+    """
+
+    depth: int
+    on_gpu: bool
+
+    @property
+    def split(self) -> bool: ...
+
+    def reserve(self, images: int, read_ahead: int = 0) -> None:
+        """Make room for batches of that many images, and for hits that are read ahead.
+
+        Raises TrtkitError when there is not so much memory.
+        """
+        ...
+
+    def submit(
+        self,
+        images: Sequence[Array],
+        hits: Sequence[Array | Lease],
+        *,
+        keys: Sequence[bytes | None] = (),
+        keep: bool = False,
+    ) -> Pending:
+        """Start a batch: uint8 images H x W x 3 that go through the prefix, feature maps that do not.
+
+        `keys` are those of the images and then of the hits, for a chain that keeps feature maps
+        itself; `keep` asks for the images' feature maps on the host.
+        """
+        ...
+
+    def lease(self, key: bytes) -> Lease | None:
+        """The feature map of that key if the chain holds it. From any thread."""
+        ...
+
+    def read_hit(self, read: Callable[[Array | None], Array | None]) -> Array | None:
+        """What `read` gives, offering it memory, 1-D uint8, that the chain likes best. From any thread."""
+        ...
+
+    def logits(self, images: Array) -> Array:
+        """Logits, float32 N x classes, of uint8 images N x H x W x 3, RGB."""
+        ...
+
+    def on_device(self, images: Any) -> Tensor:
+        """Logits left on the device, of images there: an object with DLPack or CUDA's interface."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Done:
+    outcome: Outcome
+
+    def result(self) -> Outcome:
+        return self.outcome
+
+
 class Chain:
-    """The loaded engines from the root to one tail.
+    """Engines that run one after the other while the caller waits.
 
     With one engine the model is not split and there are no feature maps. With more, the first one's
     output is the feature map: what the cache holds and what `from_features` continues from.
     """
 
-    def __init__(self, engines: list[Engine]) -> None:
-        self._engines = engines
+    depth = 1
+    on_gpu = False
 
-    @classmethod
-    def load(cls, folder: Path, manifest: Manifest, tail: Stage, backend: Backend) -> Chain:
-        """Load the engines of `tail`. Raises TrtkitError for a missing or damaged file."""
-        path = manifest.path_to(tail)
-        check_files(folder, path)
-        return cls([backend.load(folder / stage.file) for stage in path])
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = list(engines)
 
     @property
     def split(self) -> bool:
@@ -39,21 +123,90 @@ class Chain:
         """The NumPy dtype name of the feature maps that the second engine takes."""
         return self._engines[1].inputs[0].dtype
 
-    def features(self, images: Array) -> Tensor:
+    def features(self, images: Any) -> Tensor:
         """The prefix's feature maps, N x ..., of uint8 images N x H x W x 3, left on the device."""
         return _run(self._engines[0], images)
 
-    def from_features(self, features: Array | Tensor) -> Array:
+    def from_features(self, features: Any) -> Array:
         """Logits, float32 N x classes, from feature maps."""
-        value: Array | Tensor = features
-        for engine in self._engines[1:]:
-            value = _run(engine, value)
+        value = self._onwards(features)
         # A copy: the engine may use its memory again once its tensor is dropped.
         return np.array(value if isinstance(value, np.ndarray) else value.numpy())
 
     def logits(self, images: Array) -> Array:
-        """Logits, float32 N x classes, of uint8 images N x H x W x 3, RGB."""
         return self.from_features(self.features(images))
+
+    def on_device(self, images: Any) -> Tensor:
+        value: Tensor = self._onwards(self.features(images))
+        return value
+
+    def submit(
+        self,
+        images: Sequence[Array],
+        hits: Sequence[Array | Lease],
+        *,
+        keys: Sequence[bytes | None] = (),
+        keep: bool = False,
+    ) -> Pending:
+        computed = self.features(np.stack(images)) if images else None
+        features = computed.numpy() if computed is not None and (keep or hits) else None
+        if hits:
+            logits = self.from_features(self._gather(features, hits))
+        else:
+            logits = self.from_features(computed)
+        return _Done(Outcome(logits, features))
+
+    def reserve(self, images: int, read_ahead: int = 0) -> None:
+        return None
+
+    def lease(self, key: bytes) -> Lease | None:
+        return None
+
+    def read_hit(self, read: Callable[[Array | None], Array | None]) -> Array | None:
+        return read(None)
+
+    def close(self) -> None:
+        return None
+
+    def _gather(self, computed: Array | None, hits: Sequence[Any]) -> Array:
+        """One array of the computed feature maps and then the hits, in the dtype the tail takes."""
+        first = 0 if computed is None else len(computed)
+        gathered = np.empty((first + len(hits), *hits[0].shape), dtype=self.feature_dtype)
+        if computed is not None:
+            gathered[:first] = computed
+        for row, hit in enumerate(hits, start=first):
+            gathered[row] = hit
+        return gathered
+
+    def _onwards(self, value: Any) -> Any:
+        for engine in self._engines[1:]:
+            value = _run(engine, value)
+        return value
+
+
+def load_chain(
+    folder: Path, manifest: Manifest, tail: Stage, backend: Backend, *, gpu_cache: int = 0
+) -> Runner:
+    """The engines of `tail`, loaded. Raises TrtkitError for a missing, damaged or foreign file.
+
+    `gpu_cache`: bytes of device memory for feature maps, for backends on a device.
+    """
+    if gpu_cache and not backend.on_device:
+        raise TrtkitError(
+            f"A GPU cache was asked for, but the bundle {manifest.name} runs on {backend.name} on the "
+            "CPU; leave --gpu-cache out, or build the bundle with --backend tensorrt."
+        )
+    path = manifest.path_to(tail)
+    check_files(folder, path)
+    rebuild = f"trtkit build --bundle {manifest.name}"
+    engines: list[Any] = [
+        backend.load(folder / stage.file, stage.engine, rebuild) for stage in path
+    ]
+    if not backend.on_device:
+        return Chain(engines)
+    from trtkit.runtime.device.chain import DeviceChain
+
+    return DeviceChain(engines, gpu_cache=gpu_cache)
 
 
 def backend_of(manifest: Manifest) -> Backend:
@@ -74,5 +227,5 @@ def softmax(logits: Array) -> Array:
     return np.asarray(scores / scores.sum(axis=1, keepdims=True))
 
 
-def _run(engine: Engine, value: Array | Tensor) -> Tensor:
+def _run(engine: Engine, value: Any) -> Tensor:
     return engine.run({engine.inputs[0].name: value})[engine.outputs[0].name]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trtkit.bundle import Manifest, Stage, read_manifest
 from trtkit.cpu import usable_cores
 from trtkit.errors import ImageError, TrtkitError
 from trtkit.runtime.cache import CacheMode, CacheOptions, PrefixCache
-from trtkit.runtime.chain import Chain, backend_of, softmax
+from trtkit.runtime.chain import Lease, Pending, Runner, backend_of, load_chain, softmax
 from trtkit.runtime.files import FoundImage, find_images
 from trtkit.runtime.images import load_image, read_file
 from trtkit.runtime.prefetch import ordered_map
@@ -66,8 +67,22 @@ class _Photo:
     path: str
     key: bytes | None = None
     image: Array | None = None
-    feature: Array | None = None
+    feature: Array | Lease | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Photos that were given to the engines together.
+
+    `places`: the row of the outcome for each photo that did not fail; `computed`: the photos whose
+    feature maps come out of the prefix, in order. `pending` is None when all of them failed.
+    """
+
+    photos: Sequence[_Photo]
+    places: list[int]
+    computed: list[_Photo]
+    pending: Pending | None
 
 
 class Pipeline:
@@ -78,7 +93,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, manifest: Manifest, tail: Stage, chain: Chain, cache: PrefixCache | None = None
+        self, manifest: Manifest, tail: Stage, chain: Runner, cache: PrefixCache | None = None
     ) -> None:
         self.manifest = manifest
         self.tail = tail
@@ -93,6 +108,7 @@ class Pipeline:
         self.close()
 
     def close(self) -> None:
+        self.chain.close()
         if self.cache is not None:
             self.cache.store.close()
             kept = self.cache.store.stats
@@ -126,6 +142,20 @@ class Pipeline:
         """Logits, float32 N x classes, of prepared images, uint8 N x H x W x 3 RGB. No cache."""
         return self.chain.logits(images)
 
+    def logits_on_device(self, images: Any) -> Any:
+        """Logits of prepared images that lie on the GPU, left there: float32 N x classes. No cache.
+
+        `images`: uint8 N x H x W x 3 RGB, contiguous, an object with `__dlpack__` or
+        `__cuda_array_interface__`, such as a torch or CuPy tensor or a pycuda GPUArray, which is read
+        where it lies. So may the result be. Raises TrtkitError for a bundle that runs on the CPU.
+        """
+        if not self.chain.on_gpu:
+            raise TrtkitError(
+                f"Logits on the GPU were asked of the bundle {self.manifest.name}, which runs on "
+                f"{self.manifest.backend} on the CPU; use logits(), or build with --backend tensorrt."
+            )
+        return self.chain.on_device(images)
+
     def infer(
         self,
         paths: Iterable[str | Path],
@@ -147,12 +177,21 @@ class Pipeline:
         started = time.perf_counter() - self.stats.seconds
         workers = workers or default_workers()
         ahead = 2 * batch + workers
+        # Hits are held by photos that are read ahead and by batches under way.
+        self.chain.reserve(batch, ahead + self.chain.depth * batch if self.cache else 0)
         # Closed, so that no thread goes on decoding for a caller who has stopped listening.
         with closing(
             ordered_map(self._read, find_images(paths), workers=workers, ahead=ahead)
         ) as photos:
+            under_way: deque[_Batch] = deque()
             while photos_of_batch := list(islice(photos, batch)):
-                results = self._classify(photos_of_batch, top)
+                under_way.append(self._start(photos_of_batch))
+                if len(under_way) == self.chain.depth:
+                    results = self._finish(under_way.popleft(), top)
+                    self.stats.seconds = time.perf_counter() - started
+                    yield from results
+            while under_way:
+                results = self._finish(under_way.popleft(), top)
                 self.stats.seconds = time.perf_counter() - started
                 yield from results
 
@@ -173,22 +212,51 @@ class Pipeline:
             data = read_file(found.path)
             key = self.cache.key(data) if self.cache else None
             if self.cache is not None and key is not None:
-                feature = self.cache.get(key)
+                cache, sought = self.cache, key
+                feature = self.chain.lease(key) or self.chain.read_hit(
+                    lambda into: cache.get(sought, into)
+                )
                 if feature is not None:
                     return _Photo(path, key, feature=feature)
             return _Photo(path, key, image=load_image(data, self.manifest.preprocessing))
         except ImageError as error:
             return _Photo(path, error=str(error))
 
-    def _classify(self, photos: Sequence[_Photo], top: int) -> list[Result]:
+    def _start(self, photos: Sequence[_Photo]) -> _Batch:
+        """Give a batch to the engines: the distinct misses, and the feature maps that are known."""
         good = [photo for photo in photos if photo.error is None]
-        hits = sum(photo.feature is not None for photo in good)
+        hits = [photo for photo in good if photo.feature is not None]
+        misses = [photo for photo in good if photo.feature is None]
         self.stats.images += len(photos)
         self.stats.failed += len(photos) - len(good)
         if self.cache is not None:
-            self.stats.hits += hits
-            self.stats.misses += len(good) - hits
-        rows = iter(softmax(self._logits(good))) if good else iter(())
+            self.stats.hits += len(hits)
+            self.stats.misses += len(misses)
+        first, rows = _distinct(misses)
+        pending = None
+        if good:
+            pending = self.chain.submit(
+                [photo.image for photo in first if photo.image is not None],
+                [photo.feature for photo in hits if photo.feature is not None],
+                keys=[photo.key for photo in (*first, *hits)],
+                keep=self.cache is not None and self.cache.store.writable,
+            )
+        # A miss has its image's row; the hits have those behind.
+        behind = count(len(first))
+        computed = iter(rows)
+        places = [next(computed if photo.feature is None else behind) for photo in good]
+        return _Batch(photos, places, first, pending)
+
+    def _finish(self, batch: _Batch, top: int) -> list[Result]:
+        """Wait for a batch, keep its feature maps, and say what each photo shows."""
+        if batch.pending is None:
+            return [Result(photo.path, error=photo.error) for photo in batch.photos]
+        outcome = batch.pending.result()
+        if self.cache is not None and outcome.features is not None:
+            for photo, feature in zip(batch.computed, outcome.features, strict=True):
+                if photo.key is not None:
+                    self.cache.put(photo.key, feature)
+        rows = iter(softmax(outcome.logits[batch.places]))
         return [
             Result(photo.path, error=photo.error)
             if photo.error is not None
@@ -197,59 +265,8 @@ class Pipeline:
                 self._best(next(rows), top),
                 cached=photo.feature is not None,
             )
-            for photo in photos
+            for photo in batch.photos
         ]
-
-    def _logits(self, photos: Sequence[_Photo]) -> Array:
-        if all(photo.feature is None for photo in photos):
-            return self._logits_of_misses(photos)
-        return self.chain.from_features(self._gather(photos))
-
-    def _logits_of_misses(self, photos: Sequence[_Photo]) -> Array:
-        """The whole batch through the prefix, whose output goes to the tail where it lies."""
-        images, rows = self._distinct_images(photos)
-        features = self.chain.features(images)
-        if self.cache is not None:
-            self._keep(photos, features.numpy(), rows)
-        logits = self.chain.from_features(features)
-        return logits if len(images) == len(photos) else logits[rows]
-
-    def _gather(self, photos: Sequence[_Photo]) -> Array:
-        """One array of all feature maps, in the order of `photos`: hits as read, misses computed."""
-        misses = [photo for photo in photos if photo.feature is None]
-        computed: Array | None = None
-        rows: list[int] = []
-        if misses:
-            images, rows = self._distinct_images(misses)
-            computed = self.chain.features(images).numpy()
-            self._keep(misses, computed, rows)
-        shape = next(photo.feature.shape for photo in photos if photo.feature is not None)
-        gathered = np.empty((len(photos), *shape), dtype=self.chain.feature_dtype)
-        next_row = iter(rows)
-        for position, photo in enumerate(photos):
-            if photo.feature is not None:
-                gathered[position] = photo.feature
-            elif computed is not None:
-                gathered[position] = computed[next(next_row)]
-        return gathered
-
-    def _distinct_images(self, photos: Sequence[_Photo]) -> tuple[Array, list[int]]:
-        """The images to compute, and for each photo its row: the same photo twice is computed once."""
-        row_of: dict[bytes | int, int] = {}
-        images: list[Array | None] = []
-        rows = []
-        for position, photo in enumerate(photos):
-            name = photo.key if photo.key is not None else position
-            if name not in row_of:
-                row_of[name] = len(images)
-                images.append(photo.image)
-            rows.append(row_of[name])
-        return np.stack([image for image in images if image is not None]), rows
-
-    def _keep(self, photos: Sequence[_Photo], features: Array, rows: Sequence[int]) -> None:
-        for row, photo in dict(zip(rows, photos, strict=True)).items():
-            if self.cache is not None and photo.key is not None:
-                self.cache.put(photo.key, features[row])
 
     def _best(self, scores: Array, top: int) -> tuple[Prediction, ...]:
         classes = self.tail.classes or ()
@@ -261,22 +278,44 @@ class Pipeline:
 
 
 def load(
-    folder: str | Path, *, tail: str | None = None, cache: CacheOptions | None = None
+    folder: str | Path,
+    *,
+    tail: str | None = None,
+    cache: CacheOptions | None = None,
+    gpu_cache: int = 0,
 ) -> Pipeline:
     """The pipeline of the bundle in `folder`, for one tail (the first one by default).
 
-    `cache` None or mode `off` means without one. Raises TrtkitError when the bundle is missing,
-    damaged, or made for a backend that is not here.
+    `cache` None or mode `off` means without one. `gpu_cache`: bytes of device memory for feature maps
+    that stay on the card, in front of the cache on disk; 0 for none. Raises TrtkitError when the
+    bundle is missing, damaged, or made for a backend that is not here.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     chosen = manifest.tail(tail)
-    chain = Chain.load(folder, manifest, chosen, backend_of(manifest))
+    used = cache is not None and cache.mode != "off"
+    chain = load_chain(
+        folder, manifest, chosen, backend_of(manifest), gpu_cache=gpu_cache if used else 0
+    )
     prefix_cache = None
-    if chain.split and cache is not None and cache.mode != "off":
+    if chain.split and cache is not None and used:
         prefix = manifest.path_to(chosen)[0]
         prefix_cache = PrefixCache.open(cache, manifest.preprocessing, prefix.id)
     return Pipeline(manifest, chosen, chain, prefix_cache)
+
+
+def _distinct(misses: Sequence[_Photo]) -> tuple[list[_Photo], list[int]]:
+    """The photos to compute, and for each miss its row: the same photo twice is computed once."""
+    row_of: dict[bytes | int, int] = {}
+    first: list[_Photo] = []
+    rows = []
+    for position, photo in enumerate(misses):
+        name = photo.key if photo.key is not None else position
+        if name not in row_of:
+            row_of[name] = len(first)
+            first.append(photo)
+        rows.append(row_of[name])
+    return first, rows
 
 
 def default_workers() -> int:

@@ -69,14 +69,17 @@ class SegmentReader:
         self._lock = threading.Lock()
         self._swept = time.monotonic()
 
-    def read(self, number: int, offset: int, length: int) -> tuple[Header, Array]:
+    def read(
+        self, number: int, offset: int, length: int, into: Array | None = None
+    ) -> tuple[Header, Array]:
         """The entry of `length` bytes at `offset` of segment `number`, its checksum verified.
 
+        Its payload is read into `into`, 1-D uint8, if that is of its size.
         Raises DamagedEntry when there is no such entry, OSError when the system fails to read.
         """
         try:
             segment = self._segment(number)
-            block, payload, digest = _read_entry(segment, offset, length)
+            block, payload, digest = _read_entry(segment, offset, length, into)
         except FileNotFoundError as error:
             raise DamagedEntry("its segment file is missing") from error
         except OSError as error:
@@ -134,13 +137,16 @@ def _ask_for(fd: int, offset: int, length: int) -> None:
             os.posix_fadvise(fd, start, size, os.POSIX_FADV_WILLNEED)
 
 
-def _read_entry(segment: _OpenSegment, offset: int, length: int) -> tuple[bytes, Array, bytes]:
+def _read_entry(
+    segment: _OpenSegment, offset: int, length: int, into: Array | None
+) -> tuple[bytes, Array, bytes]:
     """The header's bytes, the payload (uint8, 1-D) and the checksum computed from both."""
     # Checked first: a row with a wild length must not allocate it.
     if length < HEADER_BYTES or offset < 0 or offset + length > os.fstat(segment.fd).st_size:
         raise DamagedEntry("its segment file is too short")
     header = bytearray(HEADER_BYTES)
-    payload = np.empty(length - HEADER_BYTES, np.uint8)
+    size = length - HEADER_BYTES
+    payload = into if into is not None and into.nbytes == size else np.empty(size, np.uint8)
     _ask_for(segment.fd, offset, length)
     if os.preadv(segment.fd, [header, payload.data], offset) != length:
         raise DamagedEntry("its segment file is too short")

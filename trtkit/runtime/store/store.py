@@ -139,11 +139,12 @@ class FeatureStore:
         with self._lock:
             return self._stats
 
-    def get(self, key: bytes) -> Array | None:
+    def get(self, key: bytes, into: Array | None = None) -> Array | None:
         """The array stored under `key`, as it is stored (fp16, fp32, int8 or uint8), or None.
 
-        The array is the caller's own. Raises a TrtkitError for a key that is not 32 bytes and for
-        a closed store; whatever else goes wrong is a miss.
+        The array is the caller's own. `into`, 1-D uint8, is read into when the entry is of its size
+        and not compressed; the array is then a view of it. Raises a TrtkitError for a key that is not
+        32 bytes and for a closed store; whatever else goes wrong is a miss.
         """
         self._check_usable()
         check_key(key)
@@ -151,7 +152,7 @@ class FeatureStore:
         if pending is not None:
             array: Array | None = np.array(as_stored(pending, self._limits.dtype))
         else:
-            array = self._read(key)
+            array = self._read(key, into)
         if array is None:
             self._count(misses=1)
         else:
@@ -258,16 +259,16 @@ class FeatureStore:
             self._file_lock.release()
             self._file_lock = None
 
-    def _read(self, key: bytes) -> Array | None:
+    def _read(self, key: bytes, into: Array | None) -> Array | None:
         try:
             with self._pool.borrow() as index:
-                return None if index is None else self._read_at(index, key)
+                return None if index is None else self._read_at(index, key, into)
         except (OSError, sqlite3.Error, TrtkitError) as error:
             # Not the entry's fault: a locked or unreadable index, or too many open files.
             self._warn("read", f"The feature store in {self.folder} cannot be read: {error}")
             return None
 
-    def _read_at(self, index: Index, key: bytes) -> Array | None:
+    def _read_at(self, index: Index, key: bytes, into: Array | None) -> Array | None:
         failed = None
         why = ""
         for _ in range(_READ_ATTEMPTS):
@@ -284,7 +285,7 @@ class FeatureStore:
                 )
                 return None
             try:
-                header, array = self._segments.read(*place)
+                header, array = self._segments.read(*place, into)
                 if header.key == key and DTYPE_CODES[header.requested] == self._requested:
                     self._note_use(index, place.segment)
                     return array

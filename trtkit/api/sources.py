@@ -1,0 +1,131 @@
+"""What a bundle is built from: the workspace's exports, or the ONNX files that a bundle keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from trtkit.bundle import Manifest, Stage, check_files
+from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+from trtkit.errors import TrtkitError, os_reason
+from trtkit.identity import file_digest
+from trtkit.preprocessing import Preprocessing
+from trtkit.runtime.chain import Chain
+
+if TYPE_CHECKING:
+    from trtkit.graph.tree import Model, StageGraph
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The stages to build, parents first, and what the manifest says about their models."""
+
+    stages: list[StageGraph]
+    preprocessing: Preprocessing
+    weights: dict[str, str]
+
+
+class Sources(Protocol):
+    """Where the graphs of a build come from."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def digests(self) -> dict[str, str]:
+        """The digest of each model's export, by name."""
+        ...
+
+    def tree(self, cut: int, precision: str) -> Tree: ...
+
+    def reference(self, tail: str) -> Chain:
+        """The model `tail` in fp32 on ONNX Runtime."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExportSources:
+    """Exported models of a workspace."""
+
+    names: tuple[str, ...]
+    exports: tuple[Path, ...]
+
+    def digests(self) -> dict[str, str]:
+        return {name: _digest(path) for name, path in zip(self.names, self.exports, strict=True)}
+
+    def tree(self, cut: int, precision: str) -> Tree:
+        from trtkit.graph.tree import stage_tree
+
+        models = [_read(name, path) for name, path in zip(self.names, self.exports, strict=True)]
+        return Tree(
+            stage_tree(models, cut, precision),
+            models[0].card.preprocessing,
+            {model.name: model.card.weights for model in models},
+        )
+
+    def reference(self, tail: str) -> Chain:
+        path = self.exports[self.names.index(tail)]
+        return Chain([OnnxRuntimeBackend().load(path)])
+
+
+@dataclass(frozen=True)
+class BundleSources:
+    """The fp32 stages that a bundle keeps beside its engines."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(stage.name for stage in self.manifest.tails)
+
+    def digests(self) -> dict[str, str]:
+        return self.manifest.models
+
+    def tree(self, cut: int, precision: str) -> Tree:
+        from trtkit.graph.files import read_model
+        from trtkit.graph.tree import restored_stage
+
+        stages: dict[str, StageGraph] = {}
+        for stage in self.manifest.stages:
+            parent = stages[stage.parent] if stage.parent is not None else None
+            graph = read_model(self._source(stage))
+            stages[stage.name] = restored_stage(stage.name, graph, precision, parent, stage.classes)
+        return Tree(list(stages.values()), self.manifest.preprocessing, dict(self.manifest.weights))
+
+    def reference(self, tail: str) -> Chain:
+        path = self.manifest.path_to(self.manifest.tail(tail))
+        backend = OnnxRuntimeBackend()
+        return Chain([backend.load(self._source(stage)) for stage in path])
+
+    def check(self) -> None:
+        """Raise TrtkitError when the bundle keeps no ONNX files, or one of them is damaged."""
+        for stage in self.manifest.stages:
+            self._source(stage)
+        check_files(self.folder, self.manifest.stages, sources=True, engines=False)
+
+    def _source(self, stage: Stage) -> Path:
+        if stage.source is None:
+            raise TrtkitError(
+                f"The bundle {self.manifest.name} was built for {self.manifest.backend}, whose "
+                "bundles keep no ONNX to build from; give the exported models and --cut."
+            )
+        return self.folder / stage.source
+
+
+def _read(name: str, path: Path) -> Model:
+    from trtkit.graph.card import ModelCard
+    from trtkit.graph.files import read_model
+    from trtkit.graph.tree import Model
+
+    graph = read_model(path)
+    return Model(name, graph, ModelCard.read_from(graph, name))
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise TrtkitError(
+            f"{path} cannot be read ({os_reason(error)}); mend its permissions or export it again."
+        ) from error

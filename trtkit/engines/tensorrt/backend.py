@@ -1,0 +1,119 @@
+"""The TensorRT backend: stages become plans, which run on the GPU they were built on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trtkit.engines.base import BuildPlace, BuiltEngine, StageBuild
+from trtkit.engines.cuda import device
+from trtkit.engines.tensorrt.builder import PlanRequest, build_plan
+from trtkit.engines.tensorrt.engine import TensorRTEngine, load_engine
+from trtkit.engines.tensorrt.layers import check_layers, engine_layers
+from trtkit.engines.tensorrt.library import RTX, TENSORRT, Flavour, Library, load_library
+from trtkit.engines.tensorrt.origin import check_origin, describe_origin
+from trtkit.errors import TrtkitError
+
+
+def tensorrt() -> TensorRTBackend:
+    return TensorRTBackend(TENSORRT)
+
+
+def tensorrt_rtx() -> TensorRTBackend:
+    return TensorRTBackend(RTX)
+
+
+class TensorRTBackend:
+    """One library of the family. Its engines are plans: files for one version and one card."""
+
+    suffix = ".plan"
+    on_device = True
+    keeps_source = True
+    computes: Mapping[str, str] = {
+        "fp32": "fp32",
+        "fp16": "fp16",
+        "int8": "int8 where the graph is quantized, fp16 elsewhere",
+    }
+
+    def __init__(self, flavour: Flavour) -> None:
+        self.name = flavour.name
+        self._library: Library = load_library(flavour)
+
+    @property
+    def version(self) -> str:
+        return self._library.version
+
+    def target(self) -> list[str]:
+        card = self._card()
+        return [card.name, card.capability] if card else ["no card"]
+
+    def cannot_run(self) -> str | None:
+        return device.missing()
+
+    def build(self, stage: StageBuild, destination: Path, place: BuildPlace) -> BuiltEngine:
+        from trtkit.graph.typed import write_precision
+
+        options = stage.options
+        if options.dla is not None:
+            self._check_dla(stage)
+        strong = self._library.api.strongly_typed(dla=options.dla is not None)
+        expected = write_precision(
+            stage.graph,
+            stage.precision,
+            stage.name,
+            feature_input=not stage.root,
+            feature_output=not stage.leaf,
+            strong=strong,
+        )
+        card = self._card()
+        request = PlanRequest(
+            name=stage.name,
+            content=stage.graph.SerializeToString(),
+            precision=stage.precision,
+            nodes=[node.name for node in stage.graph.graph.node],
+            expected=expected,
+            options=options,
+        )
+        plan = build_plan(self._library, card, request, place)
+        destination.write_bytes(plan.content)
+        record = {
+            **describe_origin(self.name, self.version, card, options),
+            "build_seconds": round(plan.seconds, 3),
+            "network": plan.layers,
+            "inspector": None,
+        }
+        if card is not None:
+            engine = self._load(destination, record)
+            record["inspector"] = check_layers(
+                engine_layers(engine.inspect()),
+                stage.precision,
+                expected,
+                f"the engine of {stage.name}",
+            )
+        return BuiltEngine(plan.inputs, plan.outputs, record)
+
+    def load(self, path: Path, record: Mapping[str, Any], rebuild: str) -> TensorRTEngine:
+        check_origin(record, self.name, self.version, device.current_card(), rebuild)
+        return self._load(path, record, rebuild)
+
+    def _load(
+        self, path: Path, record: Mapping[str, Any], rebuild: str = "trtkit build"
+    ) -> TensorRTEngine:
+        compatible = bool(record["flags"]["version_compatible"])
+        return load_engine(self._library, path, rebuild, version_compatible=compatible)
+
+    def _card(self) -> device.Card | None:
+        return None if device.missing() else device.current_card()
+
+    def _check_dla(self, stage: StageBuild) -> None:
+        if stage.precision != "fp16":
+            raise TrtkitError(
+                f"--dla was asked for at {stage.precision}, but the accelerators take fp16 here; "
+                "build with --fp16."
+            )
+        if any(len(set(profile)) > 1 for profile in stage.options.profiles):
+            raise TrtkitError(
+                "--dla was asked for with a range of batch sizes, but the accelerators take one size; "
+                "give it alone, such as --batch 8."
+            )

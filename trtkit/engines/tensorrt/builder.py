@@ -1,0 +1,187 @@
+"""From an ONNX graph to a plan: parse, check what was parsed, configure, build."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trtkit.engines.base import BuildPlace
+from trtkit.engines.cuda.device import Card, free_memory
+from trtkit.engines.cuda.memory import human
+from trtkit.engines.options import BuildOptions
+from trtkit.engines.tensorrt.layers import check_layers, network_layers
+from trtkit.engines.tensorrt.library import Library
+from trtkit.engines.tensorrt.progress import make_monitor
+from trtkit.engines.tensorrt.timing import TimingCache
+from trtkit.engines.tensorrt.versions import DTYPES
+from trtkit.errors import TrtkitError, listed
+from trtkit.tensors import TensorSpec
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """A graph as it goes to the parser.
+
+    `content`: the serialized ONNX, at its precision. `nodes`: its nodes' names in order; `expected`:
+    what each heavy node computes in. `name` is for messages.
+    """
+
+    name: str
+    content: bytes
+    precision: str
+    nodes: list[str]
+    expected: Mapping[str, str]
+    options: BuildOptions
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """A plan's bytes, its ends, the heavy layers of the network, and how long it took in seconds."""
+
+    content: bytes
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layers: dict[str, int]
+    seconds: float
+
+
+def build_plan(
+    library: Library, card: Card | None, request: PlanRequest, place: BuildPlace
+) -> BuiltPlan:
+    """Build a plan. Raises TrtkitError for what the parser or the builder refuses."""
+    library.messages.clear()
+    trt, api = library.trt, library.api
+    builder = _builder(library)
+    strong = api.strongly_typed(dla=request.options.dla is not None)
+    network = builder.create_network(api.network_flags(strong=strong))
+    # The network's weights are the parser's: it must live until the plan is built.
+    parser = trt.OnnxParser(network, library.logger)
+    if not parser.parse(request.content):
+        raise _refused(library, parser, request)
+    layers = network_layers(network, trt)
+    found: dict[str, int] = {}
+    if strong:
+        # Without strong types they are not yet the engine's: then the inspector alone can tell.
+        found = check_layers(
+            [layer for _, layer in layers],
+            request.precision,
+            request.expected,
+            f"the network of {request.name}",
+        )
+    config = builder.create_builder_config()
+    _configure(library, builder, config, network, request)
+    if not strong:
+        api.allow_types(config, request.precision)
+        if request.precision == "fp16" and request.options.dla is None:
+            api.hold_to_half(config, network, (index for index, _ in layers))
+    timing = TimingCache(place.timing, str(library), card)
+    timing.use(config)
+    monitor = make_monitor(api, place.advance)
+    if monitor is not None:
+        api.report_progress(config, monitor)
+    started = time.perf_counter()
+    plan = builder.build_serialized_network(network, config)
+    seconds = time.perf_counter() - started
+    if monitor is not None and monitor.interrupted:
+        raise KeyboardInterrupt
+    if plan is None:
+        raise _not_built(library, card, request)
+    timing.keep(config)
+    return BuiltPlan(
+        bytes(plan),
+        tuple(_spec(network.get_input(index)) for index in range(network.num_inputs)),
+        tuple(_spec(network.get_output(index)) for index in range(network.num_outputs)),
+        found,
+        seconds,
+    )
+
+
+def _builder(library: Library) -> Any:
+    try:
+        return library.trt.Builder(library.logger)
+    except TypeError as error:
+        # What the bindings make of a null pointer: there is no GPU, or no driver for it.
+        raise TrtkitError(
+            f"{library} cannot build here ({library.complaint()}); it needs an NVIDIA GPU and its "
+            "driver, `trtkit doctor` shows what is there."
+        ) from error
+
+
+def _configure(
+    library: Library, builder: Any, config: Any, network: Any, request: PlanRequest
+) -> None:
+    trt, api, options = library.trt, library.api, request.options
+    value = network.get_input(0)
+    shape = tuple(value.shape)[1:]
+    for profile in options.profiles:
+        ranges = builder.create_optimization_profile()
+        ranges.set_shape(value.name, *((images, *shape) for images in profile))
+        config.add_optimization_profile(ranges)
+    api.share_profiles(config)
+    # On by default, and rounds what is called fp32 to 10 bits.
+    if options.tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    # Without it the inspector tells names alone, and no precision can be checked.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.workspace_memory is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_memory)
+    if options.optimization_level is not None:
+        api.set_optimization_level(config, options.optimization_level)
+    if options.hardware_compatible:
+        api.set_hardware_compatible(config)
+    if options.version_compatible:
+        api.set_version_compatible(config)
+    if options.own_tactics:
+        api.own_tactics_only(config)
+    if options.dla is not None:
+        _use_dla(library, builder, config, options.dla)
+
+
+def _use_dla(library: Library, builder: Any, config: Any, core: int) -> None:
+    trt = library.trt
+    if not 0 <= core < builder.num_DLA_cores:
+        raise TrtkitError(
+            f"DLA {core} was asked for, but {library} finds {builder.num_DLA_cores} deep learning "
+            "accelerators here; leave --dla out, or give a lower number."
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+
+
+def _refused(library: Library, parser: Any, request: PlanRequest) -> TrtkitError:
+    problems = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        node = library.api.node_of(error, request.nodes)
+        why = str(error.desc()).strip().splitlines() or ["it does not say why"]
+        problems.append(f"node {node}: {why[0].rstrip('. ')}")
+    reasons = listed(problems, limit=3) if problems else library.complaint()
+    return TrtkitError(
+        f"{library} cannot parse {request.name} ({reasons}); export the model without that operator, "
+        "or build it with --backend onnxruntime."
+    )
+
+
+def _not_built(library: Library, card: Card | None, request: PlanRequest) -> TrtkitError:
+    if card is not None and library.short_of_memory():
+        wanted = "lower --batch or --workspace-memory"
+        free, total = free_memory()
+        return TrtkitError(
+            f"{library} ran out of device memory while it built {request.name} for up to "
+            f"{request.options.batch[2]} images ({library.complaint()}; {human(free)} of "
+            f"{human(total)} are free); {wanted}, or end what else uses the GPU."
+        )
+    return TrtkitError(
+        f"{library} cannot build {request.name} at {request.precision} ({library.complaint()}); "
+        "try another precision or --backend onnxruntime."
+    )
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    shape = tuple(None if size < 0 else int(size) for size in tensor.shape)
+    return TensorSpec(tensor.name, DTYPES.get(tensor.dtype.name, tensor.dtype.name), shape)

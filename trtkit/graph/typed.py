@@ -1,0 +1,51 @@
+"""A stage's precision, written into its graph for a backend that computes in the graph's types."""
+
+from __future__ import annotations
+
+import onnx
+
+from trtkit.errors import TrtkitError
+from trtkit.graph.half import compute_half
+from trtkit.graph.precision import half_ends, heavy_precisions, name_nodes, raise_opset
+
+# The first opset whose Q/DQ pairs may have fp16 scales and give fp16 values.
+HALF_SCALES_OPSET = 19
+
+
+def write_precision(
+    stage: onnx.ModelProto,
+    precision: str,
+    name: str,
+    *,
+    feature_input: bool,
+    feature_output: bool,
+    strong: bool,
+) -> dict[str, str]:
+    """Make a stage's graph fp32, fp16 or int8, in place; gives what each heavy node computes in.
+
+    `name` is for messages; `feature_input` and `feature_output` say which end is a feature map.
+    `strong`: the types of the graph decide; else an int8 graph keeps fp32 around its Q/DQ pairs, as
+    fp16 scales need opset 19. Raises TrtkitError for int8 without Q/DQ pairs, and for Q/DQ pairs
+    without int8.
+    """
+    graph = stage.graph
+    quantized = any(node.op_type == "DequantizeLinear" for node in graph.node)
+    heavy = heavy_precisions(graph, "fp32")
+    if precision == "int8" and heavy and "int8" not in heavy.values():
+        raise TrtkitError(
+            f"int8 was asked for, but {name} has no QuantizeLinear and DequantizeLinear pairs around "
+            "its layers; export a quantized ONNX file, or build with --fp16."
+        )
+    if quantized and precision != "int8":
+        raise TrtkitError(
+            f"{precision} was asked for, but {name} is quantized: it has QuantizeLinear and "
+            "DequantizeLinear pairs; build with --int8, or export the model it was made from."
+        )
+    name_nodes(graph)
+    if precision == "int8" and not strong:
+        half_ends(graph, feature_input=feature_input, feature_output=feature_output)
+    elif precision != "fp32":
+        if quantized:
+            raise_opset(stage, HALF_SCALES_OPSET)
+        compute_half(stage, feature_input=feature_input, feature_output=feature_output)
+    return heavy_precisions(graph, "fp32" if precision == "fp32" else "fp16")

@@ -1,0 +1,96 @@
+"""Engine runs that were prepared: bound to their buffers, and recorded once they come again."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from trtkit.engines.cuda.device import CudaError, Stream
+from trtkit.engines.cuda.graph import Graph
+from trtkit.engines.cuda.memory import DeviceMemory
+from trtkit.engines.tensorrt.engine import Binding, TensorRTEngine
+from trtkit.errors import TrtkitError
+
+log = logging.getLogger("trtkit.device")
+
+# A chain of two stages in two slots has four runs for each pair of batch sizes. A binding is an
+# execution context: memory on the host, and some on the device besides the shared scratch.
+MAX_RUNS = 32
+
+
+class PreparedRuns:
+    """At most `limit` prepared runs, the longest unused dropped; all on one stream.
+
+    A run that comes a second time is recorded into a CUDA graph. The first time it is not: its
+    warm-up must not be in the record, and a size that comes once is not worth one.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[TensorRTEngine],
+        scratch: DeviceMemory,
+        stream: Stream,
+        *,
+        limit: int = MAX_RUNS,
+        graphs: bool = True,
+    ) -> None:
+        self._engines = engines
+        self._scratch = scratch
+        self._stream = stream
+        self._limit = limit
+        self._graphs = graphs
+        self._runs: OrderedDict[tuple[int, int, int], _Run] = OrderedDict()
+        self.recorded = 0
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def enqueue(self, stage: int, slot: int, images: int, source: int, target: int) -> None:
+        """Run stage number `stage` on `images` images from `source` to `target`.
+
+        The addresses must be the same each time for one stage and slot, until `clear`.
+        """
+        key = (stage, slot, images)
+        run = self._runs.get(key)
+        if run is None:
+            self._make_room()
+            engine = self._engines[stage]
+            addresses = {engine.inputs[0].name: source, engine.outputs[0].name: target}
+            binding = engine.bind(images, addresses, self._scratch, self._stream)
+            run = self._runs[key] = _Run(binding)
+            binding.enqueue()
+            return
+        self._runs.move_to_end(key)
+        if run.graph is None and self._graphs and run.binding.capturable:
+            self._record(run)
+        if run.graph is not None:
+            run.graph.launch(self._stream)
+        else:
+            run.binding.enqueue()
+
+    def clear(self) -> None:
+        """Forget all of them, once they have run."""
+        self._stream.synchronize()
+        self._runs.clear()
+
+    def _record(self, run: _Run) -> None:
+        try:
+            run.graph = Graph(self._stream, run.binding.enqueue)
+            self.recorded += 1
+        except (CudaError, TrtkitError) as error:
+            # Some engines cannot be recorded; they run as well without.
+            self._graphs = False
+            log.info("runs are queued one by one: %s", error)
+
+    def _make_room(self) -> None:
+        if len(self._runs) >= self._limit:
+            # What is dropped may be running.
+            self._stream.synchronize()
+            self._runs.popitem(last=False)
+
+
+class _Run:
+    def __init__(self, binding: Binding) -> None:
+        self.binding = binding
+        self.graph: Graph | None = None

@@ -1,0 +1,25 @@
+"""Sizes in bytes, as people write them."""
+
+from __future__ import annotations
+
+from trtkit.errors import TrtkitError
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_size(text: str, what: str = "a cache size") -> int:
+    """Bytes of a size such as `500M`, `10GB` or `1.5GiB` (powers of 1024).
+
+    Raises TrtkitError, with `what` the size is of, for anything else.
+    """
+    number = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = number[-1:] if number[-1:] in UNITS else ""
+    try:
+        size = int(float(number.removesuffix(unit)) * UNITS[unit])
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise TrtkitError(
+            f"{text!r} was given as {what}; write a number with K, M, G or T, such as 10G."
+        )
+    return size
