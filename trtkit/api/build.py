@@ -303,7 +303,7 @@ def _build_stage(stage: StageGraph, request: _Request, staged: Path, place: Buil
 
     backend = request.backend
     source, source_digest = None, None
-    if backend.keeps_source:
+    if backend.keeps_source or request.sources.only_copy:
         kept = staged / f"{stage.name}.source"
         write_model(stage.graph, kept)
         source, source_digest = _name(kept, stage.name, ".onnx")

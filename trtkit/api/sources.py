@@ -32,6 +32,11 @@ class Sources(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
 
+    @property
+    def only_copy(self) -> bool:
+        """Whether the graphs are nowhere else, so that what is built from them must keep them."""
+        ...
+
     def digests(self) -> dict[str, str]:
         """The digest of each model's export, by name."""
         ...
@@ -49,6 +54,7 @@ class ExportSources:
 
     names: tuple[str, ...]
     exports: tuple[Path, ...]
+    only_copy = False
 
     def digests(self) -> dict[str, str]:
         return {name: _digest(path) for name, path in zip(self.names, self.exports, strict=True)}
@@ -74,6 +80,7 @@ class BundleSources:
 
     folder: Path
     manifest: Manifest
+    only_copy = True
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -196,9 +196,15 @@ def load_chain(
             f"A GPU cache was asked for, but the bundle {manifest.name} runs on {backend.name} on the "
             "CPU; leave --gpu-cache out, or build the bundle with --backend tensorrt."
         )
+    rebuild = f"trtkit build --bundle {manifest.name}"
+    blocked = backend.cannot_run()
+    if blocked is not None:
+        raise TrtkitError(
+            f"The bundle {manifest.name} was built for {backend.name}, which needs a GPU, but "
+            f"{blocked}; run it where there is one, or `{rebuild} --backend onnxruntime` here."
+        )
     path = manifest.path_to(tail)
     check_files(folder, path)
-    rebuild = f"trtkit build --bundle {manifest.name}"
     engines: list[Any] = [
         backend.load(folder / stage.file, stage.engine, rebuild) for stage in path
     ]

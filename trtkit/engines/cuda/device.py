@@ -119,17 +119,17 @@ class Event:
     """A point in a stream that another stream or the host can wait for."""
 
     def __init__(self, *, timing: bool = False) -> None:
-        runtime = bindings()
+        self._runtime = runtime = bindings()
         flags = runtime.cudaEventDefault if timing else runtime.cudaEventDisableTiming
         self.handle = call("cudaEventCreateWithFlags", int(flags))
         self._finalizer = weakref.finalize(self, _destroy, "cudaEventDestroy", self.handle)
 
     def record(self, stream: Stream) -> None:
-        call("cudaEventRecord", self.handle, stream.handle)
+        check("cudaEventRecord", self._runtime.cudaEventRecord(self.handle, stream.handle))
 
     def synchronize(self) -> None:
         """Block until everything recorded before is done; other threads of Python go on."""
-        call("cudaEventSynchronize", self.handle)
+        check("cudaEventSynchronize", self._runtime.cudaEventSynchronize(self.handle))
 
     def seconds_since(self, start: Event) -> float:
         """Device time between two recorded events made with `timing`."""
@@ -137,10 +137,15 @@ class Event:
 
 
 class Stream:
-    """A queue of device work, independent of the legacy default stream."""
+    """A queue of device work, independent of the legacy default stream.
+
+    The functions of every batch are called here without a lookup by name: with small batches the
+    host's time counts.
+    """
 
     def __init__(self) -> None:
-        runtime = bindings()
+        self._runtime = runtime = bindings()
+        self._any_way = runtime.cudaMemcpyKind.cudaMemcpyDefault
         self.handle = call("cudaStreamCreateWithFlags", int(runtime.cudaStreamNonBlocking))
         self._finalizer = weakref.finalize(self, _destroy, "cudaStreamDestroy", self.handle)
 
@@ -151,15 +156,23 @@ class Stream:
 
     def wait(self, event: Event) -> None:
         """Let what is queued from now on start only after `event`'s last record."""
-        call("cudaStreamWaitEvent", self.handle, event.handle, 0)
+        status = self._runtime.cudaStreamWaitEvent(self.handle, event.handle, 0)
+        check("cudaStreamWaitEvent", status)
 
     def synchronize(self) -> None:
-        call("cudaStreamSynchronize", self.handle)
+        check("cudaStreamSynchronize", self._runtime.cudaStreamSynchronize(self.handle))
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
         """Queue a copy between any two addresses, of the device or pinned."""
-        kind = bindings().cudaMemcpyKind.cudaMemcpyDefault
-        call("cudaMemcpyAsync", target, source, nbytes, kind, self.handle)
+        status = self._runtime.cudaMemcpyAsync(target, source, nbytes, self._any_way, self.handle)
+        check("cudaMemcpyAsync", status)
+
+
+def check(function: str, status: tuple[Any]) -> None:
+    """Raise CudaError unless a call without a result went well; `status` is what it returned."""
+    code = status[0]
+    if code != 0:
+        raise CudaError(f"{function} failed: {describe(code)}.", code.name)
 
 
 def _destroy(function: str, handle: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 
-from trtkit.engines.cuda.device import CudaError, Stream, bindings, call
+from trtkit.engines.cuda.device import CudaError, Stream, bindings, call, check
 
 
 class Graph:
@@ -16,7 +16,7 @@ class Graph:
 
         Raises CudaError when something in it cannot be recorded; the stream is usable afterwards.
         """
-        runtime = bindings()
+        self._runtime = runtime = bindings()
         # Other threads of the process, torch's say, go on calling CUDA meanwhile.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call("cudaStreamBeginCapture", stream.handle, mode)
@@ -36,7 +36,8 @@ class Graph:
 
     def launch(self, stream: Stream) -> None:
         """Queue all of it on `stream`."""
-        call("cudaGraphLaunch", self._executable, stream.handle)
+        status = self._runtime.cudaGraphLaunch(self._executable, stream.handle)
+        check("cudaGraphLaunch", status)
 
 
 def _destroy(executable: object) -> None:

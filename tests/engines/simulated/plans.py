@@ -1,0 +1,48 @@
+"""Engines of a small model on the simulated GPU, made by trtkit itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from tests.graph.onnx_graphs import classifier
+from trtkit.engines.base import BuildPlace, StageBuild
+from trtkit.engines.options import BuildOptions, Profile
+from trtkit.engines.tensorrt.backend import TensorRTBackend
+from trtkit.engines.tensorrt.engine import TensorRTEngine
+from trtkit.engines.tensorrt.library import RTX, TENSORRT
+from trtkit.graph.split import split
+
+
+def backend_for(version: str) -> TensorRTBackend:
+    return TensorRTBackend(RTX if version.startswith("rtx") else TENSORRT)
+
+
+def engines(
+    folder: Path,
+    version: str = "10.3.0",
+    *,
+    precision: str = "fp32",
+    profiles: tuple[Profile, ...] = ((1, 4, 8),),
+    cut: bool = True,
+    model: onnx.ModelProto | None = None,
+) -> list[TensorRTEngine]:
+    """The classifier's prefix and tail, or the whole of it, as loaded engines."""
+    backend = backend_for(version)
+    model = model or classifier()
+    options = BuildOptions(profiles=profiles)
+    if cut:
+        sides = split(model, "d")
+        stages = [
+            StageBuild("prefix", sides.prefix, precision, True, False, options),
+            StageBuild("tail", sides.tail, precision, False, True, options),
+        ]
+    else:
+        stages = [StageBuild("whole", model, precision, True, True, options)]
+    loaded = []
+    for stage in stages:
+        path = folder / f"{stage.name}-0.plan"
+        built = backend.build(stage, path, BuildPlace(folder / "timing"))
+        loaded.append(backend.load(path, built.record, "trtkit build"))
+    return loaded
