@@ -109,7 +109,7 @@ def test_jsonl_and_stats(trtkit, workspace, photos, tmp_path):
     assert value == {
         "images": 5,
         "failed": 1,
-        "cache": {"mode": "auto", "hits": 0, "misses": 4, "evicted": 0, "dropped": 0},
+        "cache": {"mode": "auto", "hits": 0, "misses": 4, "evicted": 0, "dropped": 0, "gpu_hits": 0},
         "backend": "onnxruntime",
         "bundle": "resnet18+resnet34-cut2-fp16",
         "tail": "resnet34",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trtkit.errors import TrtkitError
-from trtkit.runtime.verify import LIMITS, Limits, check, compare
+from trtkit.runtime.verify import LIMITS, Limits, check, compare, limits_for
 
 LIMIT = Limits(relative_error=0.01, agreement=0.9)
 REFERENCE = np.array([[10.0, 1.0, 0.0], [0.0, 2.0, 1.0]], dtype=np.float32)
@@ -41,8 +41,9 @@ def test_logits_that_are_no_numbers_never_pass(bad):
     logits[0, 2] = bad
     found = compare(logits, REFERENCE, LIMIT)
     assert found.relative_error == np.inf
-    with pytest.raises(TrtkitError, match=r"disagrees .* nothing was kept"):
-        check(found, LIMIT, "m at fp16", "2 photos")
+    for limits in (LIMIT, LIMITS["int8"]):
+        with pytest.raises(TrtkitError, match=r"disagrees .* nothing was kept"):
+            check(found, limits, "m at fp16", "2 photos")
 
 
 def test_check_compares_with_both_limits():
@@ -54,8 +55,25 @@ def test_check_compares_with_both_limits():
         check(near, Limits(1.0, 1.01), "m", "photos")
 
 
-def test_fp32_is_held_to_a_tighter_limit_than_fp16():
+def test_without_a_limit_on_the_error_no_two_classes_are_tied():
+    logits = REFERENCE.copy()
+    logits[1] = [0.0, 1.9, 2.0]
+    found = compare(logits, REFERENCE, LIMITS["int8"])
+    assert (found.agreement, found.ties) == (0.5, 0)
+    with pytest.raises(
+        TrtkitError, match=r"relative error 0\.5, top-1 agreement 50\.0% \(at least 99%"
+    ):
+        check(found, LIMITS["int8"], "m at int8", "2 photos")
+
+
+def test_the_limits_of_a_build():
     assert LIMITS["fp32"].relative_error < LIMITS["fp16"].relative_error
+    # Split on the reference's own kernels, fp32 has no reason to differ as it may on a GPU.
+    on_cpu, on_gpu = limits_for("fp32", "onnxruntime"), limits_for("fp32", "tensorrt")
+    assert on_cpu.relative_error < on_gpu.relative_error
+    assert on_cpu.agreement == on_gpu.agreement == 1.0
+    asked = limits_for("fp16", "tensorrt", min_agreement=0.95)
+    assert asked == Limits(LIMITS["fp16"].relative_error, 0.95)
 
 
 def test_different_shapes_are_refused():

@@ -91,7 +91,8 @@ def summary(stats: dict[str, Any]) -> str:
     cache = stats["cache"]
     if cache["mode"] == "off":
         return f"{text}; cache off."
-    return f"{text}; cache: {cache['hits']} hits, {cache['misses']} misses."
+    on_card = f" ({cache['gpu_hits']} on the card)" if cache.get("gpu_hits") else ""
+    return f"{text}; cache: {cache['hits']} hits{on_card}, {cache['misses']} misses."
 
 
 def _jsonl(stream: Writable) -> Callable[[Result], None]:

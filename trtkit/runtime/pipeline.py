@@ -48,7 +48,8 @@ class InferenceStats:
     """Counts and seconds of all that a pipeline inferred.
 
     `hits`, `misses`, `evicted` and `dropped` are entries of the cache; dropped ones were computed but
-    not kept, because the cache was too small or its disk too slow.
+    not kept, because the cache was too small or its disk too slow. `gpu_hits` of the hits were found
+    on the card.
     """
 
     images: int = 0
@@ -58,6 +59,7 @@ class InferenceStats:
     misses: int = 0
     evicted: int = 0
     dropped: int = 0
+    gpu_hits: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Pipeline:
                 "misses": stats.misses,
                 "evicted": stats.evicted,
                 "dropped": stats.dropped,
+                "gpu_hits": stats.gpu_hits,
             },
             "backend": self.manifest.backend,
             "bundle": self.manifest.name,
@@ -231,6 +234,7 @@ class Pipeline:
         self.stats.failed += len(photos) - len(good)
         if self.cache is not None:
             self.stats.hits += len(hits)
+            self.stats.gpu_hits += sum(not isinstance(hit.feature, np.ndarray) for hit in hits)
             self.stats.misses += len(misses)
         first, rows = _distinct(misses)
         pending = None

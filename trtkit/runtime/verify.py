@@ -75,7 +75,9 @@ def compare(logits: Array, reference: Array, limits: Limits) -> Comparison:
     best, reference_best = logits.argmax(axis=1), reference.argmax(axis=1)
     same = best == reference_best
     margin = reference[rows, reference_best] - reference[rows, best]
-    tied = ~same & np.isfinite(errors) & (margin <= limits.relative_error * scale)
+    # Without a limit on the error nothing says which classes are as good as tied.
+    allowed = limits.relative_error if math.isfinite(limits.relative_error) else 0.0
+    tied = ~same & np.isfinite(errors) & (margin <= allowed * scale)
     return Comparison(
         images=len(reference),
         relative_error=float(errors.max()),
@@ -89,9 +91,12 @@ def check(comparison: Comparison, limits: Limits, what: str, where: str) -> None
 
     `what` is what was compared, `where` the images, for the message.
     """
-    if comparison.relative_error <= limits.relative_error and (
-        comparison.agreement >= limits.agreement
-    ):
+    within = (
+        math.isfinite(comparison.relative_error)
+        and comparison.relative_error <= limits.relative_error
+        and comparison.agreement >= limits.agreement
+    )
+    if within:
         return
     raise TrtkitError(
         f"{what} disagrees with its reference on {where}: relative error "

@@ -245,6 +245,7 @@ def _header(
         "optimization_level": settings["builder_optimization_level"],
         "verbosity": settings["profiling_verbosity"].name,
         "device_type": settings["default_device_type"].name,
+        "dla_core": settings["DLA_core"],
         "name": network._name,
         "profiles": profiles,
         "precision": dict(Counter(compute.values())),

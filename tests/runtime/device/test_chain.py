@@ -253,7 +253,9 @@ def test_tensorrt_refusing_to_run(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
     chain = DeviceChain(engines(tmp_path))
     simulation.library.fail_execute = True
-    with pytest.raises(TrtkitError, match="TensorRT could not run prefix on 2 images .* lower --batch"):
+    with pytest.raises(
+        TrtkitError, match="TensorRT could not run prefix on 2 images .* lower --batch"
+    ):
         chain.submit(list(PHOTOS[:2]), ())
     simulation.library.fail_execute = False
     close(chain.submit(list(PHOTOS[:2]), ()).result().logits, range(2))

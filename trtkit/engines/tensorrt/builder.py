@@ -168,13 +168,17 @@ def _refused(library: Library, parser: Any, request: PlanRequest) -> TrtkitError
 
 
 def _not_built(library: Library, card: Card | None, request: PlanRequest) -> TrtkitError:
-    if card is not None and library.short_of_memory():
-        wanted = "lower --batch or --workspace-memory"
+    short = library.short_of_memory() if card is not None else False
+    if short is not False:
         free, total = free_memory()
+        happened = (
+            "ran out of device memory" if short else "found no kernel, often for want of memory,"
+        )
         return TrtkitError(
-            f"{library} ran out of device memory while it built {request.name} for up to "
+            f"{library} {happened} while it built {request.name} for up to "
             f"{request.options.batch[2]} images ({library.complaint()}; {human(free)} of "
-            f"{human(total)} are free); {wanted}, or end what else uses the GPU."
+            f"{human(total)} are free); lower --batch or --workspace-memory, or end what else uses the "
+            "GPU."
         )
     return TrtkitError(
         f"{library} cannot build {request.name} at {request.precision} ({library.complaint()}); "

@@ -12,14 +12,15 @@ from trtkit.engines.tensorrt.versions import Api
 from trtkit.errors import TrtkitError
 
 KEPT_MESSAGES = 50
-# What TensorRT says when memory was the reason: it rarely is the message's first word.
+# What TensorRT says when memory was the reason; it rarely is the last thing it says.
 MEMORY_WORDS = (
     "out of memory",
     "outofmemory",
-    "could not find any implementation for node",
     "requested amount of gpu memory",
     "memory is insufficient",
 )
+# Often memory too, but not always.
+NO_KERNEL = "could not find any implementation for node"
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ class Library:
         self.messages.clear()
         return last.strip().splitlines()[0].rstrip(". ")
 
-    def short_of_memory(self) -> bool:
-        """Whether an error that was logged speaks of memory."""
+    def short_of_memory(self) -> bool | None:
+        """Whether an error that was logged speaks of memory; None when one may mean it."""
         said = " ".join(self.messages).lower()
-        return any(words in said for words in MEMORY_WORDS)
+        if any(words in said for words in MEMORY_WORDS):
+            return True
+        return None if NO_KERNEL in said else False
 
 
 # TensorRT takes one logger a process and ignores a second, so there is one library object for each.
