@@ -14,6 +14,20 @@ from trtkit.workspace import Workspace
 SIZE = 64
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none, or no TensorRT, and say which."""
+    from trtkit.engines.cuda.device import missing
+    from trtkit.engines.registry import BACKENDS
+
+    reason = missing()
+    if reason is None and not any(e.installed and e.needs_gpu for e in BACKENDS):
+        reason = "no TensorRT is installed"
+    if reason is not None:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=f"needs a GPU with TensorRT: {reason}"))
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or fills the user's own cache or workspace."""

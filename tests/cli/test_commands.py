@@ -7,8 +7,6 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,29 +14,6 @@ import pytest
 from tests.photos import write_photos
 from trtkit.cli.main import run
 from trtkit.workspace import Workspace
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def trtkit(monkeypatch, capsys) -> Callable[..., Ended]:
-    """Run a command line in this process; stdout is no terminal, as in a pipe."""
-    monkeypatch.setattr("trtkit.cli.main.own_process", lambda: None)
-
-    def command(*arguments: str | Path) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["trtkit", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            run()
-        printed = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), printed.out, printed.err)
-
-    return command
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +84,14 @@ def test_jsonl_and_stats(trtkit, workspace, photos, tmp_path):
     assert value == {
         "images": 5,
         "failed": 1,
-        "cache": {"mode": "auto", "hits": 0, "misses": 4, "evicted": 0, "dropped": 0, "gpu_hits": 0},
+        "cache": {
+            "mode": "auto",
+            "hits": 0,
+            "misses": 4,
+            "evicted": 0,
+            "dropped": 0,
+            "gpu_hits": 0,
+        },
         "backend": "onnxruntime",
         "bundle": "resnet18+resnet34-cut2-fp16",
         "tail": "resnet34",

@@ -1,0 +1,85 @@
+"""The commands with TensorRT, on a simulated GPU and without one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.engines.simulated import install
+from tests.photos import write_photos
+
+
+@pytest.fixture
+def place(make_workspace, monkeypatch):
+    place = make_workspace("resnet18")
+    monkeypatch.setenv("TRTKIT_WORKSPACE", str(place.root))
+    return place
+
+
+def test_build_infer_and_rebuild_elsewhere(monkeypatch, trtkit, place, tmp_path):
+    install(monkeypatch, device_name="NVIDIA A10")
+    write_photos(tmp_path / "photos", count=3, size=(80, 70))
+    arguments = ("--cut", "7", "--fp16", "--batch", "1,2,4", "--batch", "1", "--verify-images", "2")
+    built = trtkit("build", *arguments)
+    assert (built.code, "nverified" in built.err) == (0, False)
+    header, prefix, tail = (line.split("\t") for line in built.out.splitlines())
+    heavy = header.index("heavy layers")
+    assert (prefix[heavy], tail[heavy]) == ("18 fp16", "3 fp16")
+    for count, said in ((0, "0 hits, 3 misses"), (3, "3 hits, 0 misses")):
+        ended = trtkit(
+            "infer", tmp_path / "photos", "--gpu-cache", "1MB", "--stats", tmp_path / "s"
+        )
+        assert (ended.code, said in ended.err) == (0, True)
+        assert json.loads((tmp_path / "s").read_text())["cache"]["hits"] == count
+    install(monkeypatch, device_name="NVIDIA L4", compute_capability=(8, 9))
+    shutil.rmtree(place.exports)
+    moved = trtkit("infer", tmp_path / "photos")
+    assert moved.code == 2
+    assert "built with NVIDIA A10 (compute capability 8.6), here is NVIDIA L4" in moved.err
+    command = "trtkit build --bundle resnet18-cut7-fp16"
+    assert f"run `{command}`" in moved.err
+    assert trtkit(*command.split()[1:]).code == 0
+    assert trtkit("infer", tmp_path / "photos").code == 0
+    assert "is up to date" in trtkit(*command.split()[1:]).err
+
+
+def test_an_unverified_bundle_is_told_of_wherever_it_is_used(monkeypatch, trtkit, place, tmp_path):
+    install(monkeypatch, version="rtx1.7", no_device=True)
+    write_photos(tmp_path / "photos", count=1, size=(80, 70))
+    built = trtkit("build", "--cut", "7", "--backend", "tensorrt-rtx", "--verify-images", "1")
+    assert built.code == 0
+    assert (
+        "Unverified: the NVIDIA driver finds no GPU, so the engines were built but never"
+        in built.err
+    )
+    refused = trtkit("infer", tmp_path / "photos")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert (
+        "was built for tensorrt-rtx, which needs a GPU, but the NVIDIA driver finds no"
+        in refused.err
+    )
+    install(monkeypatch, version="rtx1.7")
+    used = trtkit("infer", tmp_path / "photos")
+    assert used.code == 0
+    assert "The engines of resnet18-cut7-fp32 are unverified" in used.err
+    assert trtkit("build", "--bundle", "resnet18-cut7-fp32").code == 0
+    assert "nverified" not in trtkit("infer", tmp_path / "photos").err
+
+
+def test_doctor_shows_what_is_broken_and_what_is_there(monkeypatch, trtkit, place):
+    monkeypatch.setenv("PATH", "")
+    install(monkeypatch, device_name="Orin", compute_capability=(8, 7), memory=8 << 30)
+    found = json.loads(trtkit("doctor", "--json").out)
+    assert found["auto"] == "tensorrt"
+    assert [(g["name"], g["compute_capability"], g["memory_mib"]) for g in found["gpus"]] == [
+        ("Orin", "8.7", 8192)
+    ]
+    install(monkeypatch, import_error="libnvinfer.so.10: cannot open shared object file")
+    plain = trtkit("doctor").out
+    assert "tensorrt is installed but broken (libnvinfer.so.10: cannot open" in plain
+    install(monkeypatch, version="rtx1.7", no_device=True)
+    plain = trtkit("doctor").out
+    assert "builds, but cannot run what it builds: the NVIDIA driver finds no GPU" in plain
+    assert "onnxruntime" in json.loads(trtkit("doctor", "--json").out)["auto"]
