@@ -36,7 +36,7 @@ class Stage:
     `parent` is the parent stage's name, None where the input is the image; `digest` is the BLAKE3
     (hex) of `file`; `classes` are the labels of a stage that ends in logits, None for a prefix.
     `source` is the stage's fp32 ONNX file, from which the engine can be built again elsewhere, with
-    its digest; None where the engine file runs everywhere. `engine` is the backend's record of the
+    its digest; None in bundles of earlier versions. `engine` is the backend's record of the
     build: library, version, card, flags, what the heavy layers compute in.
     """
 

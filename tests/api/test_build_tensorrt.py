@@ -101,8 +101,9 @@ def test_a_bundle_from_elsewhere_is_rebuilt_from_the_onnx_it_keeps(
 
 
 def test_a_rebuild_may_change_precision_and_backend_and_back(monkeypatch, place):
+    install(monkeypatch, no_device=True)
+    build(place, "resnet18", cut=6, precision="fp16", backend="onnxruntime", bundle_name="b")
     install(monkeypatch)
-    build(place, "resnet18", cut=6, precision="fp16", bundle_name="b")
     place.export_path("resnet18").unlink()
     wide = rebuild(place, "b", precision="fp32")
     for stage in wide.manifest.stages:
@@ -119,14 +120,17 @@ def test_a_rebuild_may_change_precision_and_backend_and_back(monkeypatch, place)
 def test_what_a_rebuild_needs(monkeypatch, place):
     install(monkeypatch)
     folder = build(place, "resnet18", cut=2, bundle_name="b").folder
-    plain = build(place, "resnet18", cut=2, backend="onnxruntime", options=None, bundle_name="o")
-    with pytest.raises(TrtkitError, match=r"keep no ONNX to build from; give the exported models"):
-        rebuild(place, plain.manifest.name)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    earlier = {**manifest, "stages": [{**s, "source": None} for s in manifest["stages"]]}
+    (folder / MANIFEST).write_text(json.dumps(earlier))
+    with pytest.raises(TrtkitError, match=r"kept no ONNX to build from; give the exported models"):
+        rebuild(place, "b")
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(TrtkitError, match="There is no bundle 'c' .* there is"):
         rebuild(place, "c")
-    source = next(folder.glob("prefix-*.onnx"))
+    source = next(folder.glob("prefix-source-*.onnx"))
     source.write_bytes(source.read_bytes()[:-1])
-    with pytest.raises(TrtkitError, match=r"prefix-\w+\.onnx of stage prefix is damaged"):
+    with pytest.raises(TrtkitError, match=r"prefix-source-\w+\.onnx of stage prefix is damaged"):
         rebuild(place, "b")
 
 

@@ -302,11 +302,9 @@ def _build_stage(stage: StageGraph, request: _Request, staged: Path, place: Buil
     from trtkit.graph.files import write_model
 
     backend = request.backend
-    source, source_digest = None, None
-    if backend.keeps_source or request.sources.only_copy:
-        kept = staged / f"{stage.name}.source"
-        write_model(stage.graph, kept)
-        source, source_digest = _name(kept, stage.name, ".onnx")
+    kept = staged / f"{stage.name}.source"
+    write_model(stage.graph, kept)
+    source, source_digest = _name(kept, f"{stage.name}-source", ".onnx")
     work = StageBuild(
         name=stage.name,
         graph=stage.graph,

@@ -32,11 +32,6 @@ class Sources(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
 
-    @property
-    def only_copy(self) -> bool:
-        """Whether the graphs are nowhere else, so that what is built from them must keep them."""
-        ...
-
     def digests(self) -> dict[str, str]:
         """The digest of each model's export, by name."""
         ...
@@ -54,7 +49,6 @@ class ExportSources:
 
     names: tuple[str, ...]
     exports: tuple[Path, ...]
-    only_copy = False
 
     def digests(self) -> dict[str, str]:
         return {name: _digest(path) for name, path in zip(self.names, self.exports, strict=True)}
@@ -80,7 +74,6 @@ class BundleSources:
 
     folder: Path
     manifest: Manifest
-    only_copy = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,7 +99,7 @@ class BundleSources:
         return Chain([backend.load(self._source(stage)) for stage in path])
 
     def check(self) -> None:
-        """Raise TrtkitError when the bundle keeps no ONNX files, or one of them is damaged."""
+        """Raise TrtkitError when one of the ONNX files is missing or damaged."""
         for stage in self.manifest.stages:
             self._source(stage)
         check_files(self.folder, self.manifest.stages, sources=True, engines=False)
@@ -114,8 +107,8 @@ class BundleSources:
     def _source(self, stage: Stage) -> Path:
         if stage.source is None:
             raise TrtkitError(
-                f"The bundle {self.manifest.name} was built for {self.manifest.backend}, whose "
-                "bundles keep no ONNX to build from; give the exported models and --cut."
+                f"The bundle {self.manifest.name} is from a trtkit whose bundles kept no ONNX to build "
+                "from; give the exported models and --cut."
             )
         return self.folder / stage.source
 

@@ -87,14 +87,13 @@ class Backend(Protocol):
 
     `suffix` is the ending of its engine files; `computes` says, for each precision it can build,
     in what it really computes. `on_device`: its engines live on a GPU and take each other's outputs
-    there. `keeps_source`: its engine files cannot be moved, so a bundle keeps the ONNX beside them.
+    there.
     """
 
     name: str
     suffix: str
     computes: Mapping[str, str]
     on_device: bool
-    keeps_source: bool
 
     @property
     def version(self) -> str: ...

@@ -62,7 +62,6 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     suffix = ".onnx"
     on_device = False
-    keeps_source = False
     computes: Mapping[str, str] = {
         "fp32": "fp32",
         "fp16": "fp32 (ONNX Runtime's CPU kernels have no fp16: weights and feature maps are stored "

@@ -13,32 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.engines.simulated import install
-from tests.engines.simulated.plans import engines
+from tests.engines.simulated.plans import engines, on_device
 from tests.graph.onnx_graphs import classifier, run
 from trtkit.engines.cuda import dlpack
-from trtkit.engines.cuda.array import DeviceTensor, device_view
-from trtkit.engines.cuda.device import Event, Stream
-from trtkit.engines.cuda.memory import DeviceMemory, pinned
+from trtkit.engines.cuda.array import device_view
+from trtkit.engines.cuda.device import Stream
 from trtkit.errors import TrtkitError
 from trtkit.runtime.device.chain import DeviceChain
 
 PHOTOS = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
 CPU = (1, 0)
 DTYPES = ["uint8", "int8", "int32", "int64", "float16", "float32", "float64", "bool"]
-
-
-def on_device(array, stream=None):
-    """`array` as a tensor of this process on the simulated device."""
-    stream = stream or Stream()
-    host = pinned(array.shape, array.dtype.name, "a test")
-    host[...] = array
-    memory = DeviceMemory(array.nbytes, "a test")
-    stream.copy(memory.pointer, host.ctypes.data, array.nbytes)
-    ready = Event()
-    ready.record(stream)
-    tensor = DeviceTensor(memory, array.shape, array.dtype.name, ready)
-    tensor.keep = (host, stream)
-    return tensor
 
 
 class Interface:

@@ -8,11 +8,15 @@ import onnx
 
 from tests.graph.onnx_graphs import classifier
 from trtkit.engines.base import BuildPlace, StageBuild
+from trtkit.engines.cuda.array import DeviceTensor
+from trtkit.engines.cuda.device import Event, Stream
+from trtkit.engines.cuda.memory import DeviceMemory, pinned
 from trtkit.engines.options import BuildOptions, Profile
 from trtkit.engines.tensorrt.backend import TensorRTBackend
 from trtkit.engines.tensorrt.engine import TensorRTEngine
 from trtkit.engines.tensorrt.library import RTX, TENSORRT
 from trtkit.graph.split import split
+from trtkit.tensors import Array
 
 
 def backend_for(version: str) -> TensorRTBackend:
@@ -46,3 +50,18 @@ def engines(
         built = backend.build(stage, path, BuildPlace(folder / "timing"))
         loaded.append(backend.load(path, built.record, "trtkit build"))
     return loaded
+
+
+def on_device(array: Array, stream: Stream | None = None) -> DeviceTensor:
+    """`array` as a tensor of this process on the simulated device."""
+    stream = stream or Stream()
+    host = pinned(array.shape, array.dtype.name, "a test")
+    host[...] = array
+    memory = DeviceMemory(array.nbytes, "a test")
+    stream.copy(memory.pointer, host.ctypes.data, array.nbytes)
+    ready = Event()
+    ready.record(stream)
+    tensor = DeviceTensor(memory, array.shape, array.dtype.name, ready)
+    # The copy from the host may run late.
+    tensor.keep = (host, stream)  # type: ignore[attr-defined]
+    return tensor

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engines.simulated import VERSIONS, install
-from tests.engines.simulated.plans import engines
+from tests.engines.simulated.plans import engines, on_device
 from tests.graph.onnx_graphs import classifier, run
 from trtkit.engines.cuda.memory import PinnedRows
 from trtkit.errors import TrtkitError
@@ -308,3 +308,30 @@ def test_a_run_is_dropped_only_after_it_ran(monkeypatch, tmp_path):
     chain.close()
     del chain, waiting, pending
     simulation.cuda.assert_clean()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_array_on_the_card_between_batches_under_way(monkeypatch, tmp_path, version):
+    simulation = install(monkeypatch, version=version)
+    chain = DeviceChain(engines(tmp_path, version))
+    given_array = on_device(PHOTOS[:4])
+    for _ in range(3):
+        waiting = [chain.submit(list(PHOTOS[i : i + 4]), ()) for i in range(2)]
+        close(chain.on_device(given_array).numpy(), range(4))
+        for i, pending in enumerate(waiting):
+            close(pending.result().logits, range(i, i + 4))
+    chain.close()
+    del chain, waiting, pending, given_array
+    simulation.cuda.assert_clean()
+
+
+def test_more_hits_read_ahead_than_before_make_room(monkeypatch, tmp_path):
+    install(monkeypatch)
+    chain = DeviceChain(engines(tmp_path))
+    features = features_of(chain, range(4))
+    chain.reserve(2, 2)
+    early = chain._rows.take().view(np.float32).reshape(features[0].shape)
+    early[...] = features[0]
+    chain.reserve(2, 5)
+    assert sum(chain._rows.take() is not None for _ in range(3)) == 3
+    close(chain.submit([], [early]).result().logits, [0])

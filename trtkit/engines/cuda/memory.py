@@ -75,6 +75,7 @@ class PinnedRows:
     """
 
     def __init__(self, count: int, shape: tuple[int, ...], dtype: str) -> None:
+        self.count = count
         self._rows = pinned((count, *shape), dtype, f"{count} feature maps read ahead")
         self._row_bytes = self._rows.nbytes // max(1, count)
         self._free = deque(range(count))

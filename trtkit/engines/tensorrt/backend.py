@@ -29,7 +29,6 @@ class TensorRTBackend:
 
     suffix = ".plan"
     on_device = True
-    keeps_source = True
     computes: Mapping[str, str] = {
         "fp32": "fp32",
         "fp16": "fp16",

@@ -66,6 +66,7 @@ class TensorRTEngine:
         profile = self.profile_for(images)
         known = self._contexts.get(profile)
         if known is not None:
+            self.api.set_scratch(known, scratch.pointer, scratch.nbytes)
             return known
         context = self.api.create_context(self._engine)
         if context is None:
@@ -214,6 +215,8 @@ class Binding:
     def enqueue(self) -> None:
         """Queue one run on the stream. Raises TrtkitError when TensorRT refuses it."""
         if not self._owner.api.shares_profiles:
+            # Another binding had its turn: its memory, shape and addresses are in the context.
+            self._owner.api.set_scratch(self._context, self._scratch.pointer, self._scratch.nbytes)
             self._set()
         if not self._context.execute_async_v3(self._stream.pointer):
             raise self._owner.failed(self._images)

@@ -71,7 +71,7 @@ class DeviceChain:
             self.runs.clear()
             self._slots = []
             self._slots = [Slot(number, rows, self._values) for number in range(IN_FLIGHT)]
-        if read_ahead and self.split and self._rows is None:
+        if self.split and read_ahead > (self._rows.count if self._rows is not None else 0):
             spec = self._values[1]
             shape = tuple(size or 1 for size in spec.shape[1:])
             self._rows = PinnedRows(read_ahead, shape, spec.dtype)
@@ -122,6 +122,8 @@ class DeviceChain:
         return np.concatenate(parts)
 
     def on_device(self, images: Any) -> Tensor:
+        # Where contexts cannot share a profile, batches under way use the engines' own.
+        self._compute.synchronize()
         return Chain(self._engines).on_device(images)
 
     def close(self) -> None:
