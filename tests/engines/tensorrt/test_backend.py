@@ -12,9 +12,11 @@ import pytest
 from onnx import helper
 
 from tests.engines.simulated import VERSIONS, install
-from tests.engines.simulated.plans import backend_for, engines
+from tests.engines.simulated.plans import backend_for, engines, on_device
 from tests.graph.onnx_graphs import classifier, run
 from trtkit.engines.base import BuildPlace, StageBuild
+from trtkit.engines.cuda.device import Stream
+from trtkit.engines.cuda.memory import DeviceMemory
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import get_backend
 from trtkit.engines.tensorrt.engine import load_engine
@@ -302,3 +304,28 @@ def test_ranges_may_be_given_in_any_order():
     assert options.profiles == ((1, 8, 32), (1, 1, 1), (16, 16, 16))
     assert options.batch == (1, 8, 32)
     assert BuildOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_binding_has_the_scratch_memory_it_was_given(monkeypatch, tmp_path, version):
+    # On 8.5 the bindings of a profile take turns on one context.
+    simulation = install(monkeypatch, version=version)
+    engine = engines(tmp_path, version, cut=False)[0]
+    photos, stream = on_device(PHOTOS), Stream()
+    logits = DeviceMemory(4 * 5 * 4, "logits")
+    addresses = {"x": photos.pointer, "g": logits.pointer}
+    bindings = []
+    for _ in range(2):
+        scratch = DeviceMemory(engine.scratch_bytes, "a test")
+        bindings.append((engine.bind(4, addresses, scratch, stream), scratch))
+    for turn in (0, 1, 0):
+        photos.wait(stream)
+        bindings[turn][0].enqueue()
+        stream.synchronize()
+    first, scratch = bindings.pop(0)
+    del first
+    scratch.close()
+    bindings[0][0].enqueue()
+    stream.synchronize()
+    del bindings, scratch, engine, photos, logits, stream
+    simulation.cuda.assert_clean()

@@ -66,7 +66,6 @@ class TensorRTEngine:
         profile = self.profile_for(images)
         known = self._contexts.get(profile)
         if known is not None:
-            self.api.set_scratch(known, scratch.pointer, scratch.nbytes)
             return known
         context = self.api.create_context(self._engine)
         if context is None:
@@ -216,12 +215,12 @@ class Binding:
         """Queue one run on the stream. Raises TrtkitError when TensorRT refuses it."""
         if not self._owner.api.shares_profiles:
             # Another binding had its turn: its memory, shape and addresses are in the context.
-            self._owner.api.set_scratch(self._context, self._scratch.pointer, self._scratch.nbytes)
             self._set()
         if not self._context.execute_async_v3(self._stream.pointer):
             raise self._owner.failed(self._images)
 
     def _set(self) -> None:
+        self._owner.api.set_scratch(self._context, self._scratch.pointer, self._scratch.nbytes)
         for spec in self._owner.inputs:
             self._context.set_input_shape(spec.name, (self._images, *spec.shape[1:]))
         for name, address in self._addresses.items():
