@@ -45,6 +45,7 @@ class _Half:
         self._graph = graph
         self._types = types
         self._weights = {weight.name: weight for weight in graph.initializer}
+        self._taken = set(types) | self._weights.keys()
         self._narrow: dict[str, str] = {}
         self._half: set[str] = set()
         self._nodes: list[onnx.NodeProto] = []
@@ -58,7 +59,7 @@ class _Half:
             self._cast(node)
         elif node.op_type == "DequantizeLinear":
             # Its output has the type of its scale.
-            node.input[1] = self._as_half(node.input[1])
+            node.input[1] = self._as_half(node.input[1], scale=True)
             self._half.update(node.output)
         elif node.op_type in HEAVY or self._half.intersection(reads(node)):
             self._widen_region(node)
@@ -72,7 +73,7 @@ class _Half:
             if feature and name in self._half:
                 value.type.tensor_type.elem_type = wanted
             return
-        inner = f"{name}_{'fp32' if feature else 'fp16'}"
+        inner = self._fresh(f"{name}_{'fp32' if feature else 'fp16'}")
         for node in self._nodes:
             for names in (node.input, node.output):
                 for position, used in enumerate(names):
@@ -109,14 +110,22 @@ class _Half:
             name for name in node.output if self._types.get(name) == TensorProto.FLOAT
         )
 
-    def _as_half(self, name: str) -> str:
+    def _fresh(self, name: str) -> str:
+        """`name`, or one like it that the graph has not."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
+
+    def _as_half(self, name: str, *, scale: bool = False) -> str:
         """The fp16 form of a tensor: itself, a converted weight, or what a cast gives."""
         if name in self._half:
             return name
         if name not in self._narrow:
-            narrow = f"{name}_fp16"
+            narrow = self._fresh(f"{name}_fp16")
             if name in self._weights:
-                weight = half_weight(self._weights[name])
+                weight = half_weight(self._weights[name], positive=scale)
+                weight.name = narrow
                 self._weights[narrow] = weight
             else:
                 self._nodes.append(_cast(name, narrow, TensorProto.FLOAT16))

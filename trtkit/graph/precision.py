@@ -11,6 +11,7 @@ from trtkit.graph.values import producers
 
 HEAVY = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 FP16_MAX = 65504.0
+FP16_SMALLEST = np.finfo(np.float16).smallest_subnormal
 
 
 def store_half(stage: onnx.ModelProto, *, feature_input: bool, feature_output: bool) -> None:
@@ -64,11 +65,16 @@ def heavy_precisions(graph: onnx.GraphProto, rest: str) -> dict[str, str]:
 
 def name_nodes(graph: onnx.GraphProto) -> None:
     """Give every node a name of its own, in place: messages and the engine inspector speak of nodes."""
-    taken: set[str] = set()
+    taken = {node.name for node in graph.node}
+    seen: set[str] = set()
     for index, node in enumerate(graph.node):
-        if not node.name or node.name in taken:
-            node.name = f"{node.name or node.op_type}_{index}"
-        taken.add(node.name)
+        if not node.name or node.name in seen:
+            name = f"{node.name or node.op_type}_{index}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+        seen.add(node.name)
 
 
 def raise_opset(model: onnx.ModelProto, opset: int) -> None:
@@ -96,7 +102,12 @@ def _put_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     graph.node.extend(nodes)
 
 
-def half_weight(weight: onnx.TensorProto) -> onnx.TensorProto:
+def half_weight(weight: onnx.TensorProto, *, positive: bool = False) -> onnx.TensorProto:
+    """The fp16 form of a weight, called NAME_fp16. Raises TrtkitError, naming it, when it does not fit.
+
+    `positive`: what is above 0 stays so. The scale of a dead channel is smaller than fp16's smallest
+    value, and TensorRT refuses a scale of 0.
+    """
     values = numpy_helper.to_array(weight)
     largest = float(np.abs(values).max(initial=0.0))
     if not largest <= FP16_MAX:
@@ -104,7 +115,10 @@ def half_weight(weight: onnx.TensorProto) -> onnx.TensorProto:
             f"The weight {weight.name} reaches {largest:.3g}, past fp16's largest value "
             f"{FP16_MAX:.0f}; build with --fp32, or retrain with weight decay."
         )
-    return numpy_helper.from_array(values.astype(np.float16), f"{weight.name}_fp16")
+    half = values.astype(np.float16)
+    if positive:
+        half = np.where((values > 0) & (half == 0), FP16_SMALLEST, half)
+    return numpy_helper.from_array(half, f"{weight.name}_fp16")
 
 
 def _rename(value: onnx.ValueInfoProto) -> str:

@@ -144,9 +144,28 @@ def test_an_engine_that_cannot_be_recorded_runs_all_the_same(monkeypatch, tmp_pa
         return cudaError_t.cudaErrorStreamCaptureInvalidated, None
 
     monkeypatch.setattr(simulation.cuda, "cudaStreamEndCapture", fail)
-    for _ in range(4):
+    for _ in range(6):
         close(chain.submit(list(PHOTOS[:3]), ()).result().logits, range(3))
-    assert chain.runs.recorded == 0
+    assert (chain.runs.recorded, simulation.cuda.captures) == (0, 3)
+
+
+def test_a_recording_that_fails_once_is_tried_again(monkeypatch, tmp_path):
+    simulation = install(monkeypatch)
+    chain = DeviceChain(engines(tmp_path, cut=False))
+    real = simulation.cuda.cudaGraphInstantiate
+    failing = iter([True])
+
+    def fail_once(graph, flags):
+        from cuda.bindings.runtime import cudaError_t
+
+        if next(failing, False):
+            return cudaError_t.cudaErrorMemoryAllocation, None
+        return real(graph, flags)
+
+    monkeypatch.setattr(simulation.cuda, "cudaGraphInstantiate", fail_once)
+    for _ in range(6):
+        close(chain.submit(list(PHOTOS[:3]), ()).result().logits, range(3))
+    assert chain.runs.recorded == 2
 
 
 def test_rtx_is_not_recorded_while_it_still_compiles(monkeypatch, tmp_path):

@@ -120,8 +120,11 @@ class Event:
 
     def __init__(self, *, timing: bool = False) -> None:
         self._runtime = runtime = bindings()
-        flags = runtime.cudaEventDefault if timing else runtime.cudaEventDisableTiming
-        self.handle = call("cudaEventCreateWithFlags", int(flags))
+        # A host that waits sleeps: its cores have photos to decode.
+        flags = int(runtime.cudaEventBlockingSync)
+        if not timing:
+            flags |= int(runtime.cudaEventDisableTiming)
+        self.handle = call("cudaEventCreateWithFlags", flags)
         self._finalizer = weakref.finalize(self, _destroy, "cudaEventDestroy", self.handle)
 
     def record(self, stream: Stream) -> None:

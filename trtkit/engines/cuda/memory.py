@@ -77,6 +77,7 @@ class PinnedRows:
     def __init__(self, count: int, shape: tuple[int, ...], dtype: str) -> None:
         self.count = count
         self._rows = pinned((count, *shape), dtype, f"{count} feature maps read ahead")
+        self._start = address(self._rows)
         self._row_bytes = self._rows.nbytes // max(1, count)
         self._free = deque(range(count))
 
@@ -86,19 +87,24 @@ class PinnedRows:
             index = self._free.popleft()
         except IndexError:
             return None
-        address = self._rows.ctypes.data + index * self._row_bytes
-        block = (ctypes.c_uint8 * self._row_bytes).from_address(address)
+        block = (ctypes.c_uint8 * self._row_bytes).from_address(
+            self._start + index * self._row_bytes
+        )
         # The set must outlive its rows: the finalizer holds it.
         weakref.finalize(block, self._give_back, index)
         return np.frombuffer(memoryview(block), dtype=np.uint8)
 
     def owns(self, array: Array) -> bool:
         """Whether `array` lies in this set, so that the device can copy from it."""
-        start = self._rows.ctypes.data
-        return bool(start <= array.ctypes.data < start + self._rows.nbytes)
+        return self._start <= address(array) < self._start + self._rows.nbytes
 
     def _give_back(self, index: int) -> None:
         self._free.append(index)
+
+
+def address(array: Array) -> int:
+    """Where an array's values begin. Several times as fast as `array.ctypes.data`."""
+    return int(array.__array_interface__["data"][0])
 
 
 def human(nbytes: int) -> str:

@@ -70,7 +70,7 @@ class TensorRTBackend:
             name=stage.name,
             content=stage.graph.SerializeToString(),
             precision=stage.precision,
-            nodes=[node.name for node in stage.graph.graph.node],
+            nodes=[(node.name, node.op_type) for node in stage.graph.graph.node],
             expected=expected,
             options=options,
         )

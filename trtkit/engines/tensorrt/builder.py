@@ -24,14 +24,14 @@ from trtkit.tensors import TensorSpec
 class PlanRequest:
     """A graph as it goes to the parser.
 
-    `content`: the serialized ONNX, at its precision. `nodes`: its nodes' names in order; `expected`:
-    what each heavy node computes in. `name` is for messages.
+    `content`: the serialized ONNX, at its precision. `nodes`: its nodes' names and operators in order;
+    `expected`: what each heavy node computes in. `name` is for messages.
     """
 
     name: str
     content: bytes
     precision: str
-    nodes: list[str]
+    nodes: list[tuple[str, str]]
     expected: Mapping[str, str]
     options: BuildOptions
 
@@ -76,8 +76,10 @@ def build_plan(
         api.allow_types(config, request.precision)
         if request.precision == "fp16" and request.options.dla is None:
             api.hold_to_half(config, network, (index for index, _ in layers))
-    timing = TimingCache(place.timing, str(library), card)
-    timing.use(config)
+    # TensorRT for RTX times nothing while it builds.
+    timing = None if library.rtx else TimingCache(place.timing, str(library), card)
+    if timing is not None:
+        timing.use(config)
     monitor = make_monitor(api, place.advance)
     if monitor is not None:
         api.report_progress(config, monitor)
@@ -88,7 +90,8 @@ def build_plan(
         raise KeyboardInterrupt
     if plan is None:
         raise _not_built(library, card, request)
-    timing.keep(config)
+    if timing is not None:
+        timing.keep(config)
     return BuiltPlan(
         bytes(plan),
         tuple(_spec(network.get_input(index)) for index in range(network.num_inputs)),
@@ -154,17 +157,26 @@ def _use_dla(library: Library, builder: Any, config: Any, core: int) -> None:
 
 
 def _refused(library: Library, parser: Any, request: PlanRequest) -> TrtkitError:
-    problems = []
+    problems: dict[str, None] = {}
     for index in range(parser.num_errors):
         error = parser.get_error(index)
-        node = library.api.node_of(error, request.nodes)
-        why = str(error.desc()).strip().splitlines() or ["it does not say why"]
-        problems.append(f"node {node}: {why[0].rstrip('. ')}")
+        name, operator = library.api.node_of(error, request.nodes)
+        problems[f"node {name} ({operator}): {_reason(error)}"] = None
     reasons = listed(problems, limit=3) if problems else library.complaint()
     return TrtkitError(
         f"{library} cannot parse {request.name} ({reasons}); export the model without that operator, "
         "or build it with --backend onnxruntime."
     )
+
+
+def _reason(error: Any) -> str:
+    """Why the parser refuses a node; its first line may only repeat which node it is."""
+    lines = [line.strip().rstrip(". ") for line in str(error.desc()).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Invalid Node"):
+        return lines[1]
+    # A check of the parser that has no words of its own.
+    wordless = not lines or lines[0] in ("false", "true")
+    return "it does not support that operator" if wordless else lines[0]
 
 
 def _not_built(library: Library, card: Card | None, request: PlanRequest) -> TrtkitError:
@@ -180,10 +192,20 @@ def _not_built(library: Library, card: Card | None, request: PlanRequest) -> Trt
             f"{human(total)} are free); lower --batch or --workspace-memory, or end what else uses the "
             "GPU."
         )
+    complaint = library.complaint()
     return TrtkitError(
-        f"{library} cannot build {request.name} at {request.precision} ({library.complaint()}); "
-        "try another precision or --backend onnxruntime."
+        f"{library} cannot build {request.name} at {request.precision} ({complaint}); "
+        f"{_advice(request.options, complaint)}."
     )
+
+
+def _advice(options: BuildOptions, complaint: str) -> str:
+    if options.workspace_memory is not None and "workspace" in complaint.lower():
+        return "give --workspace-memory more, or leave it out"
+    asked = [flag for flag in options.beyond_batch() if flag != "--tf32"]
+    if asked:
+        return f"leave {listed(asked)} out, or try another precision"
+    return "try another precision or --backend onnxruntime"
 
 
 def _spec(tensor: Any) -> TensorSpec:

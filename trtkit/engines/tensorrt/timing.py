@@ -32,11 +32,10 @@ class TimingCache:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_suffix(".lock")):
-            stored = self._read()
-            if stored:
-                measured.combine(config.create_timing_cache(stored), False)
+            both = config.create_timing_cache(self._read())
+            both.combine(measured, False)
             fresh = self.path.with_suffix(".new")
-            fresh.write_bytes(bytes(measured.serialize()))
+            fresh.write_bytes(bytes(both.serialize()))
             fresh.replace(self.path)
 
     def _read(self) -> bytes:

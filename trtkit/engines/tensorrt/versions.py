@@ -117,13 +117,12 @@ class Api:
         """The class that progress monitors derive from; None where there are none."""
         return getattr(self.trt, "IProgressMonitor", None)
 
-    def node_of(self, error: Any, names: list[str]) -> str:
-        """The name of the ONNX node that a parser error is about; `names` are the graph's nodes."""
-        name = str(error.node_name()) if hasattr(error, "node_name") else ""
-        if name:
-            return name
+    def node_of(self, error: Any, nodes: list[tuple[str, str]]) -> tuple[str, str]:
+        """Name and operator of the ONNX node that a parser error is about; `nodes` are the graph's."""
+        if hasattr(error, "node_name") and error.node_name():
+            return str(error.node_name()), str(error.node_operator())
         index = int(error.node())
-        return names[index] if 0 <= index < len(names) else f"number {index}"
+        return nodes[index] if 0 <= index < len(nodes) else (f"number {index}", "unknown")
 
     def allow_host_code(self, runtime: Any) -> None:
         """A version compatible plan holds the runtime it was built with, which is code."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from trtkit.engines.base import Tensor
 from trtkit.engines.cuda.device import Stream
-from trtkit.engines.cuda.memory import DeviceMemory, PinnedRows
+from trtkit.engines.cuda.memory import DeviceMemory, PinnedRows, address
 from trtkit.engines.tensorrt.engine import TensorRTEngine
 from trtkit.errors import TrtkitError
 from trtkit.runtime.chain import Chain, Lease, Outcome
@@ -127,7 +127,7 @@ class DeviceChain:
         return Chain(self._engines).on_device(images)
 
     def close(self) -> None:
-        """Wait for what is under way and let go of the device memory."""
+        """Wait for what is under way and let go of the buffers."""
         for stream in (self._inward, self._compute, self._outward):
             stream.synchronize()
         self.runs.clear()
@@ -157,7 +157,7 @@ class DeviceChain:
         for row, image in enumerate(images):
             slot.images[row] = image
         size = len(images) * self._row_bytes[0]
-        self._inward.copy(slot.buffers[0], slot.images.ctypes.data, size)
+        self._inward.copy(slot.buffers[0], address(slot.images), size)
         slot.images_in.record(self._inward)
         self._compute.wait(slot.images_in)
         self._run(0, slot, len(images))
@@ -190,10 +190,10 @@ class DeviceChain:
     def _pinned_address(self, slot: Slot, row: int, hit: Array) -> int:
         spec = self._values[1]
         if self._rows is not None and self._rows.owns(hit) and hit.dtype.name == spec.dtype:
-            return int(hit.ctypes.data)
+            return address(hit)
         # Also brings a map to the engine's dtype, when it was stored in another.
         slot.hits[row] = hit
-        return int(slot.hits[row].ctypes.data)
+        return address(slot.hits) + row * self._row_bytes[1]
 
     def _remember(
         self, slot: Slot, keys: Sequence[bytes | None], hits: Sequence[Any], fresh: int
@@ -210,7 +210,7 @@ class DeviceChain:
 
     def _copy_out(self, slot: Slot, value: int, host: Array, rows: int) -> None:
         size = rows * self._row_bytes[value]
-        self._outward.copy(host.ctypes.data, slot.buffers[value], size)
+        self._outward.copy(address(host), slot.buffers[value], size)
 
 
 class DevicePending:

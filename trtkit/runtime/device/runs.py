@@ -17,6 +17,8 @@ log = logging.getLogger("trtkit.device")
 # A chain of two stages in two slots has four runs for each pair of batch sizes. A binding is an
 # execution context: memory on the host, and some on the device besides the shared scratch.
 MAX_RUNS = 32
+# A recording can fail for a reason that passes, such as memory that was freed meanwhile.
+MAX_FAILED_RECORDINGS = 3
 
 
 class PreparedRuns:
@@ -39,7 +41,7 @@ class PreparedRuns:
         self._scratch = scratch
         self._stream = stream
         self._limit = limit
-        self._graphs = graphs
+        self._recordings_left = MAX_FAILED_RECORDINGS if graphs else 0
         self._runs: OrderedDict[tuple[int, int, int], _Run] = OrderedDict()
         self.recorded = 0
 
@@ -62,7 +64,7 @@ class PreparedRuns:
             binding.enqueue()
             return
         self._runs.move_to_end(key)
-        if run.graph is None and self._graphs and run.binding.capturable:
+        if run.graph is None and self._recordings_left and run.binding.capturable:
             self._record(run)
         if run.graph is not None:
             run.graph.launch(self._stream)
@@ -80,8 +82,8 @@ class PreparedRuns:
             self.recorded += 1
         except (CudaError, TrtkitError) as error:
             # Some engines cannot be recorded; they run as well without.
-            self._graphs = False
-            log.info("runs are queued one by one: %s", error)
+            self._recordings_left -= 1
+            log.info("a run is queued one call at a time: %s", error)
 
     def _make_room(self) -> None:
         if len(self._runs) >= self._limit:
