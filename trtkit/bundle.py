@@ -35,8 +35,8 @@ class Stage:
 
     `parent` is the parent stage's name, None where the input is the image; `digest` is the BLAKE3
     (hex) of `file`; `classes` are the labels of a stage that ends in logits, None for a prefix.
-    `source` is the stage's fp32 ONNX file, from which the engine can be built again elsewhere, with
-    its digest; None in bundles of earlier versions. `engine` is the backend's record of the
+    `source` is the stage's ONNX file as exported, from which the engine can be built again elsewhere,
+    with its digest; None in bundles of earlier versions. `engine` is the backend's record of the
     build: library, version, card, flags, what the heavy layers compute in.
     """
 

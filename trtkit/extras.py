@@ -63,7 +63,7 @@ EXTRAS = {
             "tensorrt",
             "TensorRT engines",
             (
-                Package("tensorrt", ("tensorrt",)),
+                Package("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")),
                 Package("cuda.bindings", ("cuda-python", "cuda-bindings")),
             ),
         ),

@@ -117,6 +117,37 @@ def test_a_rebuild_may_change_precision_and_backend_and_back(monkeypatch, place)
     assert [s.id for s in again.manifest.stages] == [s.id for s in wide.manifest.stages]
 
 
+def test_a_rebuild_keeps_what_is_not_asked_to_change(monkeypatch, place):
+    install(monkeypatch)
+    first = build(
+        place,
+        "resnet18",
+        cut=6,
+        bundle_name="b",
+        options={"tf32": True, "workspace_memory": 1 << 28},
+    )
+    changed = rebuild(
+        place, "b", options={"profiles": [(1, 1, 1), (1, 2, 8)], "optimization_level": 0}
+    )
+    options = changed.manifest.options
+    assert (options["tf32"], options["workspace_memory"]) == (True, 1 << 28)
+    assert (options["profiles"], options["optimization_level"]) == ([[1, 2, 8], [1, 1, 1]], 0)
+    plain = rebuild(place, "b", options={"tf32": False})
+    # Feature maps of TF32 and of fp32 are not the same.
+    ids = [[stage.id for stage in report.manifest.stages] for report in (first, changed, plain)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_rebuild_stays_with_the_library_it_can_still_build_with(monkeypatch, place):
+    install(monkeypatch, version="rtx1.7", no_device=True)
+    build(place, "resnet18", cut=6, backend="tensorrt-rtx", bundle_name="b")
+    assert rebuild(place, "b", precision="fp16").manifest.backend == "tensorrt-rtx"
+    install(monkeypatch)
+    assert rebuild(place, "b").manifest.backend == "tensorrt"
+    install(monkeypatch, no_device=True)
+    assert rebuild(place, "b").manifest.backend == "onnxruntime"
+
+
 def test_what_a_rebuild_needs(monkeypatch, place):
     install(monkeypatch)
     folder = build(place, "resnet18", cut=2, bundle_name="b").folder
@@ -217,6 +248,11 @@ def test_a_gpu_cache_without_a_gpu(place):
     cache = trtkit.CacheOptions(folder=place.root / "cache")
     with pytest.raises(TrtkitError, match="runs on onnxruntime on the CPU; leave --gpu-cache out"):
         trtkit.load(folder, cache=cache, gpu_cache=1 << 20)
+    with pytest.raises(TrtkitError, match="without the cache that it stands before; leave --gpu"):
+        trtkit.load(folder, gpu_cache=1 << 20)
+    whole = build(place, "resnet18", cut=0, backend="onnxruntime").folder
+    with pytest.raises(TrtkitError, match="but nothing is split; leave --gpu-cache out"):
+        trtkit.load(whole, cache=cache, gpu_cache=1 << 20)
     with (
         trtkit.load(folder) as pipeline,
         pytest.raises(TrtkitError, match="use logits\\(\\), or build"),

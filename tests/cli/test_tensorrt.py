@@ -45,6 +45,24 @@ def test_build_infer_and_rebuild_elsewhere(monkeypatch, trtkit, place, tmp_path)
     assert "is up to date" in trtkit(*command.split()[1:]).err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--dla", "0"), "--dla was asked of onnxruntime"),
+        (("--optimization-level", "0"), "--optimization-level was asked of onnxruntime"),
+        (
+            ("--tf32", "--workspace-memory", "1G"),
+            "--tf32, --workspace-memory was asked of onnxruntime",
+        ),
+    ],
+)
+def test_an_option_of_0_is_an_option(trtkit, place, options, said):
+    ended = trtkit("build", "--cut", "7", "--backend", "onnxruntime", *options)
+    assert ended.code == 2
+    assert said in ended.err
+    assert place.bundles() == []
+
+
 def test_an_unverified_bundle_is_told_of_wherever_it_is_used(monkeypatch, trtkit, place, tmp_path):
     install(monkeypatch, version="rtx1.7", no_device=True)
     write_photos(tmp_path / "photos", count=1, size=(80, 70))
@@ -79,6 +97,8 @@ def test_doctor_shows_what_is_broken_and_what_is_there(monkeypatch, trtkit, plac
     install(monkeypatch, import_error="libnvinfer.so.10: cannot open shared object file")
     plain = trtkit("doctor").out
     assert "tensorrt is installed but broken (libnvinfer.so.10: cannot open" in plain
+    install(monkeypatch, no_device=True)
+    assert "can neither build nor run: the NVIDIA driver finds no GPU" in trtkit("doctor").out
     install(monkeypatch, version="rtx1.7", no_device=True)
     plain = trtkit("doctor").out
     assert "builds, but cannot run what it builds: the NVIDIA driver finds no GPU" in plain

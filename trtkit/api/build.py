@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -15,7 +15,7 @@ from trtkit.bundle import PREFIX, Manifest, Stage
 from trtkit.engines.base import Backend, BuildPlace, StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.engines.options import BuildOptions
-from trtkit.engines.registry import get_backend
+from trtkit.engines.registry import can_build, get_backend
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
 from trtkit.identity import build_id, file_digest
@@ -60,6 +60,11 @@ class _Request:
     min_agreement: float | None
     bundle: str
 
+    @property
+    def arithmetic(self) -> str:
+        """What feature maps are told apart by: TF32 rounds what fp32 does not."""
+        return "tf32" if self.options.tf32 and self.precision == "fp32" else self.precision
+
     def id(self) -> str:
         return build_id(
             models=list(self.sources.digests().items()),
@@ -79,7 +84,7 @@ def build(
     cut: int | None = None,
     precision: str | None = None,
     backend: str = "auto",
-    options: BuildOptions | None = None,
+    options: BuildOptions | Mapping[str, Any] | None = None,
     bundle_name: str | None = None,
     verify_images: int = DEFAULT_VERIFY_IMAGES,
     min_agreement: float | None = None,
@@ -96,7 +101,8 @@ def build(
     bundle appears as a whole or not at all; the same request again builds nothing.
 
     With a `bundle_name` but without `names` and `cut` it rebuilds that bundle for this machine from
-    the ONNX it keeps, with the precision and options it has where none are given.
+    the ONNX it keeps: for the backend it was built for where that can build here, at its precision and
+    with its options where none are given. `options` as a dict changes those that it names.
 
     `progress` is told each step, `advance(phase, share)` how far TensorRT is in one. Raises
     TrtkitError.
@@ -148,7 +154,7 @@ def _from_exports(
     cut: int | None,
     precision: str | None,
     backend: str,
-    options: BuildOptions | None,
+    options: BuildOptions | Mapping[str, Any] | None,
     bundle_name: str | None,
     samples: Samples,
     min_agreement: float | None,
@@ -184,7 +190,7 @@ def _from_exports(
         sources=ExportSources(stems, exports),
         cut=cut,
         precision=precision,
-        options=options or BuildOptions(),
+        options=_options(BuildOptions(), options),
         backend=chosen,
         samples=samples,
         min_agreement=min_agreement,
@@ -197,7 +203,7 @@ def _from_bundle(
     name: str,
     precision: str | None,
     backend: str,
-    options: BuildOptions | None,
+    options: BuildOptions | Mapping[str, Any] | None,
     samples: Samples,
     min_agreement: float | None,
 ) -> _Request:
@@ -206,22 +212,29 @@ def _from_bundle(
     sources = BundleSources(folder, manifest)
     sources.check()
     precision = precision or manifest.precision
+    if backend == "auto" and can_build(manifest.backend):
+        backend = manifest.backend
     chosen = _backend(backend, precision)
-    if options is None:
-        options = BuildOptions.from_json(manifest.options)
-        if not chosen.on_device:
-            # What is left out was asked of another backend.
-            options = BuildOptions(profiles=options.profiles)
+    recorded = BuildOptions.from_json(manifest.options)
+    if chosen.name != manifest.backend and not chosen.on_device:
+        # What is left out was asked of a backend on a GPU.
+        recorded = BuildOptions(profiles=recorded.profiles)
     return _Request(
         sources=sources,
         cut=manifest.cut,
         precision=precision,
-        options=options,
+        options=_options(recorded, options),
         backend=chosen,
         samples=samples,
         min_agreement=min_agreement,
         bundle=manifest.name,
     )
+
+
+def _options(usual: BuildOptions, asked: BuildOptions | Mapping[str, Any] | None) -> BuildOptions:
+    if isinstance(asked, BuildOptions):
+        return asked
+    return usual.changed(asked or {})
 
 
 def _backend(name: str, precision: str) -> Backend:
@@ -253,7 +266,7 @@ def _build(
     request: _Request, identity: str, staged: Path, place: BuildPlace, progress: Progress
 ) -> Manifest:
     progress(f"Splitting {listed(request.sources.names)} at cut {request.cut}")
-    tree = request.sources.tree(request.cut, request.precision)
+    tree = request.sources.tree(request.cut, request.arithmetic)
     built = []
     for stage in tree.stages:
         progress(f"Building {stage.name} ({request.precision}, {request.backend.name})")

@@ -113,8 +113,11 @@ def _backend(entry: BackendEntry) -> Backend:
         backend = get_backend(entry.name)
     except TrtkitError as error:
         return Backend(entry.name, None, [], entry.install, str(error))
-    blocked = backend.cannot_run()
-    problem = f"builds, but cannot run what it builds: {blocked}" if blocked else None
+    problem = None
+    if backend.cannot_build():
+        problem = f"can neither build nor run: {backend.cannot_build()}"
+    elif backend.cannot_run():
+        problem = f"builds, but cannot run what it builds: {backend.cannot_run()}"
     return Backend(entry.name, backend.version, list(backend.computes), None, problem)
 
 

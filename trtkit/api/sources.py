@@ -39,7 +39,7 @@ class Sources(Protocol):
     def tree(self, cut: int, precision: str) -> Tree: ...
 
     def reference(self, tail: str) -> Chain:
-        """The model `tail` in fp32 on ONNX Runtime."""
+        """The model `tail` as it was exported, on ONNX Runtime."""
         ...
 
 
@@ -70,7 +70,7 @@ class ExportSources:
 
 @dataclass(frozen=True)
 class BundleSources:
-    """The fp32 stages that a bundle keeps beside its engines."""
+    """The stages, as exported, that a bundle keeps beside its engines."""
 
     folder: Path
     manifest: Manifest

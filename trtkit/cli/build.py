@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +13,7 @@ from trtkit.errors import TrtkitError
 
 if TYPE_CHECKING:
     from trtkit.bundle import Manifest
-    from trtkit.engines.options import BuildOptions, Profile
+    from trtkit.engines.options import Profile
 
 
 def build(
@@ -87,29 +86,26 @@ def build(
     Several models whose prefixes are the same share one prefix engine.
     """
     from trtkit.api import build as api
-    from trtkit.engines.options import BuildOptions
     from trtkit.sizes import parse_size
 
-    flags = {
-        "tf32": tf32,
-        "hardware_compatible": hardware_compatible,
-        "version_compatible": version_compatible,
-        "workspace_memory": None
-        if workspace_memory is None
-        else parse_size(workspace_memory, "workspace memory"),
+    memory = parse_size(workspace_memory, "workspace memory") if workspace_memory else None
+    asked = {
+        "profiles": [_profile(text) for text in batch] if batch else None,
+        "tf32": tf32 or None,
+        "hardware_compatible": hardware_compatible or None,
+        "version_compatible": version_compatible or None,
+        "workspace_memory": memory,
         "optimization_level": optimization_level,
         "dla": dla,
-        "own_tactics": own_tactics,
+        "own_tactics": own_tactics or None,
     }
-    given = batch or any(value not in (None, False) for value in flags.values())
-    options = _options(BuildOptions, batch, flags) if given else None
     with phases() as advance:
         report = api.build(
             names or (),
             cut=_cut(cut),
             precision=_precision(fp32=fp32, fp16=fp16, int8=int8),
             backend=backend,
-            options=options,
+            options={name: value for name, value in asked.items() if value is not None},
             bundle_name=bundle,
             verify_images=verify_images,
             min_agreement=min_agreement,
@@ -199,14 +195,6 @@ def _precision(**asked: bool) -> str | None:
         flags = " and ".join(f"--{name}" for name in chosen)
         raise TrtkitError(f"{flags} were both asked for; choose one, or build twice.")
     return chosen[0] if chosen else None
-
-
-def _options(
-    kind: type[BuildOptions], batch: list[str] | None, flags: dict[str, Any]
-) -> BuildOptions:
-    if not batch:
-        return replace(kind(), **flags)
-    return kind.for_batches(map(_profile, batch), **flags)
 
 
 def _profile(text: str) -> Profile:

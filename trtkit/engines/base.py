@@ -102,8 +102,12 @@ class Backend(Protocol):
         """What an engine built here is bound to besides the version: the card, for example."""
         ...
 
+    def cannot_build(self) -> str | None:
+        """Why no engine can be built here, as part of a sentence; None when it can."""
+        ...
+
     def cannot_run(self) -> str | None:
-        """Why engines can be built but not run here, as part of a sentence; None when they can."""
+        """Why no engine can be run here, as part of a sentence; None when it can."""
         ...
 
     def build(self, stage: StageBuild, destination: Path, place: BuildPlace) -> BuiltEngine:

@@ -75,6 +75,9 @@ class OnnxRuntimeBackend:
     def target(self) -> list[str]:
         return []
 
+    def cannot_build(self) -> str | None:
+        return None
+
     def cannot_run(self) -> str | None:
         return None
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trtkit.errors import TrtkitError
@@ -61,6 +61,15 @@ class BuildOptions:
         """Options with these ranges in any order, the one that holds the others put first."""
         ordered = sorted(profiles, key=lambda one: (one[0] - one[2], one))
         return cls(profiles=tuple(dict.fromkeys(ordered)), **others)
+
+    def changed(self, changes: Mapping[str, Any]) -> BuildOptions:
+        """These options with others in place of those that `changes` names; ranges in any order."""
+        changes = dict(changes)
+        profiles = changes.pop("profiles", None)
+        changed = replace(self, **changes)
+        if profiles is None:
+            return changed
+        return replace(changed, profiles=BuildOptions.for_batches(profiles).profiles)
 
     @property
     def batch(self) -> Profile:

@@ -76,6 +76,17 @@ def get_backend(name: str = "auto") -> Backend:
     return backend
 
 
+def can_build(name: str) -> bool:
+    """Whether the backend of that name is a GPU's, and is here and able to build.
+
+    The CPU's can always build, so that it is no reason to stay with it.
+    """
+    entry = next((entry for entry in BACKENDS if entry.name == name), None)
+    if entry is None or not entry.needs_gpu or not entry.installed:
+        return False
+    return get_backend(name).cannot_build() is None
+
+
 def installed() -> list[str]:
     """The names of the backends whose libraries are here, in the order in which `auto` prefers them."""
     return [entry.name for entry in BACKENDS if entry.installed]

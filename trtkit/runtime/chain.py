@@ -222,7 +222,8 @@ def backend_of(manifest: Manifest) -> Backend:
     except TrtkitError as error:
         raise TrtkitError(
             f"The bundle {manifest.name} was built for the {manifest.backend} backend, but here there "
-            f"is {listed(installed())}; build it for this machine with `trtkit build`."
+            f"is {listed(installed())}; run `trtkit build --bundle {manifest.name}` to build it for "
+            "this machine."
         ) from error
 
 

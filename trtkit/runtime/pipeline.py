@@ -298,9 +298,12 @@ def load(
     manifest = read_manifest(folder)
     chosen = manifest.tail(tail)
     used = cache is not None and cache.mode != "off"
-    chain = load_chain(
-        folder, manifest, chosen, backend_of(manifest), gpu_cache=gpu_cache if used else 0
-    )
+    if gpu_cache and not (used and manifest.path_to(chosen)[0] is not chosen):
+        why = "without the cache that it stands before" if not used else "but nothing is split"
+        raise TrtkitError(
+            f"A GPU cache was asked for with the bundle {manifest.name}, {why}; leave --gpu-cache out."
+        )
+    chain = load_chain(folder, manifest, chosen, backend_of(manifest), gpu_cache=gpu_cache)
     prefix_cache = None
     if chain.split and cache is not None and used:
         prefix = manifest.path_to(chosen)[0]

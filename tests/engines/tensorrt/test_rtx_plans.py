@@ -502,6 +502,8 @@ def test_a_build_that_is_interrupted_ends_and_leaves_no_file(make):
     [
         # The bindings' wheel has no lean runtime to put into the plan.
         ("fp32", {"version_compatible": True}, "leave --version-compatible out"),
+        ("fp32", {"hardware_compatible": True}, "--hardware-compatible .* whose plans run on all"),
+        ("fp32", {"own_tactics": True}, "--own-tactics .* has no kernels but its own"),
         ("fp32", {"workspace_memory": 1 << 20}, "give --workspace-memory more"),
         ("fp16", {"dla": 0, "profiles": ((4, 4, 4),)}, "DLA 0 .* finds 0 deep learning"),
         ("fp32", {"dla": 0, "profiles": ((4, 4, 4),)}, "--dla was asked for at fp32"),
@@ -520,10 +522,8 @@ def test_an_option_that_cannot_be_had_is_one_sentence(make, precision, options, 
     "options",
     [
         {"tf32": True},
-        {"hardware_compatible": True},
         {"optimization_level": 0},
         {"optimization_level": 5},
-        {"own_tactics": True},
         {"workspace_memory": 1 << 30},
     ],
 )

@@ -47,6 +47,9 @@ class TensorRTBackend:
         card = self._card()
         return [card.name, card.capability] if card else ["no card"]
 
+    def cannot_build(self) -> str | None:
+        return None if self._library.rtx else device.missing()
+
     def cannot_run(self) -> str | None:
         return device.missing()
 

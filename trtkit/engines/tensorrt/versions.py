@@ -10,6 +10,7 @@
 | context without memory | a method of its own | same | a strategy | a strategy |
 | size of the scratch memory | device_memory_size | same | _v2 from 10.3 | _v2 |
 | tactics of cuDNN and cuBLAS | may be left out | same | deprecated | gone |
+| plans for more than one card | - | AMPERE_PLUS | same | same; RTX: always |
 
 A feature is looked up by its name: releases between those in the table have it or have it not.
 """
@@ -85,10 +86,13 @@ class Api:
         return not from_10 and hasattr(self.trt.PreviewFeature, "PROFILE_SHARING_0806")
 
     def own_tactics_only(self, config: Any) -> None:
-        """Leave out cuDNN's and cuBLAS's kernels, where the version would use them."""
+        """Leave out cuDNN's and cuBLAS's kernels."""
         sources = self.trt.TacticSource
         if not hasattr(sources, "CUDNN"):
-            return
+            raise TrtkitError(
+                f"--own-tactics was asked of {self._name}, which has no kernels but its own; leave it "
+                "out."
+            )
         own = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
         bits = [1 << int(getattr(sources, name)) for name in own if hasattr(sources, name)]
         config.set_tactic_sources(sum(bits))
@@ -101,6 +105,11 @@ class Api:
         config.builder_optimization_level = level
 
     def set_hardware_compatible(self, config: Any) -> None:
+        if hasattr(config, "num_compute_capabilities"):
+            raise TrtkitError(
+                f"--hardware-compatible was asked of {self._name}, whose plans run on all the cards that "
+                "it supports from Ampere on; leave it out."
+            )
         self._need(config, "hardware_compatibility_level", "--hardware-compatible")
         config.hardware_compatibility_level = self.trt.HardwareCompatibilityLevel.AMPERE_PLUS
 
