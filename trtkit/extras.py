@@ -90,16 +90,20 @@ EXTRAS = {
 def require(extra: str, what: str, *modules: str) -> None:
     """Raise TrtkitError, with the command that installs it, unless the extra's packages are there.
 
-    `what` is what was asked for, as the start of the sentence; `modules` limits it to some of them.
+    `what` is what was asked for, as the start of the sentence; `modules` limits it to some of them,
+    which then are installed alone: a board that builds needs onnx, and has no room for torch.
     """
     packages = EXTRAS[extra].packages
     missing = [
-        package.module
+        package
         for package in packages
         if (not modules or package.module in modules) and not package.installed
     ]
-    if missing:
-        raise TrtkitError(
-            f"{what} needs {listed(missing)}, which this installation does not have; run "
-            f"`{EXTRAS[extra].install}`."
-        )
+    if not missing:
+        return
+    names = " ".join(package.distributions[0] for package in missing)
+    command = f"pip install {names}" if modules else EXTRAS[extra].install
+    raise TrtkitError(
+        f"{what} needs {listed(package.module for package in missing)}, which this installation does "
+        f"not have; run `{command}`."
+    )

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtkit import __version__, bundle
-from trtkit.api.sources import BundleSources, ExportSources, Sources, Tree
-from trtkit.bundle import PREFIX, Manifest, Stage
-from trtkit.engines.base import Backend, BuildPlace, StageBuild
+from trtkit.api.request import Asked, Request, from_bundle, from_exports
+from trtkit.api.sources import Tree
+from trtkit.bundle import Manifest, Stage
+from trtkit.engines.base import BuildPlace, StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.engines.options import BuildOptions
-from trtkit.engines.registry import can_build, get_backend
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
-from trtkit.identity import build_id, file_digest
+from trtkit.identity import file_digest
 from trtkit.runtime.chain import Chain, Runner, load_chain
-from trtkit.runtime.samples import SampleImages, Samples, choose_samples
+from trtkit.runtime.samples import SampleImages
 from trtkit.runtime.verify import Comparison, check, compare, limits_for
-from trtkit.workspace import Workspace, check_name
+from trtkit.workspace import Workspace
 
 if TYPE_CHECKING:
     from trtkit.graph.tree import StageGraph
@@ -45,37 +45,6 @@ class BuildReport:
 
     def to_json(self) -> dict[str, Any]:
         return {**self.manifest.to_json(), "up_to_date": self.up_to_date}
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One build, resolved: everything that the result depends on, and where it goes."""
-
-    sources: Sources
-    cut: int
-    precision: str
-    options: BuildOptions
-    backend: Backend
-    samples: Samples
-    min_agreement: float | None
-    bundle: str
-
-    @property
-    def arithmetic(self) -> str:
-        """What feature maps are told apart by: TF32 rounds what fp32 does not."""
-        return "tf32" if self.options.tf32 and self.precision == "fp32" else self.precision
-
-    def id(self) -> str:
-        return build_id(
-            models=list(self.sources.digests().items()),
-            cut=self.cut,
-            precision=self.precision,
-            options=self.options.to_json(),
-            backend=[self.backend.name, self.backend.version, *self.backend.target()],
-            samples=self.samples.digest,
-            min_agreement=self.min_agreement,
-            trtkit=__version__,
-        )
 
 
 def build(
@@ -108,16 +77,12 @@ def build(
     TrtkitError.
     """
     place = Workspace.at(workspace)
-    samples = _samples(place, verify_images, min_agreement)
+    asked = Asked(precision, backend, options, verify_images, min_agreement)
     if cut is None and not names and bundle_name is not None:
-        request = _from_bundle(
-            place, bundle_name, precision, backend, options, samples, min_agreement
-        )
         folder = place.find_bundle(bundle_name)
+        request = from_bundle(place, folder, asked)
     else:
-        request = _from_exports(
-            place, names, cut, precision, backend, options, bundle_name, samples, min_agreement
-        )
+        request = from_exports(place, names, cut, bundle_name, asked)
         folder = place.engines / request.bundle
     identity = request.id()
     existing = _existing(folder, identity)
@@ -133,118 +98,6 @@ def build(
         manifest = _build(request, identity, staged, ground, progress)
         bundle.publish(folder, staged, manifest)
     return BuildReport(folder, manifest, up_to_date=False)
-
-
-def _samples(place: Workspace, verify_images: int, min_agreement: float | None) -> Samples:
-    if verify_images < 1:
-        raise TrtkitError(
-            f"A build verified on {verify_images} images was asked for; give 1 or more."
-        )
-    if min_agreement is not None and not 0 <= min_agreement <= 1:
-        raise TrtkitError(
-            f"An agreement of at least {min_agreement} was asked for; give a share from 0 to 1, such "
-            "as 0.99."
-        )
-    return choose_samples(place.calibration, verify_images)
-
-
-def _from_exports(
-    place: Workspace,
-    names: Sequence[str],
-    cut: int | None,
-    precision: str | None,
-    backend: str,
-    options: BuildOptions | Mapping[str, Any] | None,
-    bundle_name: str | None,
-    samples: Samples,
-    min_agreement: float | None,
-) -> _Request:
-    names = list(names) or place.exported()
-    if not names:
-        raise TrtkitError(
-            f"There is no exported model in {place.exports} to build; run `trtkit export MODEL` "
-            "first."
-        )
-    if cut is None:
-        raise TrtkitError(
-            "No --cut was given; give the number of the block to cut after (`trtkit cuts NAME` lists "
-            "them), 0 for no split, or the bundle to rebuild alone."
-        )
-    exports = tuple(place.find_export(name) for name in names)
-    stems = tuple(path.stem for path in exports)
-    twice = {stem for stem in stems if stems.count(stem) > 1}
-    if twice:
-        raise TrtkitError(
-            f"{listed(sorted(twice))} was given more than once; name each model once."
-        )
-    if cut and PREFIX in stems:
-        raise TrtkitError(
-            f"A model is called {PREFIX!r}, which is the name of the stage that models share; "
-            "export it with another --name."
-        )
-    precision = precision or "fp32"
-    chosen = _backend(backend, precision)
-    default = "+".join(stems) + (f"-cut{cut}" if cut else "") + f"-{precision}"
-    check_name(bundle_name or default)
-    return _Request(
-        sources=ExportSources(stems, exports),
-        cut=cut,
-        precision=precision,
-        options=_options(BuildOptions(), options),
-        backend=chosen,
-        samples=samples,
-        min_agreement=min_agreement,
-        bundle=bundle_name or default,
-    )
-
-
-def _from_bundle(
-    place: Workspace,
-    name: str,
-    precision: str | None,
-    backend: str,
-    options: BuildOptions | Mapping[str, Any] | None,
-    samples: Samples,
-    min_agreement: float | None,
-) -> _Request:
-    folder = place.find_bundle(name)
-    manifest = bundle.read_manifest(folder)
-    sources = BundleSources(folder, manifest)
-    sources.check()
-    precision = precision or manifest.precision
-    if backend == "auto" and can_build(manifest.backend):
-        backend = manifest.backend
-    chosen = _backend(backend, precision)
-    recorded = BuildOptions.from_json(manifest.options)
-    if chosen.name != manifest.backend and not chosen.on_device:
-        # What is left out was asked of a backend on a GPU.
-        recorded = BuildOptions(profiles=recorded.profiles)
-    return _Request(
-        sources=sources,
-        cut=manifest.cut,
-        precision=precision,
-        options=_options(recorded, options),
-        backend=chosen,
-        samples=samples,
-        min_agreement=min_agreement,
-        bundle=manifest.name,
-    )
-
-
-def _options(usual: BuildOptions, asked: BuildOptions | Mapping[str, Any] | None) -> BuildOptions:
-    if isinstance(asked, BuildOptions):
-        return asked
-    return usual.changed(asked or {})
-
-
-def _backend(name: str, precision: str) -> Backend:
-    chosen = get_backend(name)
-    if precision not in chosen.computes:
-        raise TrtkitError(
-            f"Precision {precision} was asked of {chosen.name}, which builds "
-            f"{' and '.join(chosen.computes)}; choose one of those."
-        )
-    return chosen
 
 
 def _existing(folder: Path, identity: str) -> Manifest | None:
@@ -263,7 +116,7 @@ def _existing(folder: Path, identity: str) -> Manifest | None:
 
 
 def _build(
-    request: _Request, identity: str, staged: Path, place: BuildPlace, progress: Progress
+    request: Request, identity: str, staged: Path, place: BuildPlace, progress: Progress
 ) -> Manifest:
     progress(f"Splitting {listed(request.sources.names)} at cut {request.cut}")
     tree = request.sources.tree(request.cut, request.arithmetic)
@@ -291,7 +144,7 @@ def _build(
     return replace(manifest, verified=verified, unverified=blocked)
 
 
-def _manifest(request: _Request, identity: str, tree: Tree, stages: tuple[Stage, ...]) -> Manifest:
+def _manifest(request: Request, identity: str, tree: Tree, stages: tuple[Stage, ...]) -> Manifest:
     return Manifest(
         name=request.bundle,
         build_id=identity,
@@ -311,7 +164,7 @@ def _manifest(request: _Request, identity: str, tree: Tree, stages: tuple[Stage,
     )
 
 
-def _build_stage(stage: StageGraph, request: _Request, staged: Path, place: BuildPlace) -> Stage:
+def _build_stage(stage: StageGraph, request: Request, staged: Path, place: BuildPlace) -> Stage:
     from trtkit.graph.files import write_model
 
     backend = request.backend
@@ -365,7 +218,7 @@ def _graph_chain(staged: Path, manifest: Manifest, tail: Stage) -> Chain:
     return Chain([backend.load(staged / _graph_file(stage.name)) for stage in path])
 
 
-def _verify(chain: Runner, request: _Request, samples: SampleImages, name: str) -> Comparison:
+def _verify(chain: Runner, request: Request, samples: SampleImages, name: str) -> Comparison:
     """Run the chain and the fp32 model on the same images."""
     whole = request.sources.reference(name)
     limits = limits_for(request.precision, request.backend.name, request.min_agreement)
