@@ -72,11 +72,38 @@ def test_the_engine_waits_for_whoever_fills_the_array(monkeypatch, tmp_path, see
     late = on_device(PHOTOS, stream)
     output = whole.run({"x": late})["g"]
     np.testing.assert_allclose(output.numpy(), run(classifier(), PHOTOS), rtol=1e-4, atol=1e-5)
-    # Its stream is named in the interface: the copy on it has not run when the array is given.
-    view = {"stream": stream.pointer}
-    other = Interface(on_device(PHOTOS, stream), **view)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("named", [True, False])
+def test_an_interface_is_waited_for_by_the_stream_it_names_or_else_altogether(
+    monkeypatch, tmp_path, named, seed
+):
+    install(monkeypatch, seed=seed, busy=0.0)
+    whole = engines(tmp_path, cut=False)[0]
+    stream = Stream()
+    late = on_device(PHOTOS, stream)
+    other = Interface.__new__(Interface)
+    other.__cuda_array_interface__ = {
+        "shape": late.shape, "typestr": "<f4", "data": (late.pointer, False),
+        **({"version": 3, "stream": stream.pointer} if named else {"version": 2}),
+    }  # fmt: skip
     output = whole.run({"x": other})["g"]
     np.testing.assert_allclose(output.numpy(), run(classifier(), PHOTOS), rtol=1e-4, atol=1e-5)
+
+
+def test_dlpack_goes_before_an_interface_that_names_no_stream(monkeypatch):
+    install(monkeypatch)
+
+    class Torch(Capsule):
+        @property
+        def __cuda_array_interface__(self):
+            raise AssertionError("torch's interface does not say what to wait for")
+
+    tensor = Torch(on_device(PHOTOS))
+    view = device_view(tensor, Stream())
+    assert (view.pointer, view.shape) == (tensor.owner.pointer, PHOTOS.shape)
+    assert len(tensor.asked) == 1
 
 
 def test_what_an_engine_cannot_take(monkeypatch, tmp_path):
@@ -92,6 +119,16 @@ def test_what_an_engine_cannot_take(monkeypatch, tmp_path):
         whole.run({"x": np.concatenate([PHOTOS, PHOTOS, PHOTOS[:1]])})
     with pytest.raises(TrtkitError, match="engines read contiguous ones; copy it"):
         whole.run({"x": Interface(on_device(PHOTOS), strides=(768, 256, 4, 32))})
+
+    class Turned:
+        def __dlpack_device__(self):
+            return (2, 0)
+
+        def __dlpack__(self, **options):
+            return torch.zeros(3, 4).T.__dlpack__()
+
+    with pytest.raises(TrtkitError, match=r"shape \(4, 3\) with strides \(1, 4\) was given"):
+        device_view(Turned(), Stream())
     plain = np.ascontiguousarray(PHOTOS)
     assert device_view(plain, Stream()) is None
     assert device_view(torch.from_numpy(plain), Stream()) is None, "torch on the CPU"

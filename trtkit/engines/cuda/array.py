@@ -95,16 +95,14 @@ def device_view(value: Any, stream: Stream) -> DeviceView | None:
     if isinstance(value, DeviceTensor):
         value.wait(stream)
         return DeviceView(value.pointer, value.shape, value.dtype, value)
-    interface = getattr(value, "__cuda_array_interface__", None)
-    if interface is not None:
-        return _from_interface(interface, value, stream)
+    # First, because the producer makes our stream wait for its own work; torch's interface names none.
     device: Callable[[], tuple[int, int]] | None = getattr(value, "__dlpack_device__", None)
     if device is not None and int(device()[0]) == DLPACK_CUDA:
-        # The producer makes our stream wait for its own work.
         taken = dlpack.take_capsule(value.__dlpack__(stream=stream.pointer))
         _check_contiguous(taken.shape, taken.strides)
         return DeviceView(taken.pointer, taken.shape, taken.dtype, taken)
-    return None
+    interface = getattr(value, "__cuda_array_interface__", None)
+    return _from_interface(interface, value) if interface is not None else None
 
 
 def check_fits(spec: TensorSpec, shape: tuple[int, ...], dtype: str) -> None:
@@ -119,14 +117,16 @@ def check_fits(spec: TensorSpec, shape: tuple[int, ...], dtype: str) -> None:
         )
 
 
-def _from_interface(interface: dict[str, Any], owner: Any, stream: Stream) -> DeviceView:
+def _from_interface(interface: dict[str, Any], owner: Any) -> DeviceView:
     dtype = np.dtype(interface["typestr"])
     shape = tuple(int(size) for size in interface["shape"])
     strides = interface.get("strides")
     if strides is not None:
         _check_contiguous(shape, tuple(size // dtype.itemsize for size in strides))
-    producer = interface.get("stream")
-    if producer:
+    if "stream" not in interface:
+        # Before version 3 nothing says which work fills the array.
+        call("cudaDeviceSynchronize")
+    elif producer := interface["stream"]:
         # 1 and 2 are CUDA's own numbers for the legacy and the per-thread default stream.
         call("cudaStreamSynchronize", producer)
     return DeviceView(int(interface["data"][0]), shape, dtype.name, owner)
