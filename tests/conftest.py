@@ -15,17 +15,17 @@ SIZE = 64
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none, or no TensorRT, and say which."""
+    """Skip what needs a GPU where there is none, or no TensorRT that runs on it, and say which."""
     from trtkit.engines.cuda.device import missing
-    from trtkit.engines.registry import BACKENDS
+    from trtkit.engines.registry import get_backend
 
-    reason = missing()
-    if reason is None and not any(e.installed and e.needs_gpu for e in BACKENDS):
-        reason = "no TensorRT is installed"
-    if reason is not None:
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason=f"needs a GPU with TensorRT: {reason}"))
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    reason = missing() if marked else None
+    if marked and reason is None and not get_backend("auto").on_device:
+        reason = "no TensorRT that runs on it is installed"
+    for item in marked:
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=f"needs a GPU with TensorRT: {reason}"))
 
 
 @pytest.fixture(autouse=True)

@@ -62,18 +62,15 @@ def get_backend(name: str = "auto") -> Backend:
 
     Raises TrtkitError for an unknown name or a missing or broken library.
     """
-    if name == "auto":
-        usable = [entry for entry in BACKENDS if entry.installed and _has_gpu(entry)]
-        entry = usable[0] if usable else BACKENDS[-1]
-    else:
-        entry = _entry(name)
-    if not entry.installed:
-        raise TrtkitError(
-            f"The {entry.name} backend was asked for, but its library {entry.libraries[0]} is not "
-            f"installed; run `{entry.install}`."
-        )
-    backend: Backend = getattr(importlib.import_module(entry.module), entry.maker)()
-    return backend
+    if name != "auto":
+        return _make(_entry(name))
+    for entry in BACKENDS:
+        # No library is imported for a GPU that is not there.
+        if entry.installed and _has_gpu(entry):
+            backend = _make(entry)
+            if backend.cannot_run() is None:
+                return backend
+    return _make(BACKENDS[-1])
 
 
 def can_build(name: str) -> bool:
@@ -90,6 +87,16 @@ def can_build(name: str) -> bool:
 def installed() -> list[str]:
     """The names of the backends whose libraries are here, in the order in which `auto` prefers them."""
     return [entry.name for entry in BACKENDS if entry.installed]
+
+
+def _make(entry: BackendEntry) -> Backend:
+    if not entry.installed:
+        raise TrtkitError(
+            f"The {entry.name} backend was asked for, but its library {entry.libraries[0]} is not "
+            f"installed; run `{entry.install}`."
+        )
+    backend: Backend = getattr(importlib.import_module(entry.module), entry.maker)()
+    return backend
 
 
 def _has_gpu(entry: BackendEntry) -> bool:

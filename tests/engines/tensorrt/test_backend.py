@@ -276,6 +276,19 @@ def test_auto_takes_tensorrt_where_there_is_a_gpu(monkeypatch):
     assert get_backend("auto").name == "tensorrt-rtx"
     install(monkeypatch, no_device=True)
     assert get_backend("auto").name == "onnxruntime"
+    install(monkeypatch, version="rtx1.7", compute_capability=(9, 0), device_name="NVIDIA H100")
+    assert get_backend("auto").name == "onnxruntime"
+    assert get_backend("tensorrt-rtx").cannot_run() == (
+        "NVIDIA H100 (compute capability 9.0) is no card that tensorrt-rtx runs on (8.0, 8.6, 8.9, 12.0, "
+        "12.1)"
+    )
+
+
+def test_rtx_builds_beside_a_card_it_does_not_run_on(monkeypatch, tmp_path):
+    install(monkeypatch, version="rtx1.7", compute_capability=(9, 0))
+    built, path = build(tmp_path, "rtx1.7", "fp16")
+    assert built.record["inspector"] is None
+    assert path.stat().st_size > 0
 
 
 def test_tensorrt_without_a_gpu_cannot_build(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from trtkit.engines.tensorrt.builder import PlanRequest, build_plan
 from trtkit.engines.tensorrt.engine import TensorRTEngine, load_engine
 from trtkit.engines.tensorrt.layers import check_layers, engine_layers
 from trtkit.engines.tensorrt.library import RTX, TENSORRT, Flavour, Library, load_library
-from trtkit.engines.tensorrt.origin import check_origin, describe_origin
+from trtkit.engines.tensorrt.origin import RTX_CAPABILITIES, check_origin, describe_origin
 from trtkit.errors import TrtkitError
 
 
@@ -51,7 +51,12 @@ class TensorRTBackend:
         return None if self._library.rtx else device.missing()
 
     def cannot_run(self) -> str | None:
-        return device.missing()
+        blocked = device.missing()
+        if blocked is None and self._library.rtx:
+            card = device.current_card()
+            if card.capability not in RTX_CAPABILITIES:
+                return f"{card} is no card that {self.name} runs on ({', '.join(RTX_CAPABILITIES)})"
+        return blocked
 
     def build(self, stage: StageBuild, destination: Path, place: BuildPlace) -> BuiltEngine:
         from trtkit.graph.typed import write_precision
@@ -85,7 +90,7 @@ class TensorRTBackend:
             "network": plan.layers,
             "inspector": None,
         }
-        if card is not None:
+        if self.cannot_run() is None:
             engine = self._load(destination, record)
             record["inspector"] = check_layers(
                 engine_layers(engine.inspect()),
