@@ -63,6 +63,14 @@ def test_an_option_of_0_is_an_option(trtkit, place, options, said):
     assert place.bundles() == []
 
 
+def test_tensorrt_without_a_gpu(monkeypatch, trtkit, place):
+    install(monkeypatch, no_device=True)
+    ended = trtkit("build", "--cut", "7", "--fp16", "--backend", "tensorrt")
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+    assert "needs a GPU, but the NVIDIA driver finds no GPU; build where there is one" in ended.err
+    assert not place.engines.exists()
+
+
 def test_an_unverified_bundle_is_told_of_wherever_it_is_used(monkeypatch, trtkit, place, tmp_path):
     install(monkeypatch, version="rtx1.7", no_device=True)
     write_photos(tmp_path / "photos", count=1, size=(80, 70))

@@ -155,4 +155,10 @@ def _backend(name: str, precision: str) -> Backend:
             f"Precision {precision} was asked of {chosen.name}, which builds "
             f"{' and '.join(chosen.computes)}; choose one of those."
         )
+    blocked = chosen.cannot_build()
+    if blocked is not None:
+        raise TrtkitError(
+            f"A build with {chosen.name} was asked for, which needs a GPU, but {blocked}; build where "
+            "there is one, or with --backend tensorrt-rtx, which does without, or onnxruntime."
+        )
     return chosen

@@ -296,7 +296,8 @@ def test_tensorrt_without_a_gpu_cannot_build(monkeypatch, tmp_path):
     backend = get_backend("tensorrt")
     assert backend.cannot_run() == "the NVIDIA driver finds no GPU"
     with pytest.raises(
-        TrtkitError, match=r"tensorrt 10\.3\.0 cannot build here \(.*\); it needs an NV"
+        TrtkitError,
+        match=r"10\.3\.0 cannot build here \(the NVIDIA driver finds no GPU\); it needs",
     ):
         build(tmp_path)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtkit.engines.base import BuildPlace
-from trtkit.engines.cuda.device import Card, free_memory
+from trtkit.engines.cuda.device import Card, free_memory, missing
 from trtkit.engines.cuda.memory import human
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.tensorrt.layers import check_layers, network_layers
@@ -106,8 +106,9 @@ def _builder(library: Library) -> Any:
         return library.trt.Builder(library.logger)
     except TypeError as error:
         # What the bindings make of a null pointer: there is no GPU, or no driver for it.
+        why = missing() or library.complaint()
         raise TrtkitError(
-            f"{library} cannot build here ({library.complaint()}); it needs an NVIDIA GPU and its "
+            f"{library} cannot build here ({why}); it needs an NVIDIA GPU and its "
             "driver, `trtkit doctor` shows what is there."
         ) from error
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from trtkit.engines.base import Tensor
 from trtkit.engines.cuda.array import DeviceTensor, DeviceView, check_fits, device_view
-from trtkit.engines.cuda.device import Event, Stream
+from trtkit.engines.cuda.device import Event, Stream, missing
 from trtkit.engines.cuda.memory import DeviceMemory, pinned
 from trtkit.engines.options import Profile
 from trtkit.engines.tensorrt.library import Library
@@ -240,8 +240,9 @@ def load_engine(
         runtime = trt.Runtime(library.logger)
     except TypeError as error:
         # What the bindings make of a null pointer: there is no GPU, or no driver for it.
+        why = missing() or library.complaint()
         raise TrtkitError(
-            f"{library} cannot run here ({library.complaint()}); it needs an NVIDIA GPU and its "
+            f"{library} cannot run here ({why}); it needs an NVIDIA GPU and its "
             "driver, `trtkit doctor` shows what is there."
         ) from error
     if version_compatible:
