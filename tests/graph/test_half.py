@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.graph.onnx_graphs import classifier, make_model, run
+from tests.graph.onnx_graphs import classifier, make_model, rounds_fp16, run
 from trtkit.errors import TrtkitError
 from trtkit.graph.foreign import adopt
 from trtkit.graph.half import compute_half
@@ -303,6 +303,7 @@ def pairs(first: str, opset: int) -> onnx.ModelProto:
     return make_model(nodes, SHAPE, ("g", SHAPE), held, opset=opset)
 
 
+@pytest.mark.skipif(not rounds_fp16(), reason="this ONNX Runtime truncates what is fp16")
 @pytest.mark.parametrize(("first", "quantizes"), [("image", FLOAT), ("conv", HALF)])
 def test_dequantized_values_are_fp16_and_the_image_is_quantized_from_fp32(first, quantizes):
     model = pairs(first, 19)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.graph.onnx_graphs import classifier, make_model, run
+from tests.graph.onnx_graphs import classifier, make_model, rounds_fp16, run
 from tests.quantized import quantize
 from trtkit.errors import TrtkitError
 from trtkit.graph.card import METADATA_KEY
@@ -116,6 +116,7 @@ def test_fp16_is_in_the_types_whether_they_decide_or_not(strong):
     np.testing.assert_allclose(logits, expected, atol=15 * 2**-11 * np.abs(expected).max())
 
 
+@pytest.mark.skipif(not rounds_fp16(), reason="this ONNX Runtime truncates what is fp16")
 def test_int8_is_fp16_around_its_pairs(quantized):
     expected = run(quantized, IMAGES)
     assert opset(quantized) < HALF_SCALES_OPSET

@@ -213,7 +213,7 @@ def _graph_file(stage: str) -> str:
 
 def _graph_chain(staged: Path, manifest: Manifest, tail: Stage) -> Chain:
     """The graphs that the engines were built from, on ONNX Runtime: what they say, not what they do."""
-    backend = OnnxRuntimeBackend()
+    backend = OnnxRuntimeBackend(exact=True)
     path = manifest.path_to(tail)
     return Chain([backend.load(staged / _graph_file(stage.name)) for stage in path])
 

@@ -65,7 +65,7 @@ class ExportSources:
 
     def reference(self, tail: str) -> Chain:
         path = self.exports[self.names.index(tail)]
-        return Chain([OnnxRuntimeBackend().load(path)])
+        return Chain([OnnxRuntimeBackend(exact=True).load(path)])
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class BundleSources:
 
     def reference(self, tail: str) -> Chain:
         path = self.manifest.path_to(self.manifest.tail(tail))
-        backend = OnnxRuntimeBackend()
+        backend = OnnxRuntimeBackend(exact=True)
         return Chain([backend.load(self._source(stage)) for stage in path])
 
     def check(self) -> None:

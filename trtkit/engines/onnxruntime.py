@@ -57,7 +57,11 @@ def shared_pool() -> bool:
 
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime's CPU provider. fp16 is how weights and feature maps are kept, not computed."""
+    """ONNX Runtime's CPU provider. fp16 is how weights and feature maps are kept, not computed.
+
+    `exact`: compute what a quantized graph says, in fp32 between its Q/DQ pairs, instead of with the
+    int8 kernels, which saturate on some processors.
+    """
 
     name = "onnxruntime"
     suffix = ".onnx"
@@ -67,6 +71,9 @@ class OnnxRuntimeBackend:
         "fp16": "fp32 (ONNX Runtime's CPU kernels have no fp16: weights and feature maps are stored "
         "as fp16)",
     }
+
+    def __init__(self, *, exact: bool = False) -> None:
+        self._exact = exact
 
     @property
     def version(self) -> str:
@@ -104,6 +111,8 @@ class OnnxRuntimeBackend:
     ) -> Engine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
+        if self._exact:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if shared_pool():
             options.use_per_session_threads = False
         else:
