@@ -110,11 +110,14 @@ class Pipeline:
         self.close()
 
     def close(self) -> None:
-        self.chain.close()
-        if self.cache is not None:
-            self.cache.store.close()
-            kept = self.cache.store.stats
-            self.stats.evicted, self.stats.dropped = kept.evicted, kept.dropped
+        try:
+            self.chain.close()
+        finally:
+            # Whatever became of the device, what was computed is kept.
+            if self.cache is not None:
+                self.cache.store.close()
+                kept = self.cache.store.stats
+                self.stats.evicted, self.stats.dropped = kept.evicted, kept.dropped
 
     @property
     def meaningless(self) -> bool:

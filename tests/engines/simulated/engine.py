@@ -73,6 +73,12 @@ def _numpy_type(text: str) -> Any:
     return np.dtype({"float": "float32", "double": "float64"}.get(kind, kind))
 
 
+def words(failure: CudaFailure) -> str:
+    """CUDA's words for a failure, which is what TensorRT logs."""
+    name = str(failure.error.name)
+    return "out of memory" if name == "cudaErrorMemoryAllocation" else name
+
+
 def own_memory(library: Library, owner: Any, size: int, label: str, closed: Any) -> int:
     """Device memory that `owner` holds until it is deleted. Raises CudaFailure when there is none."""
     cuda = library.cuda
@@ -131,7 +137,7 @@ class Runtime:
         except PlanError as error:
             lib.error(what + f"Serialization (Serialization assertion {error})")
         except CudaFailure as failure:
-            lib.error(what + f"Cuda Runtime ({failure.error.name})")
+            lib.error(what + f"Cuda Runtime ({words(failure)})")
         return None
 
     def _problem(self, header: dict[str, Any]) -> str | None:
@@ -271,7 +277,7 @@ class ICudaEngine(Closed):
             return self._lib.make("IExecutionContext", self, own)
         except CudaFailure as failure:
             self._lib.error(
-                f"createExecutionContext: Error Code 1: Cuda Runtime ({failure.error.name})"
+                f"createExecutionContext: Error Code 1: Cuda Runtime ({words(failure)})"
             )
             return None
 

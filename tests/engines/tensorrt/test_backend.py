@@ -346,3 +346,15 @@ def test_each_binding_has_the_scratch_memory_it_was_given(monkeypatch, tmp_path,
     stream.synchronize()
     del bindings, scratch, engine, photos, logits, stream
     simulation.cuda.assert_clean()
+
+
+def test_a_plan_that_does_not_fit_the_device(monkeypatch, tmp_path):
+    install(monkeypatch)
+    built, path = build(tmp_path)
+    install(monkeypatch, memory=1 << 10)
+    with pytest.raises(
+        TrtkitError,
+        match=r"has not enough device memory to load .*whole-1\.plan \(.+; [\d.]+ \w+ of 1\.0 KiB are "
+        r"free\); end what else uses the GPU",
+    ):
+        backend_for("10.3.0").load(path, built.record, "trtkit build")

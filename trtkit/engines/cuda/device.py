@@ -55,7 +55,7 @@ def call(function: str, *arguments: Any) -> Any:
     runtime = bindings()
     code, *values = getattr(runtime, function)(*arguments)
     if int(code) != 0:
-        raise CudaError(f"{function} failed: {describe(code)}.", code.name)
+        raise _failed(function, code)
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -175,7 +175,15 @@ def check(function: str, status: tuple[Any]) -> None:
     """Raise CudaError unless a call without a result went well; `status` is what it returned."""
     code = status[0]
     if code != 0:
-        raise CudaError(f"{function} failed: {describe(code)}.", code.name)
+        raise _failed(function, code)
+
+
+def _failed(function: str, code: Any) -> CudaError:
+    return CudaError(
+        f"{function} failed: {describe(code)}; start again, as CUDA may be unusable in this process, and "
+        "look at `trtkit doctor` if it comes back.",
+        code.name,
+    )
 
 
 def _destroy(function: str, handle: Any) -> None:

@@ -27,7 +27,7 @@ class Graph:
         if int(code) != 0:
             # Left as CUDA's last error it would be found by whoever asks next.
             runtime.cudaGetLastError()
-            raise CudaError(f"A run could not be recorded: {code.name}.", code.name)
+            raise CudaError(f"A run could not be recorded ({code.name}).", code.name)
         try:
             self._executable = call("cudaGraphInstantiate", graph, 0)
         finally:

@@ -11,8 +11,8 @@ import numpy as np
 
 from trtkit.engines.base import Tensor
 from trtkit.engines.cuda.array import DeviceTensor, DeviceView, check_fits, device_view
-from trtkit.engines.cuda.device import Event, Stream, missing
-from trtkit.engines.cuda.memory import DeviceMemory, pinned
+from trtkit.engines.cuda.device import Event, Stream, free_memory, missing
+from trtkit.engines.cuda.memory import DeviceMemory, human, pinned
 from trtkit.engines.options import Profile
 from trtkit.engines.tensorrt.library import Library
 from trtkit.engines.tensorrt.versions import DTYPES, Api
@@ -248,6 +248,12 @@ def load_engine(
     if version_compatible:
         library.api.allow_host_code(runtime)
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None and library.short_of_memory():
+        free, total = free_memory()
+        raise TrtkitError(
+            f"{library} has not enough device memory to load {path} ({library.complaint()}; {human(free)} "
+            f"of {human(total)} are free); end what else uses the GPU, or build for smaller --batch."
+        )
     if engine is None:
         raise TrtkitError(
             f"{library} cannot load {path} ({library.complaint()}); run `{rebuild}` to build it for "
