@@ -132,6 +132,16 @@ def test_the_narrowest_profile_that_fits_is_used(monkeypatch, tmp_path):
         )  # fmt: skip
 
 
+def test_messages_name_the_stage_as_the_user_does(monkeypatch, tmp_path):
+    install(monkeypatch)
+    built, path = build(tmp_path)
+    # A bundle's files are called after the stage and the digits of their content.
+    renamed = path.rename(tmp_path / "my-own-model-0123456789abcdef.plan")
+    engine = backend_for("10.3.0").load(renamed, built.record, "trtkit build")
+    with pytest.raises(TrtkitError, match="was asked of my-own-model, which was built for 1 to 64"):
+        engine.profile_for(65)
+
+
 def test_a_plan_that_was_cut_short(monkeypatch, tmp_path):
     install(monkeypatch)
     built, path = build(tmp_path)

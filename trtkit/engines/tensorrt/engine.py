@@ -259,7 +259,7 @@ def load_engine(
             f"{library} cannot load {path} ({library.complaint()}); run `{rebuild}` to build it for "
             "this machine."
         )
-    return TensorRTEngine(library, runtime, engine, path.name.partition("-")[0])
+    return TensorRTEngine(library, runtime, engine, path.name.rpartition("-")[0])
 
 
 def _batches(shapes: Any) -> Profile:
