@@ -219,7 +219,7 @@ def _graph_chain(staged: Path, manifest: Manifest, tail: Stage) -> Chain:
 
 
 def _verify(chain: Runner, request: Request, samples: SampleImages, name: str) -> Comparison:
-    """Run the chain and the fp32 model on the same images."""
+    """Run the chain, and the model as it was exported, on the same images."""
     whole = request.sources.reference(name)
     limits = limits_for(request.precision, request.backend.name, request.min_agreement)
     comparison = compare(chain.logits(samples.images), whole.logits(samples.images), limits)

@@ -19,9 +19,10 @@ _tokens = itertools.count(1)
 
 
 class Life:
-    """Whether a context still exists: queued work outlives the object."""
+    """Whether a context still exists, and runs: queued work outlives the object."""
 
     ended = False
+    running = False
 
 
 class Run:
@@ -57,6 +58,9 @@ class Run:
     def begin(self) -> None:
         if self.life.ended:
             raise SimulationError("an execution context was deleted before its work had run")
+        if self.life.running:
+            raise SimulationError("an execution context runs on two streams at once")
+        self.life.running = True
         held = self._scratch()
         self._token = np.resize(
             np.frombuffer(next(_tokens).to_bytes(8, "little"), np.uint8), len(held)
@@ -68,6 +72,7 @@ class Run:
             self.view(end["name"])[:] = 0xFF
 
     def end(self) -> None:
+        self.life.running = False
         if self.life.ended:
             raise SimulationError("an execution context was deleted while its work ran")
         if not np.array_equal(self._scratch(), self._token):

@@ -289,3 +289,25 @@ def test_a_library_that_cannot_be_imported(monkeypatch):
     with pytest.raises(ImportError, match="libnvinfer"):
         importlib.import_module("tensorrt")
     assert importlib.util.find_spec("tensorrt_rtx_bindings") is None
+
+
+def test_a_context_on_two_streams_at_once_is_noticed(monkeypatch):
+    def runs(seed, *, wait):
+        simulation = install(monkeypatch, seed=seed)
+        cuda = simulation.cuda
+        prepared = Prepared(simulation, loaded(simulation, plan))
+        other = streams(cuda, 1)[0]
+        assert prepared.execute()
+        if wait:
+            ok(cuda.cudaStreamSynchronize(prepared.stream))
+        assert prepared.context.execute_async_v3(int(other))
+        try:
+            ok(cuda.cudaDeviceSynchronize())
+        except SimulationError as error:
+            assert "runs on two streams at once" in str(error)
+            return False
+        return True
+
+    plan = bytes(built(install(monkeypatch)))
+    assert all(runs(seed, wait=True) for seed in range(10))
+    assert not all(runs(seed, wait=False) for seed in range(10))

@@ -20,7 +20,9 @@ from trtkit.engines.cuda.memory import DeviceMemory
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import get_backend
 from trtkit.engines.tensorrt.engine import load_engine
+from trtkit.engines.tensorrt.layers import network_layers
 from trtkit.engines.tensorrt.library import TENSORRT, load_library
+from trtkit.engines.tensorrt.versions import Api
 from trtkit.errors import TrtkitError
 
 PHOTOS = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
@@ -54,6 +56,7 @@ def test_every_option_a_version_has_is_asked_for_in_its_words(monkeypatch, tmp_p
     asked = json.dumps(header)
     assert "TF32" in header["flags"]
     assert ("FP16" in header["flags"]) == (version in WITH_FLAGS)
+    assert ("OBEY_PRECISION_CONSTRAINTS" in header["flags"]) == (version in WITH_FLAGS)
     assert ("AMPERE_PLUS" in asked) == (version != "8.5.3.1" and not rtx)
     assert built.record["flags"]["workspace_memory"] == 64 << 20
     assert bool(told) == (version not in WITH_FLAGS)
@@ -63,6 +66,24 @@ def test_every_option_a_version_has_is_asked_for_in_its_words(monkeypatch, tmp_p
     np.testing.assert_allclose(
         engine.run({"x": PHOTOS})["g"].numpy(), run(classifier(), PHOTOS), atol=0.02
     )
+
+
+@pytest.mark.parametrize("version", WITH_FLAGS)
+def test_heavy_layers_are_held_to_fp16_and_no_others(monkeypatch, version):
+    trt = install(monkeypatch, version=version).trt
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    api = Api(trt, "tensorrt")
+    network = builder.create_network(api.network_flags(strong=False))
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(classifier().SerializeToString())
+    heavy = [index for index, _ in network_layers(network, trt)]
+    before = [network.get_layer(index).precision for index in range(network.num_layers)]
+    api.hold_to_half(builder.create_builder_config(), network, heavy)
+    after = [network.get_layer(index).precision for index in range(network.num_layers)]
+    assert len(heavy) == 3
+    assert [index for index, kind in enumerate(after) if kind != before[index]] == heavy
+    assert {after[index] for index in heavy} == {trt.DataType.HALF}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

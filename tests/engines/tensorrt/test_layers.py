@@ -116,3 +116,10 @@ def test_an_int8_engine_without_a_single_int8_layer():
     # A stage without heavy layers, or one that the inspector says nothing of, cannot be judged.
     assert check_layers([], "int8", {}, "x")["heavy"] == 0
     assert check_layers([HeavyLayer("a", "unknown")], "int8", {}, "x")["unknown"] == 1
+
+
+def test_layers_that_nobody_tells_of_are_unknown_and_not_absent():
+    expected = {"conv1": "fp16", "fc": "fp16"}
+    assert check_layers([], "fp16", expected, "x") == {
+        "heavy": 2, "int8": 0, "fp16": 0, "fp32": 0, "unknown": 2,
+    }  # fmt: skip

@@ -330,8 +330,9 @@ def test_a_run_is_dropped_only_after_it_ran(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_array_on_the_card_between_batches_under_way(monkeypatch, tmp_path, version):
-    simulation = install(monkeypatch, version=version)
+@pytest.mark.parametrize("seed", range(6))
+def test_an_array_on_the_card_between_batches_under_way(monkeypatch, tmp_path, version, seed):
+    simulation = install(monkeypatch, version=version, seed=seed, busy=0.6)
     chain = DeviceChain(engines(tmp_path, version))
     given_array = on_device(PHOTOS[:4])
     for _ in range(3):

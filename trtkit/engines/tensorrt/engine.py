@@ -96,8 +96,8 @@ class TensorRTEngine:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """All outputs, left on the device, for arrays of the host or the device.
 
-        Arrays of other libraries on the device are read where they lie. The outputs may still be on
-        their way: whoever reads them waits.
+        Arrays of other libraries on the device are read where they lie. Returns when the outputs are
+        there.
         """
         stream, scratch = self._own()
         views = {spec.name: self._view(spec, inputs, stream) for spec in self.inputs}

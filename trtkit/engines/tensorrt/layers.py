@@ -93,8 +93,10 @@ def check_layers(
 ) -> dict[str, int]:
     """How many heavy layers have each precision. Raises TrtkitError, listing them, when some are too wide.
 
+    Where none is recognised, all that were expected count as `unknown`: saying nothing is no proof.
     `where` is what was looked at, for the message.
     """
+    layers = layers or [HeavyLayer(name, "unknown") for name in expected]
     wide = too_wide(layers, asked, expected)
     counts = Counter(layer.precision for layer in layers)
     if asked == "int8" and not wide and layers and not counts["int8"] | counts["unknown"]:

@@ -66,8 +66,7 @@ class DeviceChain:
     def reserve(self, images: int, read_ahead: int = 0) -> None:
         rows = max(images, *self._smallest)
         if not self._slots or rows > self._slots[0].rows:
-            for pending in list(self._pending.values()):
-                pending.settle()
+            # Batches under way keep their own slots until they are collected.
             self.runs.clear()
             self._slots = []
             self._slots = [Slot(number, rows, self._values) for number in range(IN_FLIGHT)]
@@ -122,7 +121,7 @@ class DeviceChain:
         return np.concatenate(parts)
 
     def on_device(self, images: Any) -> Tensor:
-        # Where contexts cannot share a profile, batches under way use the engines' own.
+        # Where a profile has one context alone, batches under way may be using it.
         self._compute.synchronize()
         return Chain(self._engines).on_device(images)
 
