@@ -19,16 +19,14 @@ from trtkit.graph.card import BlockBoundary, ModelCard
 from trtkit.graph.files import first_line
 from trtkit.graph.lower import lower
 from trtkit.models.blocks import BlockModel
-from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from trtkit.models.normalise import Normalise
+from trtkit.preprocessing import Preprocessing
 
 EXPORT_OPSET = 18
 
 
 class UInt8Classifier(nn.Module):
     """A block model that takes uint8 N x H x W x 3 RGB and also returns every block's output."""
-
-    mean: torch.Tensor
-    scale: torch.Tensor
 
     def __init__(self, model: BlockModel, image: Preprocessing) -> None:
         super().__init__()
@@ -42,11 +40,7 @@ class UInt8Classifier(nn.Module):
                 for layer in model.head.children()
             )
         )
-        # x / 255 then (x - mean) / std, as one subtraction and one multiplication.
-        mean = 255.0 * torch.tensor(IMAGENET_MEAN, dtype=torch.float64).view(1, 3, 1, 1)
-        scale = 1.0 / (255.0 * torch.tensor(IMAGENET_STD, dtype=torch.float64)).view(1, 3, 1, 1)
-        self.register_buffer("mean", mean.float())
-        self.register_buffer("scale", scale.float())
+        self.normalise = Normalise()
 
     @staticmethod
     def _feature_size(model: BlockModel, image: Preprocessing) -> tuple[int, int]:
@@ -61,11 +55,6 @@ class UInt8Classifier(nn.Module):
                 f"({first_line(error)}); choose a larger --image-size."
             ) from error
         return int(x.shape[2]), int(x.shape[3])
-
-    def normalise(self, image: torch.Tensor) -> torch.Tensor:
-        # Cast comes first: TensorRT's parser refuses a uint8 transpose.
-        x = image.to(torch.float32).permute(0, 3, 1, 2)
-        return (x - self.mean) * self.scale
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x = self.stem(self.normalise(image))
