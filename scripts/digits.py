@@ -1,0 +1,199 @@
+"""Write photos of handwritten digits, in class folders, to train and to test on.
+
+    python scripts/digits.py OUT                      all 1,797 as OUT/0/0000.jpg ..., 96 x 96
+    python scripts/digits.py OUT --size 64 --classes 0-4 --count 50
+    python scripts/digits.py OUT --split              OUT/train and OUT/val, 4 : 1 in each class
+
+The digits are the 8 x 8 scans that come with scikit-learn, each drawn in ink of a random colour on
+a pale piece of a real photo. Nothing is downloaded. The same arguments write the same pictures, and
+a digit looks the same whichever others are written with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+# Run as a file, Python looks in scripts/ only.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from scripts.photos import PHOTOS, QUALITY, Pixels, photo
+
+CLASSES = range(10)
+SMALLEST = 64
+# Every fifth photo of a class is for validation.
+SPLIT = 5
+
+# Of the side of the picture that the 8 x 8 scan covers.
+SCAN = 0.74
+SCALE = (0.85, 1.1)
+SHIFT = 0.05
+DEGREES = 10
+# Grey values: ink is always the darker.
+PAPER = (180, 225)
+PAPER_RANGE = 30
+PAPER_CONTRAST = 0.3
+INK = 90
+NOISE = 4
+
+
+@cache
+def scans() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """The 1,797 scans, N x 8 x 8 with ink from 0 to 1, and the digit on each."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return digits.images / 16, digits.target
+
+
+def digit(index: int, size: int = 96, seed: int = 0) -> Pixels:
+    """The picture of scan `index`: uint8, size x size x 3, RGB.
+
+    All but the shape of the ink depends on `seed` and `index` alone, not on the digit.
+    """
+    random = np.random.default_rng((seed, index))
+    pixels = _paper(size, random)
+    alpha = _ink(scans()[0][index], size, random)[..., None]
+    pixels += alpha * (random.uniform(0, INK, 3) - pixels)
+    pixels += random.normal(0, NOISE, pixels.shape)
+    return np.asarray(np.clip(np.rint(pixels), 0, 255), np.uint8)
+
+
+def write_digits(
+    out: Path,
+    size: int = 96,
+    classes: Iterable[int] = CLASSES,
+    count: int | None = None,
+    seed: int = 0,
+    split: bool = False,
+) -> list[Path]:
+    """Write the digits of `classes`, of each the first `count`, as out/DIGIT/INDEX.jpg.
+
+    With `split` four of five go to out/train/DIGIT and the fifth to out/val/DIGIT. Folders are
+    created if needed. Returns the files in order of their class and index.
+    """
+    labels = scans()[1]
+    paths = []
+    for label in classes:
+        for number, index in enumerate(np.flatnonzero(labels == label)[:count].tolist()):
+            folder = out
+            if split:
+                folder /= "val" if number % SPLIT == SPLIT - 1 else "train"
+            paths.append(folder / str(label) / f"{index:04}.jpg")
+            paths[-1].parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digit(index, size, seed)).save(paths[-1], quality=QUALITY)
+    return paths
+
+
+@cache
+def _photo(name: str) -> Image.Image:
+    return Image.fromarray(photo(name))
+
+
+def _paper(size: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
+    """A random piece of a random photo, made pale: size x size x 3."""
+    image = _photo(PHOTOS[random.integers(len(PHOTOS))])
+    side = random.uniform(0.15, 0.5) * min(image.size)
+    left = random.uniform(0, image.width - side)
+    top = random.uniform(0, image.height - side)
+    box = (left, top, left + side, top + side)
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box), np.float64)
+    mean = pixels.mean((0, 1))
+    tint = PAPER_CONTRAST * (mean - mean.mean())
+    relief = np.clip(PAPER_CONTRAST * (pixels - mean), -PAPER_RANGE, PAPER_RANGE)
+    return np.asarray(random.uniform(*PAPER) + np.clip(tint, -PAPER_RANGE, PAPER_RANGE) + relief)
+
+
+def _ink(scan: npt.NDArray[np.float64], size: int, random: np.random.Generator) -> Any:
+    """How much ink is where: the scan enlarged, shifted and turned, 0 to 1, size x size."""
+    zoom = SCAN * random.uniform(*SCALE) * size / len(scan)
+    # OpenCV does not interpolate well over the edge.
+    scan = np.pad(scan, 2)
+    angle = math.radians(random.uniform(-DEGREES, DEGREES))
+    x, y = size * (0.5 + random.uniform(-SHIFT, SHIFT, 2))
+    turn = zoom * np.array(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    )
+    # OpenCV puts a pixel's centre at whole numbers: the scan's is at 5.5.
+    origin = np.array([x - 0.5, y - 0.5]) - turn @ np.full(2, (len(scan) - 1) / 2)
+    ink = cv2.warpAffine(
+        scan, np.column_stack([turn, origin]), (size, size), flags=cv2.INTER_CUBIC, borderValue=0
+    )
+    # An edge as a pen leaves it, where the scan is only blurred.
+    ink = np.clip((ink - 0.2) / 0.6, 0, 1)
+    return ink * ink * (3 - 2 * ink)
+
+
+def _classes(text: str) -> list[int]:
+    classes: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            span = range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            span = range(0)
+        if not span or not set(span) <= set(CLASSES):
+            raise argparse.ArgumentTypeError(f"{text} are not digits such as 0-4 or 0,3,7")
+        classes.update(span)
+    return sorted(classes)
+
+
+def _at_least(least: int, what: str) -> Any:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text} is not {what}, {least} or more")
+        return value
+
+    return parse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write photos of handwritten digits.")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+    parser.add_argument(
+        "--size",
+        type=_at_least(SMALLEST, "a number of pixels"),
+        default=96,
+        help="pixels along each side, 96",
+    )
+    parser.add_argument(
+        "--classes", type=_classes, default=CLASSES, help="such as 0-4 or 0,3,7; all if not given"
+    )
+    parser.add_argument(
+        "--count",
+        type=_at_least(1, "a number of photos"),
+        help="the most of each class; all if not given",
+    )
+    parser.add_argument(
+        "--seed", type=_at_least(0, "a seed"), default=0, help="of everything but the shapes, 0"
+    )
+    parser.add_argument(
+        "--split", action="store_true", help="write OUT/train and OUT/val, 4:1 in each class"
+    )
+    arguments = parser.parse_args()
+    paths = write_digits(
+        arguments.out,
+        arguments.size,
+        arguments.classes,
+        arguments.count,
+        arguments.seed,
+        arguments.split,
+    )
+    print(f"{len(paths)} photos in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
