@@ -75,6 +75,27 @@ def make_workspace(tmp_path: Path, exports: Path) -> Callable[..., Workspace]:
 
 
 @pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders 0 to 3 with 20 photos of handwritten digits each. Do not change them."""
+    from scripts.digits import write_digits
+
+    folder = tmp_path_factory.mktemp("digits")
+    write_digits(folder, size=64, classes=range(4), count=20)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cheap(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    """A workspace with the training `cheap` of resnet18 on `digits` at 32 x 32. Do not change it."""
+    root = tmp_path_factory.mktemp("cheap")
+    trtkit.train(
+        digits, arch="resnet18", name="cheap", weights="random", image_size=32, epochs=2,
+        optimizer="adamw", lr=1e-3, augmentation="none", workspace=root,
+    )  # fmt: skip
+    return root
+
+
+@pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, exports: Path) -> Path:
     """A workspace with one bundle: resnet18 and resnet34 on one prefix, cut 2, fp16. Do not change it."""
     root = tmp_path_factory.mktemp("built")

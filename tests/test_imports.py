@@ -13,10 +13,11 @@ import trtkit
 
 HEAVY = (
     "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "PIL",
-    "simplejpeg", "numpy", "tensorrt", "lz4", "zstandard", "sqlite3", "rich.console",
+    "simplejpeg", "numpy", "sklearn", "matplotlib", "tensorrt", "lz4", "zstandard", "sqlite3",
+    "rich.console",
 )  # fmt: skip
 COMMANDS = (
-    [], ["doctor"], ["export"], ["cuts"], ["build"], ["infer"],
+    [], ["doctor"], ["train"], ["export"], ["cuts"], ["build"], ["infer"], ["evaluate"],
     ["cache"], ["cache", "info"], ["cache", "verify"], ["cache", "clear"],
 )  # fmt: skip
 
@@ -57,7 +58,9 @@ BASE = """
 import importlib, sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "torchvision", "onnx", "onnxscript", "safetensors"}:
+        if name.split(".")[0] in {
+            "torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "matplotlib"
+        }:
             raise ImportError(f"{name} is no part of the base install")
 sys.meta_path.insert(0, Refuse())
 """
@@ -86,7 +89,7 @@ def modules() -> list[str]:
 
 
 def test_every_module_of_the_base_install_imports_without_the_extras():
-    needs_extras = ("trtkit.graph.", "trtkit.models.")
+    needs_extras = ("trtkit.graph.", "trtkit.models.", "trtkit.training.")
     names = [n for n in modules() if not n.startswith(needs_extras)]
     assert len(names) > 30
     ended = python(BASE + f"for name in {names!r}: importlib.import_module(name)")
@@ -100,7 +103,7 @@ def test_what_the_package_offers_is_there():
         _ = trtkit.nothing  # type: ignore[attr-defined]
 
 
-LAYERS = ("cli", "api", "runtime", "engines", "graph", "models")
+LAYERS = ("cli", "api", "training", "evaluation", "runtime", "engines", "graph", "models")
 
 
 def test_a_lower_layer_never_imports_a_higher_one():

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from trtkit.api.cache import cache_clear, cache_info, cache_verify
     from trtkit.api.cuts import cuts
     from trtkit.api.doctor import doctor
+    from trtkit.api.evaluate import evaluate
     from trtkit.api.export import export
     from trtkit.api.infer import open_bundle
+    from trtkit.api.train import train
     from trtkit.engines.options import BuildOptions
     from trtkit.runtime.cache import CacheOptions
     from trtkit.runtime.pipeline import Pipeline, load
@@ -36,9 +38,11 @@ __all__ = [
     "cache_verify",
     "cuts",
     "doctor",
+    "evaluate",
     "export",
     "load",
     "open_bundle",
+    "train",
 ]
 
 _HOMES = {
@@ -51,9 +55,11 @@ _HOMES = {
     "cache_verify": "trtkit.api.cache",
     "cuts": "trtkit.api.cuts",
     "doctor": "trtkit.api.doctor",
+    "evaluate": "trtkit.api.evaluate",
     "export": "trtkit.api.export",
     "load": "trtkit.runtime.pipeline",
     "open_bundle": "trtkit.api.infer",
+    "train": "trtkit.api.train",
 }
 
 

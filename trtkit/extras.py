@@ -54,9 +54,13 @@ EXTRAS = {
         Extra(
             "train",
             "train, export, build",
-            tuple(
-                Package(name, (name,))
-                for name in ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
+            (
+                *(
+                    Package(name, (name,))
+                    for name in ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
+                ),
+                Package("sklearn", ("scikit-learn",)),
+                Package("matplotlib", ("matplotlib",)),
             ),
         ),
         Extra(

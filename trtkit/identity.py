@@ -47,5 +47,10 @@ def build_id(**request: object) -> str:
     return _digest("build", request)
 
 
+def derived_seed(*content: object) -> int:
+    """A seed, 64 bits, that depends on nothing but `content`, whatever else draws random numbers."""
+    return int.from_bytes(bytes.fromhex(_digest("seed", *content))[:8], "little")
+
+
 def _digest(*content: object) -> str:
     return blake3(json.dumps(content, sort_keys=True).encode()).hexdigest()

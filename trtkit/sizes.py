@@ -23,3 +23,15 @@ def parse_size(text: str, what: str = "a cache size") -> int:
             f"{text!r} was given as {what}; write a number with K, M, G or T, such as 10G."
         )
     return size
+
+
+def human_bytes(count: int | None) -> str:
+    """A number of bytes in the unit that reads best, in powers of 1024."""
+    if count is None:
+        return "unknown"
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,4 +1,4 @@
-"""The workspace: the folder whose export/, engines/ and calibration/ the commands share."""
+"""The workspace: the folder whose checkpoints/, export/, engines/ and calibration/ are shared."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 from trtkit.errors import TrtkitError, listed, nearest
 
 ENVIRONMENT = "TRTKIT_WORKSPACE"
+# The file of a training's folder that is exported and trained on.
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with `export/`, `engines/` and `calibration/`, made when first written to."""
+    """A folder with checkpoints/, export/, engines/ and calibration/, each made when written to."""
 
     root: Path
 
@@ -30,6 +32,10 @@ class Workspace:
     @property
     def engines(self) -> Path:
         return self.root / "engines"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
 
     @property
     def calibration(self) -> Path:
@@ -64,6 +70,21 @@ class Workspace:
         hint = nearest(name, known) or known
         raise TrtkitError(
             f"There is no exported model {name!r} in {self.exports}; there is {listed(hint)}."
+        )
+
+    def find_checkpoint(self, name: str | Path) -> Path:
+        """A checkpoint's file, given its path, the folder of a training or that training's name.
+
+        Of a training it is the best one. Raises TrtkitError, with the nearest names, when there is
+        none.
+        """
+        for path in (Path(name), Path(name) / BEST, self.checkpoints / name / BEST):
+            if path.is_file():
+                return path
+        known = sorted(path.parent.name for path in self.checkpoints.glob(f"*/{BEST}"))
+        there = f"{self.checkpoints} has {listed(nearest(str(name), known) or known)}"
+        raise TrtkitError(
+            f"There is no checkpoint {str(name)!r}; give a file, or the name of a training ({there})."
         )
 
     def bundles(self) -> list[Path]:

@@ -12,13 +12,13 @@ import numpy as np
 
 from trtkit.errors import TrtkitError, listed, os_reason
 from trtkit.extras import require
-from trtkit.models.names import ARCHITECTURES
+from trtkit.models.names import ARCHITECTURES, CHECKPOINTS
 from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from trtkit.runtime.chain import softmax
 from trtkit.runtime.samples import SampleImages, choose_samples
 from trtkit.runtime.verify import LIMITS, Comparison, check, compare
 from trtkit.tensors import Array
-from trtkit.workspace import Workspace
+from trtkit.workspace import BEST, Workspace
 
 if TYPE_CHECKING:
     import onnx
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from trtkit.graph.card import ModelCard
     from trtkit.models.weights import Weighted
 
-CHECKPOINTS = (".safetensors", ".pt", ".pth")
 VERIFY_IMAGES = 4
+# What of the extra exporting needs.
+EXPORTER = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,17 @@ def export(
     """Export `model` to `export/NAME.onnx`, compare the file with its origin, keep it if they agree.
 
     `model`: an architecture's name (with `weights` `imagenet`, the default, `random` and its `seed`,
-    or a file), a checkpoint, or any `.onnx` classifier with a float NCHW input, which `mean` and `std`
-    (in 0 to 1, ImageNet's by default) describe. `classes`: a text file with a label a line.
+    or a file), a checkpoint or the folder of a training, or any `.onnx` classifier with a float NCHW
+    input, which `mean` and `std` (in 0 to 1, ImageNet's by default) describe. `classes`: a text file
+    with a label a line.
     `image_size`: pixels of the square input; 224 by default for an architecture, the graph's own for
     a foreign file. Raises TrtkitError.
     """
     place = Workspace.at(workspace)
-    source = Path(model)
+    source = _best_of(Path(model))
     labels = read_labels(Path(classes)) if classes is not None else None
-    require("train", "Exporting")
-    destination = place.export_path(name or (source.stem if source.suffix else str(model)))
+    require("train", "Exporting", *EXPORTER)
+    destination = place.export_path(name or _name(source, str(model)))
     samples = choose_samples(place.calibration, VERIFY_IMAGES)
     if source.suffix == ".onnx":
         _not_for(model, "weights", weights)
@@ -96,7 +98,7 @@ def export(
     else:
         _not_for(model, "mean", mean)
         _not_for(model, "std", std)
-        weighted = _weighted(str(model), weights, seed, labels)
+        weighted = _weighted(str(source), weights, seed, labels)
         origin = _from_torch(weighted, labels, image_size)
     graph, card = origin.graph, origin.card
     images = samples.load(card.preprocessing)
@@ -129,6 +131,18 @@ def read_labels(path: Path) -> list[str]:
     if not labels:
         raise TrtkitError(f"The file of labels {path} is empty; write one label a line.")
     return labels
+
+
+def _best_of(source: Path) -> Path:
+    """The best checkpoint where `source` is a training's folder, else `source` itself."""
+    return source / BEST if (source / BEST).is_file() else source
+
+
+def _name(source: Path, asked: str) -> str:
+    """The export's name: the architecture's or the file's, of a training's best that training's."""
+    if source.name == BEST:
+        return source.absolute().parent.name
+    return source.stem if source.suffix else asked
 
 
 def _not_for(model: str | Path, option: str, value: object) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from trtkit.cli.options import CacheDirOption, JsonOption
-from trtkit.cli.output import human_bytes, note, print_json, print_table
+from trtkit.cli.output import note, print_json, print_table
+from trtkit.sizes import human_bytes
 
 app = typer.Typer(no_args_is_help=True, help="Look at the prefix cache, check it, empty it.")
 

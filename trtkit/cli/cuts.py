@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from trtkit.cli.options import JsonOption, WorkspaceOption
-from trtkit.cli.output import human_bytes, print_json, print_table
+from trtkit.cli.output import print_json, print_table
+from trtkit.sizes import human_bytes
 
 
 def cuts(

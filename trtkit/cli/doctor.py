@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtkit.cli.options import JsonOption, WorkspaceOption
-from trtkit.cli.output import human_bytes, print_json, print_table
+from trtkit.cli.output import print_json, print_table
+from trtkit.sizes import human_bytes
 
 if TYPE_CHECKING:
     from trtkit.api.doctor import Diagnosis

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from trtkit.cli.options import JsonOption, WorkspaceOption
-from trtkit.cli.output import human_bytes, note, print_json, print_table
+from trtkit.cli.output import note, print_json, print_table
 from trtkit.errors import TrtkitError
+from trtkit.sizes import human_bytes
 
 
 def export(

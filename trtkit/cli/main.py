@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from trtkit import __version__
-from trtkit.cli import build, cache, cuts, doctor, export, infer
+from trtkit.cli import build, cache, cuts, doctor, evaluate, export, infer, train
 from trtkit.cli.output import note
 from trtkit.cpu import own_process
 from trtkit.errors import TrtkitError
@@ -25,10 +25,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(doctor.doctor)
+app.command()(train.train)
 app.command()(export.export)
 app.command()(cuts.cuts)
 app.command()(build.build)
 app.command()(infer.infer)
+app.command()(evaluate.evaluate)
 app.add_typer(cache.app, name="cache")
 
 

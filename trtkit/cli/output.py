@@ -40,18 +40,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     Console().print(table)
 
 
-def human_bytes(count: int | None) -> str:
-    """A number of bytes in the unit that reads best, in powers of 1024."""
-    if count is None:
-        return "unknown"
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)

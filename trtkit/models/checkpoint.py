@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from trtkit.atomic import not_written, whole_file
 from trtkit.errors import TrtkitError
 from trtkit.models.architectures import create
 from trtkit.models.blocks import BlockModel
@@ -33,16 +35,40 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    path: Path, model: BlockModel, classes: list[str], image: Preprocessing
+    path: Path,
+    model: BlockModel,
+    classes: list[str],
+    image: Preprocessing,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the weights as safetensors with architecture, classes and preprocessing in its metadata."""
+    """Write the weights as safetensors with architecture, classes and preprocessing in its metadata.
+
+    `about` is what else the file says of itself, as JSON values. The file appears whole or not at
+    all. Raises TrtkitError when it cannot be written.
+    """
     metadata = {
         "architecture": model.architecture,
         "classes": classes,
         "preprocessing": image.to_json(),
+        **(about or {}),
     }
-    state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
-    save_file(state, path, {METADATA_KEY: json.dumps(metadata)})
+    write_tensors(path, model.network.state_dict(), metadata)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write tensors and JSON metadata as safetensors, whole or not at all. Raises TrtkitError."""
+    state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with whole_file(path) as temporary:
+        # safetensors lets nobody else read its files; others of the folder have the user's own mode.
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        try:
+            save_file(state, temporary, {METADATA_KEY: json.dumps(metadata)})
+        except SafetensorError as error:
+            raise not_written(path, _first_line(error)) from error
+        temporary.chmod(mode)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -97,10 +123,12 @@ def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
     _check_fits(checkpoint, model, found)
     model.network.load_state_dict(checkpoint.state)
     names = checkpoint.metadata.get("classes")
+    called = checkpoint.metadata.get("name")
+    source = f"{called} ({checkpoint.path.name})" if called else checkpoint.path.name
     image = checkpoint.metadata.get("preprocessing")
     return Weighted(
         model=model,
-        source=f"checkpoint {checkpoint.path.name}",
+        source=f"checkpoint {source}",
         classes=list(names) if names else None,
         preprocessing=Preprocessing.from_json(image) if image else None,
     )

@@ -1,4 +1,4 @@
-"""The names of the architectures, readable without torch."""
+"""The names of the architectures and of checkpoint files, readable without torch."""
 
 from __future__ import annotations
 
@@ -17,3 +17,6 @@ ARCHITECTURES = (
     "vgg19",
     "vgg19_bn",
 )
+
+# What a checkpoint's file name ends in.
+CHECKPOINTS = (".safetensors", ".pt", ".pth")

@@ -72,7 +72,7 @@ def random(architecture: str, seed: int = 0, classes: int = 1000) -> Weighted:
     model = create(architecture, classes)
     with torch.no_grad():
         for name, module in model.network.named_modules():
-            _initialise(name, module, seed)
+            initialise(name, module, seed)
             if hasattr(module, "downsample"):
                 last = module.bn3 if hasattr(module, "bn3") else module.bn2
                 last.weight.fill_(RESIDUAL_GAIN)
@@ -89,7 +89,8 @@ def check_finite(model: BlockModel) -> None:
             )
 
 
-def _initialise(name: str, module: nn.Module, seed: int) -> None:
+def initialise(name: str, module: nn.Module, seed: int) -> None:
+    """Fill a convolution or linear layer from the seed and its name; others stay as they are."""
     if isinstance(module, nn.Conv2d):
         fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
         scale = math.sqrt(2.0 / fan_out)

@@ -159,6 +159,19 @@ class FeatureStore:
             self._count(hits=1)
         return array
 
+    def has(self, key: bytes) -> bool:
+        """Whether there is an entry under `key`; what it holds is checked when it is read."""
+        self._check_usable()
+        check_key(key)
+        if self._writer is not None and self._writer.pending(key) is not None:
+            return True
+        try:
+            with self._pool.borrow() as index:
+                return index is not None and index.find(key, self._requested) is not None
+        except (OSError, sqlite3.Error, TrtkitError) as error:
+            self._warn("read", f"The feature store in {self.folder} cannot be read: {error}")
+            return False
+
     def put(self, key: bytes, value: Array) -> None:
         """Store `value` (float16, float32, int8 or uint8; up to 8 dimensions) under `key`.
 

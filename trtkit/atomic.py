@@ -1,0 +1,39 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trtkit.errors import TrtkitError, os_reason
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its place once the block has ended well.
+
+    Until then, and after an error or a kill, `path` is what it was. The folder is made. Raises
+    TrtkitError when the system refuses (a full disk, a missing permission).
+    """
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        # On disk before it has the name, or a power cut could leave the name with half a file.
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise not_written(path, os_reason(error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def not_written(path: Path, reason: str) -> TrtkitError:
+    """The error of a file that the system did not take."""
+    return TrtkitError(
+        f"{path} cannot be written ({reason}); free space there, mend its permissions or choose "
+        "another folder."
+    )

@@ -1,0 +1,136 @@
+"""trtkit evaluate."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trtkit.cli.options import JsonOption, WorkspaceOption
+from trtkit.cli.output import note, print_json, print_table
+from trtkit.cli.progress import phases
+
+if TYPE_CHECKING:
+    from trtkit.api.evaluate import EvaluateReport, SubjectReport
+
+
+class PartChoice(str, Enum):
+    auto = "auto"
+    all = "all"
+    train = "train"
+    val = "val"
+
+
+def evaluate(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Class folders, or train/ and val/ with them.")
+    ],
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A checkpoint to evaluate. May be repeated."),
+    ] = None,
+    bundle: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A bundle to evaluate. May be repeated. Default: the one built last.",
+        ),
+    ] = None,
+    tail: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Which models of the bundles. May be repeated. Default: all."
+        ),
+    ] = None,
+    part: Annotated[
+        PartChoice,
+        typer.Option(help="Which photos. auto: those of val/ where there is one, else all."),
+    ] = PartChoice.auto,
+    split_seed: Annotated[
+        int, typer.Option(help="Of the split into train and val, of DATA that has no val/.")
+    ] = 0,
+    image_size: Annotated[
+        int | None, typer.Option(metavar="N", help="For checkpoints, in place of their own.")
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Photos per run. Default: 32 for checkpoints, each bundle's own."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Decoding threads. Default: one per core.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw the first one's confusion matrix there."),
+    ] = None,
+    json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Score checkpoints and bundles on labelled photos: top-1, top-5, classes, agreement.
+
+    The folder that a photo lies in is its class. Checkpoints come first, then the models of the
+    bundles; all are compared with the first. Exits with 1 when some photos could not be read.
+    """
+    from trtkit.api import evaluate as api
+
+    with phases() as advance:
+        report = api.evaluate(
+            data,
+            checkpoints=checkpoint or (),
+            bundles=bundle or (),
+            tails=tail or (),
+            part=part.value,
+            split_seed=split_seed,
+            image_size=image_size,
+            batch=batch,
+            workers=workers,
+            plot=plot,
+            workspace=workspace,
+            advance=advance,
+        )
+    for skipped in report.skipped:
+        note(f"{skipped.path}: {skipped.reason}")
+    for sentence in report.notes:
+        note(sentence)
+    if plot is not None and len(report.subjects) > 1:
+        note(f"{plot} shows {report.subjects[0].name} alone.")
+    if json:
+        print_json(report.to_json())
+    else:
+        _print(report)
+    raise typer.Exit(1 if report.skipped else 0)
+
+
+def _print(report: EvaluateReport) -> None:
+    """A line for each subject, and one for each class when there is a single subject."""
+    print_table(
+        ["name", "kind", "precision", "images", "top-1", "top-5", "agreement"],
+        [_summary(subject) for subject in report.subjects],
+    )
+    if len(report.subjects) > 1:
+        return
+    print_table(
+        ["class", "images", "precision", "recall"],
+        [
+            [scores.label, scores.images, _share(scores.precision), _share(scores.recall)]
+            for scores in report.subjects[0].classes
+        ],
+    )
+
+
+def _summary(subject: SubjectReport) -> list[Any]:
+    return [
+        subject.name,
+        subject.kind,
+        subject.precision,
+        subject.images,
+        _share(subject.top1),
+        _share(subject.top5),
+        _share(subject.agreement),
+    ]
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

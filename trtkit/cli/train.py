@@ -1,0 +1,226 @@
+"""trtkit train."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trtkit.cli.options import JsonOption, WorkspaceOption
+from trtkit.cli.output import note, print_json, print_table
+from trtkit.cli.progress import phases
+
+if TYPE_CHECKING:
+    from trtkit.api.train import TrainReport
+
+
+class ModeChoice(str, Enum):
+    finetune = "finetune"
+    freeze = "freeze"
+    bottleneck = "bottleneck"
+
+
+class OptimizerChoice(str, Enum):
+    sgd = "sgd"
+    adamw = "adamw"
+
+
+class ClassWeightsChoice(str, Enum):
+    none = "none"
+    balanced = "balanced"
+
+
+class AugmentationChoice(str, Enum):
+    none = "none"
+    light = "light"
+    standard = "standard"
+    strong = "strong"
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", help="A folder of class folders, or of train/ and val/ with those."
+        ),
+    ],
+    arch: Annotated[
+        str | None, typer.Option(help="The architecture: resnet50, vgg16_bn, ...")
+    ] = None,
+    mode: Annotated[
+        ModeChoice | None,
+        typer.Option(
+            help="Train everything, the head alone, or fit a logistic regression on the penultimate "
+            "features. Default: finetune."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the training. Default: the architecture's.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training of that name.")
+    ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="imagenet|random|FILE", help="Weights to begin with. Default: imagenet."
+        ),
+    ] = None,
+    prefix_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT", help="Take blocks 1 to --cut from it, and leave them as they are."
+        ),
+    ] = None,
+    cut: Annotated[int | None, typer.Option(metavar="N", help="The last block taken.")] = None,
+    augment: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Augmented views to keep of each photo, behind frozen blocks. Default: 0.",
+        ),
+    ] = None,
+    no_feature_store: Annotated[
+        bool,
+        typer.Option(
+            "--no-feature-store",
+            help="Run the frozen blocks in every epoch; augment anew each time.",
+        ),
+    ] = False,
+    image_size: Annotated[
+        int | None, typer.Option(help="Pixels of the square input. Default: the weights', or 224.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Default: 20.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Photos a step. Default: 32.")] = None,
+    optimizer: Annotated[OptimizerChoice | None, typer.Option(help="Default: sgd.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Highest learning rate. Default: 0.01, adamw 0.0003.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Default: 0.0001.")] = None,
+    warmup: Annotated[
+        float | None, typer.Option(help="Epochs in which the learning rate rises. Default: 1.")
+    ] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="0 to below 1. Default: 0.")] = None,
+    class_weights: Annotated[
+        ClassWeightsChoice | None,
+        typer.Option(help="Balanced: rare classes count more in the loss. Default: none."),
+    ] = None,
+    augmentation: Annotated[
+        AugmentationChoice | None, typer.Option(help="How photos are varied. Default: standard.")
+    ] = None,
+    no_flip: Annotated[
+        bool, typer.Option("--no-flip", help="Never mirror: for digits, text, left and right.")
+    ] = False,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a better top-1.")
+    ] = None,
+    regularization: Annotated[
+        float | None, typer.Option(help="C of the logistic regression. Default: 1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is random. Default: 0.")] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Of the 4:1 split. Default: 0.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    no_amp: Annotated[bool, typer.Option("--no-amp", help="No mixed precision on a GPU.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Decoding threads. Default: one per core.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where outputs of frozen blocks are kept. Default: the user's cache.",
+        ),
+    ] = None,
+    cache_size: Annotated[str, typer.Option(help="Disk space for them.")] = "20G",
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train a classifier on a folder of class folders, into checkpoints/NAME.
+
+    Ctrl-C saves and says how to go on.
+    """
+    from trtkit.api import train as api
+    from trtkit.sizes import parse_size
+
+    given = {
+        "arch": arch,
+        "mode": mode and mode.value,
+        "weights": weights,
+        "prefix_from": prefix_from,
+        "cut": cut,
+        "augment": augment,
+        "feature_store": False if no_feature_store else None,
+        "image_size": image_size,
+        "epochs": epochs,
+        "batch": batch,
+        "optimizer": optimizer and optimizer.value,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "warmup": warmup,
+        "label_smoothing": label_smoothing,
+        "class_weights": class_weights and class_weights.value,
+        "augmentation": augmentation and augmentation.value,
+        "flip": False if no_flip else None,
+        "patience": patience,
+        "regularization": regularization,
+        "seed": seed,
+        "split_seed": split_seed,
+        "amp": False if no_amp else None,
+    }
+    try:
+        with phases() as advance:
+            report = api.train(
+                data,
+                name=name,
+                resume=resume,
+                device=device,
+                workers=workers,
+                cache_dir=cache_dir,
+                cache_size=parse_size(cache_size),
+                workspace=workspace,
+                progress=note,
+                advance=advance,
+                **{option: value for option, value in given.items() if value is not None},
+            )
+    except KeyboardInterrupt as error:
+        if not str(error):
+            raise
+        note(str(error))
+        raise typer.Exit(130) from error
+    if report.up_to_date:
+        note(f"The training {report.name} has ended already: nothing was done.")
+    if json:
+        print_json(report.to_json())
+        return
+    _print(report)
+    note(f"Next: trtkit export {report.checkpoint}")
+
+
+def _print(report: TrainReport) -> None:
+    metrics = report.metrics
+    print_table(
+        [
+            "training",
+            "architecture",
+            "mode",
+            "classes",
+            "top-1",
+            "top-5",
+            "best epoch",
+            "checkpoint",
+        ],
+        [
+            [
+                report.name,
+                metrics["options"]["arch"],
+                metrics["options"]["mode"],
+                len(metrics["classes"]),
+                f"{metrics['top1']:.1%}",
+                f"{metrics['top5']:.1%}",
+                metrics["best_epoch"] or "",
+                report.checkpoint,
+            ]
+        ],
+    )

@@ -1,0 +1,131 @@
+"""Class folders: where DATA has them, what they are called, and which photos they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from trtkit.errors import TrtkitError, listed, os_reason
+from trtkit.runtime.files import IMAGE_EXTENSIONS, find_images
+
+TRAIN: Final = "train"
+VAL: Final = "val"
+
+
+@dataclass(frozen=True)
+class SkippedPhoto:
+    """A photo, or a folder below a class folder, that cannot be read, and a sentence that says why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass
+class Listing:
+    """What lies in class folders: `labels` of `paths`, and what could not be searched."""
+
+    paths: list[Path]
+    labels: list[int]
+    skipped: list[SkippedPhoto]
+
+
+def part_folders(root: Path) -> tuple[Path, Path] | None:
+    """train/ and val/ of `root`, None when it has neither. Raises TrtkitError when it has only one."""
+    names, _ = _look_into(root)
+    train, val = root / TRAIN, root / VAL
+    if TRAIN in names and VAL in names:
+        return train, val
+    for here, missing in ((train, val), (val, train)):
+        # A class may be called train, with its photos directly in it.
+        if here.name in names and _look_into(here)[0]:
+            raise TrtkitError(
+                f"{root} has a folder {here.name} of class folders but no {missing.name} beside it; "
+                f"add {missing.name} with the same class folders, or give {here} itself."
+            )
+    return None
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """The class folders in `root`, sorted. Raises TrtkitError when there are none."""
+    names, photos = _look_into(root)
+    if names:
+        return tuple(sorted(names))
+    if photos:
+        raise TrtkitError(
+            f"{root} has {photos} photos lying directly in it but no class folders; put the photos of "
+            "each class into a folder named after it, or give the folder above."
+        )
+    raise TrtkitError(
+        f"{root} has no class folders; give a folder with one folder of photos for each class, or "
+        "with train/ and val/ that hold such folders."
+    )
+
+
+def _look_into(root: Path) -> tuple[set[str], int]:
+    """The names of the folders in `root`, hidden ones aside, and the number of photos beside them."""
+    try:
+        entries = [path for path in root.iterdir() if not path.name.startswith(".")]
+    except FileNotFoundError as error:
+        raise TrtkitError(
+            f"There is no folder {root}; give a folder with one folder of photos for each class."
+        ) from error
+    except NotADirectoryError as error:
+        raise TrtkitError(
+            f"{root} is a file; give a folder with one folder of photos for each class."
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = os_reason(error) if isinstance(error, OSError) else error
+        raise TrtkitError(
+            f"The folder {root} cannot be read ({reason}); mend its permissions or give another."
+        ) from error
+    folders = {path.name for path in entries if path.is_dir()}
+    photos = sum(
+        path.name not in folders and path.suffix.lower() in IMAGE_EXTENSIONS for path in entries
+    )
+    return folders, photos
+
+
+def list_photos(root: Path, names: Sequence[str], classes: Sequence[str] | None = None) -> Listing:
+    """The photos of the class folders `names` in `root`, labelled by their place in `classes`."""
+    place = {name: label for label, name in enumerate(classes or names)}
+    listing = Listing([], [], [])
+    for name in names:
+        try:
+            found = list(find_images([root / name]))
+        except TrtkitError as error:
+            listing.skipped.append(SkippedPhoto(root / name, _without_path(error, root / name)))
+            continue
+        listing.skipped += [SkippedPhoto(item.path, item.error) for item in found if item.error]
+        paths = sorted(item.path for item in found if item.error is None)
+        listing.paths += paths
+        listing.labels += [place[name]] * len(paths)
+    return listing
+
+
+def _without_path(error: TrtkitError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def check_two(root: Path, classes: Sequence[str]) -> None:
+    if len(classes) < 2:
+        raise TrtkitError(
+            f"{root} has a single class folder, {classes[0]}, and a classifier needs two; add the "
+            "folder of another class, or give the folder above."
+        )
+
+
+def check_same(root: Path, train: Sequence[str], val: Sequence[str]) -> None:
+    if train == val:
+        return
+    only_train, only_val = sorted({*train} - {*val}), sorted({*val} - {*train})
+    differences = [
+        f"only {part} has {listed(names)}"
+        for part, names in ((TRAIN, only_train), (VAL, only_val))
+        if names
+    ]
+    raise TrtkitError(
+        f"train and val of {root} differ in their classes: {' and '.join(differences)}; give both the "
+        "same class folders."
+    )

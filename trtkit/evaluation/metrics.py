@@ -1,0 +1,163 @@
+"""Scores of a classifier: top-1, top-5, the confusion matrix, and agreement with another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isnan
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkit.errors import TrtkitError
+from trtkit.tensors import Array
+
+# Of fewer classes all are among the best five.
+TOP: int = 5
+
+Counts = npt.NDArray[np.int64]
+Shares = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One class: its images, and precision and recall, 0 to 1, None where nothing defines them."""
+
+    label: str
+    images: int
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a classifier did on labelled images.
+
+    `images`: their number. `top1`, `top5`: the share of them, 0 to 1, whose class is the best one, or
+    among the five best; nan without images. `confusion`: int64, classes x classes, images by their
+    class (rows) and the class predicted (columns).
+    """
+
+    images: int
+    top1: float
+    top5: float
+    confusion: Counts
+
+    @classmethod
+    def of(cls, logits: Array, labels: npt.ArrayLike) -> Scores:
+        """The scores of logits, float N x C, for labels, int N, 0 to C - 1."""
+        tally = Tally(np.asarray(logits).shape[1])
+        tally.add(logits, labels)
+        return tally.scores()
+
+    @property
+    def precision(self) -> Shares:
+        """For each class the share of the images predicted as it that are of it; nan if none were."""
+        return _shares(self.confusion.diagonal(), self.confusion.sum(axis=0))
+
+    @property
+    def recall(self) -> Shares:
+        """For each class the share of its images that were predicted as it; nan if it has none."""
+        return _shares(self.confusion.diagonal(), self.confusion.sum(axis=1))
+
+    @property
+    def images_of_class(self) -> Counts:
+        """The number of images of each class, int64."""
+        return np.asarray(self.confusion.sum(axis=1), np.int64)
+
+    def by_class(self, labels: Sequence[str]) -> list[ClassScores]:
+        """A row for each class, in their order; `labels` are their names."""
+        rows = zip(labels, self.images_of_class, self.precision, self.recall, strict=True)
+        return [
+            ClassScores(label, int(images), _or_none(precision), _or_none(recall))
+            for label, images, precision, recall in rows
+        ]
+
+
+class Tally:
+    """Scores that grow batch by batch, in memory that does not."""
+
+    def __init__(self, classes: int) -> None:
+        """`classes`: how many there are, C."""
+        self._confusion: Counts = np.zeros((classes, classes), np.int64)
+        self._among_best = 0
+
+    def add(self, logits: Array, labels: npt.ArrayLike) -> None:
+        """Count a batch of logits, float N x C, of images with these labels, int N, 0 to C - 1.
+
+        Raises TrtkitError when they do not fit together, or when a logit is NaN.
+        """
+        logits, labels = np.asarray(logits), np.asarray(labels, np.int64)
+        self._check(logits, labels)
+        # Not `+=`, which counts a pair that comes twice only once.
+        np.add.at(self._confusion, (labels, predicted(logits)), 1)
+        self._among_best += int((ranks(logits, labels) < TOP).sum())
+
+    def scores(self) -> Scores:
+        """The scores of all that was added so far."""
+        images = int(self._confusion.sum())
+        hits = int(self._confusion.trace())
+        return Scores(
+            images=images,
+            top1=hits / images if images else float("nan"),
+            top5=self._among_best / images if images else float("nan"),
+            confusion=self._confusion.copy(),
+        )
+
+    def _check(self, logits: Array, labels: Array) -> None:
+        classes = len(self._confusion)
+        if logits.ndim != 2 or logits.shape[1] != classes or labels.shape != logits.shape[:1]:
+            raise TrtkitError(
+                f"Logits of shape {logits.shape} and labels of shape {labels.shape} were given for "
+                f"{classes} classes; give N x {classes} and N."
+            )
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise TrtkitError(
+                f"Labels from {labels.min()} to {labels.max()} were given for {classes} classes; "
+                f"they are counted from 0 to {classes - 1}."
+            )
+        # Whatever class such an image were given, a score that counts it would look like one.
+        broken = int(np.isnan(logits).any(axis=1).sum())
+        if broken:
+            raise TrtkitError(
+                f"The logits of {broken} of {len(logits)} images are NaN: the training diverged or the "
+                "precision is too low for the weights; use another checkpoint or precision."
+            )
+
+
+def predicted(logits: Array) -> npt.NDArray[np.intp]:
+    """The best class of each row of logits, float N x C; of equal ones the first."""
+    return np.asarray(np.argmax(logits, axis=1), np.intp)
+
+
+def ranks(logits: Array, labels: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """How many classes come before the labelled one in each row of logits, float N x C.
+
+    0 is top-1. Of equal classes the first comes first, as in `predicted` and in what `infer` lists.
+    """
+    labels = np.asarray(labels)[:, None]
+    own = np.take_along_axis(logits, labels, axis=1)
+    earlier = np.arange(logits.shape[1]) < labels
+    return np.asarray(((logits > own) | ((logits == own) & earlier)).sum(axis=1), np.intp)
+
+
+def agreement(logits: Array, reference: Array) -> float:
+    """The share of images, 0 to 1, with the same best class in both, float N x C; nan without images."""
+    if logits.shape != reference.shape:
+        raise TrtkitError(
+            f"Logits of shape {logits.shape} cannot be compared with a reference of shape "
+            f"{reference.shape}; both must be of the same images and classes."
+        )
+    return (
+        float(np.mean(predicted(logits) == predicted(reference))) if len(logits) else float("nan")
+    )
+
+
+def _shares(part: Counts, whole: Counts) -> Shares:
+    shares = np.full(len(whole), np.nan)
+    np.divide(part, whole, out=shares, where=whole > 0)
+    return shares
+
+
+def _or_none(share: float) -> float | None:
+    return None if isnan(share) else float(share)

@@ -1,0 +1,93 @@
+"""Whether photos that a model is evaluated on were trained on, by what its checkpoint says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trtkit.errors import TrtkitError
+from trtkit.evaluation.dataset import (
+    ALL,
+    FOLDERS,
+    TRAIN,
+    VAL,
+    Advance,
+    Dataset,
+    Part,
+    read_dataset,
+    split_photos,
+)
+
+
+def may_be_of(part: Part, trained_on: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint may have been trained on photos of `part`, as far as their number says.
+
+    `trained_on` is what the checkpoint's metadata say under `dataset`: the data's `fingerprint`, the
+    `split`, the `seed`, and the number of photos in `train` and `val`.
+    """
+    if not isinstance(trained_on.get("fingerprint"), str):
+        return False
+    if (trained_on.get("split") == FOLDERS) != part.folders:
+        return False
+    if part.folders and part.part == VAL:
+        return False
+    counted = (TRAIN,) if part.folders and part.part == TRAIN else (TRAIN, VAL)
+    numbers = [trained_on.get(name) for name in counted]
+    there = len(part.photos)
+    if part.dataset is not None:
+        there = len(part.dataset.train) + len(part.dataset.val)
+    # Photos that training could not read are there too.
+    return sum(number for number in numbers if isinstance(number, int)) <= there
+
+
+def photos_trained_on(
+    part: Part,
+    digests: Mapping[Path, bytes],
+    trained_on: Mapping[str, Any],
+    *,
+    workers: int | None = None,
+    advance: Advance = lambda phase, share: None,
+) -> int:
+    """How many of the photos evaluated were trained on; 0 when that was with other data.
+
+    `digests`: the 32-byte BLAKE3 of each photo of `part` that could be read. Data are the same when
+    their fingerprint is, which knows every byte of them.
+    """
+    try:
+        dataset = _as_trained(part, digests, trained_on, workers, advance)
+    except TrtkitError:
+        # What cannot be split was never trained on.
+        return 0
+    if dataset is None or dataset.fingerprint != trained_on["fingerprint"]:
+        return 0
+    trained = {photo.digest for photo in dataset.train}
+    return sum(digest in trained for digest in digests.values())
+
+
+def _as_trained(
+    part: Part,
+    digests: Mapping[Path, bytes],
+    trained_on: Mapping[str, Any],
+    workers: int | None,
+    advance: Advance,
+) -> Dataset | None:
+    """All of the data that `part` is of, split as the training says it did."""
+    if part.folders:
+        if part.part != ALL:
+            # The other folder was not read yet.
+            return read_dataset(part.root, workers=workers, advance=advance)
+        read = [replace(p, digest=digests[p.path]) for p in part.photos if p.path in digests]
+        sides = {
+            side: tuple(p for p in read if p.path.relative_to(part.root).parts[0] == side)
+            for side in (TRAIN, VAL)
+        }
+        return Dataset(part.root, part.classes, sides[TRAIN], sides[VAL], (), FOLDERS)
+    if part.dataset is not None:
+        photos = list(part.dataset.train + part.dataset.val)
+    else:
+        photos = [replace(p, digest=digests[p.path]) for p in part.photos if p.path in digests]
+    seed = trained_on.get("seed", 0)
+    train, val = split_photos(photos, part.classes, seed if isinstance(seed, int) else 0)
+    return Dataset(part.root, part.classes, train, val, (), str(trained_on.get("split")))

@@ -1,0 +1,245 @@
+"""What can be evaluated: a checkpoint in torch, and a tail of a built bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkit.bundle import read_manifest
+from trtkit.errors import TrtkitError, listed, nearest
+from trtkit.extras import require
+from trtkit.models.names import CHECKPOINTS
+from trtkit.preprocessing import Preprocessing
+from trtkit.runtime.pipeline import load
+from trtkit.tensors import Array
+
+if TYPE_CHECKING:
+    from trtkit.models.weights import Weighted
+    from trtkit.runtime.pipeline import Pipeline
+
+CHECKPOINT_BATCH: Final = 32
+
+
+class Subject(Protocol):
+    """A classifier to be evaluated: what it is called and takes, and the logits it gives.
+
+    `name` is short, `place` tells it from others of that name by where it lies. `kind` is `checkpoint`
+    or `bundle`; `checkpoint` is the file, `bundle` and `tail` are names, None where they do not apply;
+    `precision` and `backend` are what it runs in. `notes` are sentences that its scores have to be
+    read with. `trained_on` is what a checkpoint says about the data that it was trained on, empty
+    where it says nothing.
+    """
+
+    name: str
+    place: str
+    kind: str
+    checkpoint: str | None
+    bundle: str | None
+    tail: str | None
+    precision: str
+    backend: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    notes: tuple[str, ...]
+    trained_on: Mapping[str, Any]
+
+    def logits(self, images: Array) -> Array:
+        """Logits, float32 N x classes, of any number of uint8 images N x H x W x 3, RGB.
+
+        H and W are those of `preprocessing`. Raises TrtkitError when it cannot be run.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class CheckpointSubject:
+    """A checkpoint, run by torch in fp32: on the GPU when torch sees one."""
+
+    kind: str = "checkpoint"
+    bundle: str | None = None
+    tail: str | None = None
+    precision: str = "fp32"
+    backend: str = "torch"
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, image_size: int | None = None, batch: int | None = None) -> None:
+        """Read the file. `image_size` (pixels) takes the place of its own, `batch` images a run.
+
+        Raises TrtkitError when it cannot be read, or holds NaN.
+        """
+        if path.suffix not in CHECKPOINTS:
+            raise TrtkitError(
+                f"{path} is no checkpoint by its name; give a file that ends in {listed(CHECKPOINTS)}, "
+                "or a built bundle with --bundle."
+            )
+        require("train", "Evaluating a checkpoint", "torch", "torchvision", "safetensors")
+        import torch
+
+        from trtkit.models.checkpoint import load as load_model
+        from trtkit.models.checkpoint import read_checkpoint
+        from trtkit.models.normalise import Normalise
+        from trtkit.models.weights import check_finite
+
+        read = read_checkpoint(path)
+        weighted = load_model(read)
+        check_finite(weighted.model)
+        self.checkpoint: str | None = str(path)
+        self.place = str(path)
+        self.name = str(read.metadata.get("name") or path.stem)
+        self.classes = _class_names(weighted)
+        self.preprocessing = (
+            Preprocessing.for_image_size(image_size)
+            if image_size is not None
+            else weighted.preprocessing or Preprocessing()
+        )
+        about = read.metadata.get("dataset")
+        self.trained_on: Mapping[str, Any] = about if isinstance(about, dict) else {}
+        self._batch = batch or CHECKPOINT_BATCH
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = weighted.model.network.eval().to(self._device)
+        self._normalise = Normalise().to(self._device)
+
+    def logits(self, images: Array) -> Array:
+        pieces = [
+            self._run(images[i : i + self._batch]) for i in range(0, len(images), self._batch)
+        ]
+        return np.concatenate(pieces)
+
+    def _run(self, images: Array) -> Array:
+        import torch
+
+        try:
+            # TF32 has ten bits of mantissa: what is called fp32 here is.
+            with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+                value = torch.from_numpy(images).to(self._device)
+                logits = self._network(self._normalise(value)).cpu().numpy()
+        except RuntimeError as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise TrtkitError(
+                f"{self.checkpoint} cannot take {len(images)} images of {images.shape[1]} x "
+                f"{images.shape[2]} at once ({reason}); choose a smaller --batch, or the --image-size "
+                "that it was trained with."
+            ) from error
+        return np.asarray(logits, np.float32)
+
+    def close(self) -> None:
+        return None
+
+
+class TailSubject:
+    """One tail of a bundle, run by the backend it was built for, without the cache."""
+
+    kind: str = "bundle"
+    checkpoint: str | None = None
+
+    def __init__(self, folder: Path, tail: str, batch: int | None = None) -> None:
+        """Load the engines. `batch` images a run, the bundle's optimum by default.
+
+        Raises TrtkitError when they cannot be loaded, or are not for so many images.
+        """
+        manifest = read_manifest(folder)
+        low, best, high = manifest.batch
+        if batch is not None and not 1 <= batch <= high:
+            raise TrtkitError(
+                f"A batch of {batch} was asked of the bundle {manifest.name}, which was built for "
+                f"{low} to {high} images; choose one of those or build with --batch."
+            )
+        self._batch = batch or best
+        self._pipeline: Pipeline = load(folder, tail=tail)
+        self._pipeline.chain.reserve(self._batch)
+        self.bundle: str | None = manifest.name
+        self.tail: str | None = tail
+        self.name = f"{manifest.name}/{tail}"
+        self.place = f"{folder}/{tail}"
+        self.precision = manifest.precision
+        self.backend = manifest.backend
+        self.classes = self._pipeline.tail.classes or ()
+        self.preprocessing = manifest.preprocessing
+        self.trained_on: Mapping[str, Any] = {}
+        self.notes: tuple[str, ...] = tuple(self._notes())
+
+    def logits(self, images: Array) -> Array:
+        return np.concatenate(
+            [
+                self._pipeline.logits(images[i : i + self._batch])
+                for i in range(0, len(images), self._batch)
+            ]
+        )
+
+    def close(self) -> None:
+        self._pipeline.close()
+
+    def _notes(self) -> Sequence[str]:
+        notes = []
+        if self._pipeline.meaningless:
+            notes.append(f"The weights of {self.tail} are random: its scores mean nothing.")
+        if self._pipeline.manifest.unverified:
+            notes.append(
+                f"The engines of {self.bundle} are unverified: where they were built, "
+                f"{self._pipeline.manifest.unverified}."
+            )
+        return notes
+
+
+def tails_of(folders: Sequence[Path], wanted: Sequence[str]) -> list[tuple[Path, str]]:
+    """Bundle by bundle the tails to evaluate: those of the names `wanted`, all without names.
+
+    Raises TrtkitError for a name that no bundle has, and for a bundle that has none of them.
+    """
+    manifests = [(folder, read_manifest(folder)) for folder in folders]
+    known = {tail.name for _, manifest in manifests for tail in manifest.tails}
+    for name in wanted:
+        if name not in known:
+            bundles = listed(manifest.name for _, manifest in manifests)
+            raise TrtkitError(
+                f"There is no tail {name!r} in {bundles}; there is "
+                f"{listed(nearest(name, known) or sorted(known))}."
+            )
+    chosen = []
+    for folder, manifest in manifests:
+        own = [tail.name for tail in manifest.tails]
+        picked = [name for name in dict.fromkeys(wanted or own) if name in own]
+        if not picked:
+            raise TrtkitError(
+                f"The bundle {manifest.name} has none of the tails {listed(wanted)}; there is "
+                f"{listed(own)}. Leave the bundle out or name one of those."
+            )
+        chosen += [(folder, name) for name in picked]
+    return chosen
+
+
+def match_labels(subject: Subject, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The index among the subject's classes of each of the data's `classes`, by their names, int64.
+
+    Raises TrtkitError that lists those which the subject does not know, or knows twice.
+    """
+    place = {name: index for index, name in enumerate(subject.classes)}
+    unknown = [name for name in classes if name not in place]
+    if unknown:
+        raise TrtkitError(
+            f"{subject.name} does not know {len(unknown)} of the {len(classes)} class folders: "
+            f"{listed(unknown)}; its classes are {listed(subject.classes)}: name the folders so, or "
+            "take out those that it was not trained on."
+        )
+    twice = [name for name in classes if subject.classes.count(name) > 1]
+    if twice:
+        raise TrtkitError(
+            f"{subject.name} has more than one class called {listed(twice)}, so that the folder does "
+            "not say which; export it with --classes and names that differ."
+        )
+    return np.array([place[name] for name in classes], np.int64)
+
+
+def _class_names(weighted: Weighted) -> tuple[str, ...]:
+    names = weighted.classes or [f"class {index}" for index in range(weighted.model.classes)]
+    if len(names) != weighted.model.classes:
+        raise TrtkitError(
+            f"The {weighted.source} names {len(names)} classes but has {weighted.model.classes} "
+            "outputs; save it anew."
+        )
+    return tuple(names)

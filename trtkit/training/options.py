@@ -1,0 +1,176 @@
+"""What a training is asked to do: the options, their defaults, and which go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from trtkit.errors import TrtkitError, listed, nearest
+from trtkit.training.augment import PRESETS
+
+FINETUNE, FREEZE, BOTTLENECK = "finetune", "freeze", "bottleneck"
+MODES = (FINETUNE, FREEZE, BOTTLENECK)
+OPTIMIZERS = ("sgd", "adamw")
+CLASS_WEIGHTS = ("none", "balanced")
+# Without --lr. SGD's is that of fine-tuning; a head alone stands more.
+LEARNING_RATES = {"sgd": 0.01, "adamw": 3e-4}
+# The epochs of gradient descent, which a fit in one go has not.
+_OF_EPOCHS = frozenset(
+    {"epochs", "batch", "optimizer", "lr", "weight_decay", "warmup", "label_smoothing", "patience"}
+)
+
+_CHOICES = {
+    "mode": MODES,
+    "optimizer": OPTIMIZERS,
+    "class_weights": CLASS_WEIGHTS,
+    "augmentation": tuple(PRESETS),
+}
+_AT_LEAST = {
+    "epochs": 1, "batch": 2, "lr": 0, "weight_decay": 0, "warmup": 0, "label_smoothing": 0,
+    "patience": 1, "augment": 0, "cut": 1, "regularization": 0, "image_size": 1,
+}  # fmt: skip
+_POSITIVE = ("lr", "regularization")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train; all of it is recorded in the run.
+
+    `arch`: an architecture. `mode`: `finetune` trains everything, `freeze` the head alone,
+    `bottleneck` fits a logistic regression on the penultimate features. `weights` to start from:
+    `imagenet`, `random` or a checkpoint. `seed`: of random weights, order and augmentation;
+    `split_seed`: of the 4:1 split. `image_size`: pixels of the square input, by default the
+    checkpoint's or 224.
+
+    `epochs`, `batch` (images a step), `optimizer` (`sgd` with Nesterov momentum 0.9, or `adamw`),
+    `lr` (default 0.01 and 3e-4), `weight_decay` (of weights, not of biases and batch norms); the rate
+    rises linearly for `warmup` epochs, then falls as a cosine. `label_smoothing`: 0 to below 1.
+    `class_weights`: `balanced` weighs a class by the inverse of its share. `patience`: epochs without
+    a better top-1 after which training stops early. `amp`: mixed precision on a GPU.
+
+    `augmentation`: a preset, `flip` whether it may mirror. `prefix_from` and `cut`: blocks 1 to `cut`
+    come from that checkpoint and stay as they are. What frozen blocks compute is kept in the feature
+    store unless `feature_store` is off: `augment` augmented views of each photo, 0 for the plain one.
+    `regularization`: the C of the logistic regression, the inverse of its L2 penalty's strength.
+    """
+
+    arch: str
+    mode: str = FINETUNE
+    weights: str = "imagenet"
+    seed: int = 0
+    split_seed: int = 0
+    image_size: int | None = None
+    epochs: int = 20
+    batch: int = 32
+    optimizer: str = "sgd"
+    lr: float | None = None
+    weight_decay: float = 1e-4
+    warmup: float = 1.0
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    patience: int | None = None
+    amp: bool = True
+    augmentation: str = "standard"
+    flip: bool = True
+    prefix_from: str | None = None
+    cut: int | None = None
+    augment: int = 0
+    feature_store: bool = True
+    regularization: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise TrtkitError(f"{_flag(name)} {value} was asked for; choose {listed(choices)}.")
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and (value < least or (name in _POSITIVE and value == 0)):
+                above = "above 0" if name in _POSITIVE else f"{least} or more"
+                raise TrtkitError(f"{_flag(name)} {value} was asked for; give {above}.")
+        if self.label_smoothing >= 1:
+            raise TrtkitError(
+                f"--label-smoothing {self.label_smoothing} was asked for; give less than 1."
+            )
+        if self.warmup > self.epochs:
+            raise TrtkitError(
+                f"--warmup {self.warmup:g} was asked for in {self.epochs} epochs; give no more than those."
+            )
+        if self.cut is not None and self.prefix_from is None:
+            raise TrtkitError(
+                f"--cut {self.cut} was given without --prefix-from, the checkpoint that the blocks up "
+                "to it come from; give both or neither."
+            )
+
+    @classmethod
+    def given(cls, options: Mapping[str, Any]) -> TrainOptions:
+        """The options named, the others by default; TrtkitError for those that would do nothing."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                hint = nearest(name, known) or known
+                raise TrtkitError(f"Training has no option {name!r}; there is {listed(hint)}.")
+        if "arch" not in options:
+            raise TrtkitError(
+                "Training was asked for without an architecture; give --arch, such as --arch resnet50."
+            )
+        made = cls(**options)
+        made._check_used(options)
+        return made
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest one, after the warm-up."""
+        return LEARNING_RATES[self.optimizer] if self.lr is None else self.lr
+
+    @property
+    def frozen(self) -> bool:
+        """Whether some blocks stay as they are, so that what they compute can be kept."""
+        return self.mode != FINETUNE or self.prefix_from is not None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def check_same(self, given: Mapping[str, Any]) -> None:
+        """Raise TrtkitError when an option given to a run that is resumed is not the run's own."""
+        for name, value in given.items():
+            if value != getattr(self, name):
+                raise TrtkitError(
+                    f"{_flag(name)} {value} was given to resume a training that was begun with "
+                    f"{getattr(self, name)}; leave it out, or begin another one with --name."
+                )
+
+    def changed(self, **values: Any) -> TrainOptions:
+        return replace(self, **values)
+
+    def _check_used(self, options: Mapping[str, Any]) -> None:
+        """Refuse what would be silently ignored."""
+        if self.mode == BOTTLENECK:
+            useless, why = _OF_EPOCHS, f"--mode {BOTTLENECK}, which is fitted in one go"
+        else:
+            useless, why = (
+                frozenset({"regularization"}),
+                f"--mode {self.mode}, which has no such fit",
+            )
+        for name in sorted(useless & options.keys()):
+            raise TrtkitError(f"{_flag(name)} was given with {why}; leave it out.")
+        if not self.frozen:
+            for name in sorted({"augment", "feature_store"} & options.keys()):
+                raise TrtkitError(
+                    f"{_flag(name)} was given, but {self.mode} without --prefix-from freezes no "
+                    "blocks whose outputs could be kept; leave it out."
+                )
+        plain = self.augment == 0 and (self.feature_store or self.mode == BOTTLENECK)
+        if self.frozen and plain and options.get("augmentation", "none") != "none":
+            raise TrtkitError(
+                f"--augmentation {self.augmentation} was given, but the outputs of the frozen blocks are "
+                "kept for the plain photos; give --augment N for N augmented views of each, or "
+                "--no-feature-store."
+            )
+
+
+def _flag(name: str) -> str:
+    """What the option is called on the command line."""
+    special = {"feature_store": "--no-feature-store", "flip": "--no-flip", "amp": "--no-amp"}
+    return special.get(name, "--" + name.replace("_", "-"))

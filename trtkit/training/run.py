@@ -1,0 +1,116 @@
+"""The folder of a training: its options, checkpoints, state and results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from trtkit.atomic import whole_file
+from trtkit.errors import TrtkitError, listed
+from trtkit.training.options import TrainOptions
+from trtkit.workspace import BEST, Workspace, check_name
+
+RECORD = "run.json"
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training's folder. `record` is what was fixed when it began; the content of `run.json`."""
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, place: Workspace, name: str) -> Run:
+        """The training of that name. Raises TrtkitError when there is none."""
+        folder = place.checkpoints / name
+        try:
+            return cls(folder, json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            known = sorted(path.parent.name for path in place.checkpoints.glob(f"*/{RECORD}"))
+            raise TrtkitError(
+                f"There is no training {name!r} to resume; {place.checkpoints} has {listed(known)}."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise TrtkitError(
+                f"{folder / RECORD} cannot be read ({error}); begin the training anew with another "
+                "--name."
+            ) from error
+
+    @classmethod
+    def create(cls, place: Workspace, name: str, record: Mapping[str, Any]) -> Run:
+        """A new training's folder. Raises TrtkitError when there is one of that name."""
+        check_free(place, name)
+        run = cls(place.checkpoints / name, record)
+        run.write_json(RECORD, record)
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def options(self) -> TrainOptions:
+        return TrainOptions(**self.record["options"])
+
+    @property
+    def best(self) -> Path:
+        return self.folder / BEST
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """What resuming needs; gone once the training has ended."""
+        return self.folder / "resume.safetensors"
+
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        """The results, None before the training has ended."""
+        path = self.folder / METRICS
+        if not path.is_file():
+            return None
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return metrics if metrics.get("finished") else None
+
+    def write_json(self, file: str, value: Mapping[str, Any]) -> None:
+        with whole_file(self.folder / file) as temporary:
+            temporary.write_text(
+                json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the training against a second process. Raises TrtkitError when one has it."""
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise TrtkitError(
+                f"The training {self.name} is running in another process; wait for it, or begin "
+                "another one with --name."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def check_free(place: Workspace, name: str) -> None:
+    """Raise TrtkitError unless a new training can be called that."""
+    check_name(name)
+    folder = place.checkpoints / name
+    if (folder / RECORD).exists():
+        raise TrtkitError(
+            f"There is a training {name!r} in {place.checkpoints} already; go on with it by --resume, "
+            "give another --name, or remove its folder."
+        )
