@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trtkit.errors import TrtkitError, os_reason
@@ -28,7 +28,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise not_written(path, os_reason(error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where it could not be made it cannot be removed either, for the reason already told.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def not_written(path: Path, reason: str) -> TrtkitError:

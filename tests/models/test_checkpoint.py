@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from trtkit.errors import TrtkitError
-from trtkit.models import weights
+from trtkit.models import checkpoint, weights
 from trtkit.models.checkpoint import identify, load, read_checkpoint, save_checkpoint
 from trtkit.preprocessing import Preprocessing
 
@@ -32,6 +34,61 @@ def test_safetensors_round_trip(tmp_path, model):
     assert found.classes == ["cat", "dog", "owl"]
     assert found.preprocessing == Preprocessing(96, 96, 110)
     assert found.source == "checkpoint cheap.safetensors"
+
+
+def test_what_a_checkpoint_says_of_itself(tmp_path, model):
+    path = tmp_path / "best.safetensors"
+    about = {
+        "name": "chéap 2",
+        "mode": "freeze",
+        "metrics": {"top1": 1 / 3, "epoch": 7},
+        "prefix": None,
+        "dataset": {"classes": ["ä", "b", "c"], "train": 12},
+    }
+    save_checkpoint(path, model, ["ä", "b", "c"], Preprocessing(), about)
+    found = read_checkpoint(path)
+    assert found.metadata == {
+        "architecture": "resnet18",
+        "classes": ["ä", "b", "c"],
+        "preprocessing": Preprocessing().to_json(),
+        **about,
+    }
+    assert same_weights(load(found).model, model)
+    # Whoever is told of the weights hears the training's name, all of whose files are called alike.
+    assert load(found).source == "checkpoint chéap 2 (best.safetensors)"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_checkpoint_has_the_user_s_own_mode(tmp_path, model, umask, mode):
+    path = tmp_path / "best.safetensors"
+    before = os.umask(umask)
+    try:
+        # Over an older one, too.
+        for _ in range(2):
+            save_checkpoint(path, model, ["a", "b", "c"], Preprocessing())
+            assert path.stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, model, monkeypatch):
+    path = tmp_path / "best.safetensors"
+    save_checkpoint(path, model, ["a", "b", "c"], Preprocessing())
+    old = path.read_bytes()
+
+    def full(state, file, metadata):
+        file.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)\nand more")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(TrtkitError) as caught:
+        save_checkpoint(path, model, ["x", "y", "z"], Preprocessing())
+    assert str(caught.value) == (
+        f"{path} cannot be written (I/O error: No space left on device (os error 28)); free space "
+        "there, mend its permissions or choose another folder."
+    )
+    assert path.read_bytes() == old
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}])

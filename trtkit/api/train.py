@@ -74,12 +74,18 @@ def train(
     """
     require("train", "Training")
     from trtkit.training.interrupt import TrainingInterrupted
+    from trtkit.training.network import choose_device
     from trtkit.training.session import Session, Surroundings
 
     place = Workspace.at(workspace)
     start: Start | None = None
     surroundings = Surroundings(
-        device, workers, Path(cache_dir) if cache_dir else None, cache_size, progress, advance
+        choose_device(device),
+        workers,
+        Path(cache_dir) if cache_dir else None,
+        cache_size,
+        progress,
+        advance,
     )
     if resume:
         run, dataset = _resumed(place, Path(data), name, options, advance)
@@ -169,7 +175,7 @@ def _tell(dataset: Dataset, progress: Progress) -> None:
     for skipped in dataset.skipped:
         progress(f"Skipped {skipped.path}: {skipped.reason}")
     if dataset.skipped:
-        progress(f"{len(dataset.skipped)} photos were skipped.")
+        progress(f"Photos skipped: {len(dataset.skipped)}.")
     if dataset.repeated:
         progress(
             f"{dataset.repeated} photos to validate on are among those to train on as well, byte for "

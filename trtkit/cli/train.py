@@ -139,7 +139,7 @@ def train(
 ) -> None:
     """Train a classifier on a folder of class folders, into checkpoints/NAME.
 
-    Ctrl-C saves and says how to go on.
+    Ctrl-C saves and says how to go on. Exits with 1 when some photos could not be read.
     """
     from trtkit.api import train as api
     from trtkit.sizes import parse_size
@@ -193,9 +193,10 @@ def train(
         note(f"The training {report.name} has ended already: nothing was done.")
     if json:
         print_json(report.to_json())
-        return
-    _print(report)
-    note(f"Next: trtkit export {report.checkpoint}")
+    else:
+        _print(report)
+        note(f"Next: trtkit export {report.checkpoint}")
+    raise typer.Exit(1 if report.metrics["dataset"]["skipped"] else 0)
 
 
 def _print(report: TrainReport) -> None:

@@ -14,11 +14,9 @@ import onnx
 import torch
 from torch import nn
 
-from trtkit.errors import TrtkitError
 from trtkit.graph.card import BlockBoundary, ModelCard
-from trtkit.graph.files import first_line
 from trtkit.graph.lower import lower
-from trtkit.models.blocks import BlockModel
+from trtkit.models.blocks import BlockModel, feature_size
 from trtkit.models.normalise import Normalise
 from trtkit.preprocessing import Preprocessing
 
@@ -30,7 +28,7 @@ class UInt8Classifier(nn.Module):
 
     def __init__(self, model: BlockModel, image: Preprocessing) -> None:
         super().__init__()
-        size = self._feature_size(model, image)
+        size = feature_size(model, image)
         self.network = model.network
         self.stem = model.stem
         self.blocks = nn.ModuleList(block.module for block in model.blocks)
@@ -41,20 +39,6 @@ class UInt8Classifier(nn.Module):
             )
         )
         self.normalise = Normalise()
-
-    @staticmethod
-    def _feature_size(model: BlockModel, image: Preprocessing) -> tuple[int, int]:
-        try:
-            with torch.inference_mode():
-                x = model.stem(torch.zeros(1, 3, image.height, image.width))
-                for block in model.blocks:
-                    x = block.module(x)
-        except RuntimeError as error:
-            raise TrtkitError(
-                f"{model.architecture} cannot take images of {image.height} x {image.width} "
-                f"({first_line(error)}); choose a larger --image-size."
-            ) from error
-        return int(x.shape[2]), int(x.shape[3])
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x = self.stem(self.normalise(image))

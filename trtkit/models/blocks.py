@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trtkit.errors import TrtkitError
+from trtkit.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,25 @@ class BlockModel:
             names.extend(block.parameters)
         state = self.network.state_dict()
         return {name: state[name] for name in names}
+
+
+def feature_size(model: BlockModel, image: Preprocessing) -> tuple[int, int]:
+    """Height and width of the last block's output for images prepared so.
+
+    The model has to be in evaluation mode. Raises TrtkitError when it cannot take such images.
+    """
+    try:
+        with torch.inference_mode():
+            x = model.stem(torch.zeros(1, 3, image.height, image.width))
+            for block in model.blocks:
+                x = block.module(x)
+    except RuntimeError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise TrtkitError(
+            f"{model.architecture} cannot take images of {image.height} x {image.width} ({reason}); "
+            "choose a larger --image-size."
+        ) from error
+    return int(x.shape[2]), int(x.shape[3])
 
 
 def shared_blocks(a: BlockModel, b: BlockModel) -> int:

@@ -31,6 +31,7 @@ _FLUSH_BYTES = 32 * 1024**2
 HELD_BYTES = 1024**3
 
 Advance = Callable[[str, float], None]
+Missing = tuple[int, Indices]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class FeatureBatches:
         self._group_of = {index: group for group in self._groups for index in group}
         self._computing = threading.Lock()
         self._held: list[Array] = []
+        self._uncommitted = 0
         self._labels = np.array([photo.label for photo in photos.photos], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -76,26 +78,24 @@ class FeatureBatches:
         """How many feature maps there are altogether."""
         return len(self.photos) * max(1, self.views)
 
-    def fill(self, advance: Advance) -> Filled:
-        """Compute the maps that the store lacks. Raises TrtkitError when it takes no more."""
-        started = time.perf_counter()
-        missing = [
+    def missing(self) -> list[Missing]:
+        """The groups of photos, with the view, of which the store lacks a map."""
+        return [
             (view, group)
             for view in range(max(1, self.views))
             for group in self._groups
             if not all(self.store.has(self._key(index, view)) for index in group)
         ]
-        waiting = 0
+
+    def fill(self, missing: Sequence[Missing], advance: Advance) -> Filled:
+        """Compute the maps that the store lacks. Raises TrtkitError when it takes no more."""
+        started = time.perf_counter()
         done = 0
         for view in sorted({view for view, _ in missing}):
             groups = [group for of, group in missing if of == view]
             with closing(self.photos.batches(groups, view)) as batches:
                 for group, (images, _) in zip(groups, batches, strict=True):
-                    maps = self._put(group, view, images)
-                    waiting += maps.nbytes
-                    if waiting > _FLUSH_BYTES:
-                        self._commit()
-                        waiting = 0
+                    self._put(group, view, images)
                     done += 1
                     advance("Running photos through the frozen blocks", done / len(missing))
         if missing:
@@ -143,12 +143,19 @@ class FeatureBatches:
         maps = self.network.features(images)
         for index, value in zip(group, maps, strict=True):
             self.store.put(self._key(index, view), value)
+            self._uncommitted += value.nbytes
+            if self._uncommitted > _FLUSH_BYTES:
+                self._commit()
         return maps
 
     def _commit(self) -> None:
+        self._uncommitted = 0
         self.store.flush()
         if not self.store.writable:
-            raise TrtkitError(str(self.store.read_only_reason))
+            reason = str(self.store.read_only_reason).partition(";")[0]
+            raise TrtkitError(
+                f"{reason}; free space, give another --cache-dir, or --no-feature-store."
+            )
 
     def _key(self, index: int, view: int) -> bytes:
         digest = self.photos.photos[index].digest

@@ -24,7 +24,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     asked = False
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    # None is a handler that Python did not set and could not set again.
+    before = {number: handler for number, handler in found.items() if handler is not None}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -35,7 +37,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         asked = True
         restore()
 
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield lambda: asked

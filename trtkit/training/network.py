@@ -94,13 +94,16 @@ def choose_device(name: str) -> torch.device:
     """`auto` is the GPU where torch has one. Raises TrtkitError for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = "cpu and cuda" if torch.cuda.is_available() else "cpu alone"
+    unknown = TrtkitError(
+        f"--device {name} was asked for, but torch {torch.__version__} has {there} here; choose one of "
+        "those."
+    )
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        there = "cpu and cuda" if torch.cuda.is_available() else "cpu alone"
-        raise TrtkitError(
-            f"--device {name} was asked for, but torch {torch.__version__} has {there} here; choose one "
-            "of those."
-        ) from error
+        raise unknown from error
+    if device.type not in ("cpu", "cuda"):
+        raise unknown
     return device

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from typing import Any
 
 from trtkit.errors import TrtkitError, listed, nearest
@@ -17,7 +18,17 @@ CLASS_WEIGHTS = ("none", "balanced")
 LEARNING_RATES = {"sgd": 0.01, "adamw": 3e-4}
 # The epochs of gradient descent, which a fit in one go has not.
 _OF_EPOCHS = frozenset(
-    {"epochs", "batch", "optimizer", "lr", "weight_decay", "warmup", "label_smoothing", "patience"}
+    {
+        "epochs",
+        "batch",
+        "optimizer",
+        "lr",
+        "weight_decay",
+        "warmup",
+        "label_smoothing",
+        "patience",
+        "feature_store",
+    }
 )
 
 _CHOICES = {
@@ -31,6 +42,8 @@ _AT_LEAST = {
     "patience": 1, "augment": 0, "cut": 1, "regularization": 0, "image_size": 1,
 }  # fmt: skip
 _POSITIVE = ("lr", "regularization")
+# On unless --no-... is given.
+_SWITCHES = frozenset({"feature_store", "flip", "amp"})
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,9 @@ class TrainOptions:
                 raise TrtkitError(f"{_flag(name)} {value} was asked for; choose {listed(choices)}.")
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
-            if value is not None and (value < least or (name in _POSITIVE and value == 0)):
+            if value is None:
+                continue
+            if not isfinite(value) or value < least or (name in _POSITIVE and value == 0):
                 above = "above 0" if name in _POSITIVE else f"{least} or more"
                 raise TrtkitError(f"{_flag(name)} {value} was asked for; give {above}.")
         if self.label_smoothing >= 1:
@@ -102,15 +117,16 @@ class TrainOptions:
                 f"--cut {self.cut} was given without --prefix-from, the checkpoint that the blocks up "
                 "to it come from; give both or neither."
             )
+        if self.prefix_from is not None and self.cut is None:
+            raise TrtkitError(
+                f"--prefix-from {self.prefix_from} was given without --cut, the last block to take from "
+                "it; give both or neither."
+            )
 
     @classmethod
     def given(cls, options: Mapping[str, Any]) -> TrainOptions:
         """The options named, the others by default; TrtkitError for those that would do nothing."""
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                hint = nearest(name, known) or known
-                raise TrtkitError(f"Training has no option {name!r}; there is {listed(hint)}.")
+        _check_known(options)
         if "arch" not in options:
             raise TrtkitError(
                 "Training was asked for without an architecture; give --arch, such as --arch resnet50."
@@ -134,19 +150,25 @@ class TrainOptions:
 
     def check_same(self, given: Mapping[str, Any]) -> None:
         """Raise TrtkitError when an option given to a run that is resumed is not the run's own."""
+        _check_known(given)
         for name, value in given.items():
-            if value != getattr(self, name):
-                raise TrtkitError(
-                    f"{_flag(name)} {value} was given to resume a training that was begun with "
-                    f"{getattr(self, name)}; leave it out, or begin another one with --name."
-                )
-
-    def changed(self, **values: Any) -> TrainOptions:
-        return replace(self, **values)
+            if value == getattr(self, name):
+                continue
+            # A switch has no value that could be shown.
+            here, there = (
+                ("", "without it")
+                if name in _SWITCHES
+                else (f" {value}", f"with {getattr(self, name)}")
+            )
+            raise TrtkitError(
+                f"{_flag(name)}{here} was given to resume a training that was begun {there}; leave it "
+                "out, or begin another one with --name."
+            )
 
     def _check_used(self, options: Mapping[str, Any]) -> None:
         """Refuse what would be silently ignored."""
-        if self.mode == BOTTLENECK:
+        fitted = self.mode == BOTTLENECK
+        if fitted:
             useless, why = _OF_EPOCHS, f"--mode {BOTTLENECK}, which is fitted in one go"
         else:
             useless, why = (
@@ -161,16 +183,34 @@ class TrainOptions:
                     f"{_flag(name)} was given, but {self.mode} without --prefix-from freezes no "
                     "blocks whose outputs could be kept; leave it out."
                 )
-        plain = self.augment == 0 and (self.feature_store or self.mode == BOTTLENECK)
-        if self.frozen and plain and options.get("augmentation", "none") != "none":
+        kept = self.frozen and (self.feature_store or fitted)
+        if self.augment and (self.augmentation == "none" or not kept):
+            raise TrtkitError(
+                f"--augment {self.augment} was given, but without "
+                f"{'an --augmentation' if kept else 'the feature store'} there is only one view to keep "
+                "of a photo; leave it out."
+            )
+        plain = kept and self.augment == 0
+        if plain and options.get("augmentation", "none") != "none":
             raise TrtkitError(
                 f"--augmentation {self.augmentation} was given, but the outputs of the frozen blocks are "
                 "kept for the plain photos; give --augment N for N augmented views of each, or "
                 "--no-feature-store."
             )
+        if "flip" in options and (plain or self.augmentation == "none"):
+            raise TrtkitError(
+                "--no-flip was given, but the photos are not augmented; leave it out."
+            )
+
+
+def _check_known(options: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(TrainOptions)]
+    for name in options:
+        if name not in known:
+            hint = nearest(name, known) or known
+            raise TrtkitError(f"Training has no option {name!r}; there is {listed(hint)}.")
 
 
 def _flag(name: str) -> str:
     """What the option is called on the command line."""
-    special = {"feature_store": "--no-feature-store", "flip": "--no-flip", "amp": "--no-amp"}
-    return special.get(name, "--" + name.replace("_", "-"))
+    return ("--no-" if name in _SWITCHES else "--") + name.replace("_", "-")

@@ -27,7 +27,7 @@ from trtkit.training.augment import preset
 from trtkit.training.batches import PhotoBatches, Source
 from trtkit.training.interrupt import interruptible
 from trtkit.training.loop import Hooks, Trainer, duration, evaluate
-from trtkit.training.network import Network, choose_device
+from trtkit.training.network import Network
 from trtkit.training.optimise import class_weights, make_optimizer
 from trtkit.training.options import BOTTLENECK
 from trtkit.training.progress import Epoch, Progress
@@ -43,7 +43,7 @@ from trtkit.workspace import Workspace
 class Surroundings:
     """Where a training runs and whom it tells; none of it changes the result."""
 
-    device: str
+    device: torch.device
     workers: int | None
     cache_dir: Path | None
     cache_size: int
@@ -76,7 +76,7 @@ class Session:
         self.network = Network(
             model,
             frozen_blocks(self.options, model),
-            choose_device(around.device),
+            around.device,
             mixed=self.options.amp,
         )
 

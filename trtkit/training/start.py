@@ -10,7 +10,7 @@ from typing import Any
 from trtkit.errors import TrtkitError
 from trtkit.models import checkpoint, weights
 from trtkit.models.architectures import check_architecture
-from trtkit.models.blocks import BlockModel
+from trtkit.models.blocks import BlockModel, feature_size
 from trtkit.models.heads import with_classes
 from trtkit.models.prefix import copy_prefix, prefix_digest
 from trtkit.models.weights import Weighted, check_finite
@@ -45,13 +45,16 @@ def starting_model(options: TrainOptions, classes: Sequence[str], place: Workspa
         model = with_classes(model, len(classes), options.seed)
     if options.prefix_from is None:
         image = _image(options.image_size, weighted.preprocessing)
+        feature_size(model, image)
         return Start(model, image, weighted.source)
     cheap = checkpoint.load(checkpoint.read_checkpoint(place.find_checkpoint(options.prefix_from)))
     check_finite(cheap.model)
-    cut = options.cut if options.cut is not None else 0
+    cut = options.cut or 0
     copy_prefix(cheap.model, model, cut)
     prefix = {"from": cheap.source, "cut": cut, "digest": prefix_digest(model, cut)}
-    return Start(model, _same_image(options, cheap), weighted.source, prefix)
+    image = _same_image(options, cheap)
+    feature_size(model, image)
+    return Start(model, image, weighted.source, prefix)
 
 
 def frozen_blocks(options: TrainOptions, model: BlockModel) -> int | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -37,21 +37,33 @@ def save_state(path: Path, trainee: Trainee, progress: Progress) -> None:
 def load_state(path: Path, trainee: Trainee) -> Progress:
     """Set `trainee` to what was saved, and give the progress. Raises TrtkitError for another model's."""
     saved = read_checkpoint(path)
-    model: dict[str, torch.Tensor] = {}
-    optimizer: dict[int, dict[str, Any]] = {}
-    for name, value in saved.state.items():
-        if name.startswith(_MODEL):
-            model[name.removeprefix(_MODEL)] = value
-        else:
-            index, _, leaf = name.removeprefix(_OPTIMIZER).partition(".")
-            optimizer.setdefault(int(index), {})[leaf] = value
     groups = trainee.optimizer.state_dict()["param_groups"]
     try:
+        model, optimizer = _divided(saved.state)
         trainee.network.load_state_dict(model)
         trainee.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
-        trainee.scaler.load_state_dict(saved.metadata["scaler"])
+        scaler = saved.metadata["scaler"]
+        # Empty where the training ran without mixed precision until now.
+        if scaler:
+            trainee.scaler.load_state_dict(scaler)
         return Progress.from_json(saved.metadata["progress"])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise TrtkitError(
-            f"{path} is not the state of this training ({error}); remove it to begin the training anew."
+            f"{path} is not the state of this training ({str(error).splitlines()[0].rstrip(':')}); "
+            "remove it to begin the training anew."
         ) from error
+
+
+def _divided(
+    tensors: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]]]:
+    """The model's tensors by name, and the optimizer's by the parameter's number and name."""
+    model: dict[str, torch.Tensor] = {}
+    optimizer: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(_MODEL):
+            model[name.removeprefix(_MODEL)] = value
+        else:
+            number, _, leaf = name.removeprefix(_OPTIMIZER).partition(".")
+            optimizer.setdefault(int(number), {})[leaf] = value
+    return model, optimizer

@@ -90,8 +90,12 @@ def store_features(
             FeatureBatches(train, network, store, prefix, views),
             FeatureBatches(val, network, store, prefix),
         )
-        needed = _check_room(store, sources, size)
-        parts = [source.fill(advance) for source in sources]
+        missing = [source.missing() for source in sources]
+        lacking = sum(len(group) for each in missing for _, group in each)
+        needed = _check_room(store, sources, size, lacking)
+        parts = [
+            source.fill(groups, advance) for source, groups in zip(sources, missing, strict=True)
+        ]
         if needed <= HELD_BYTES:
             for source in sources:
                 source.hold()
@@ -118,15 +122,13 @@ def _through(network: Network, photos: PhotoBatches) -> float:
     """Seconds a photo takes from its file through the frozen blocks, decoded ahead as in an epoch."""
     count = min(len(photos), _PROBED_GROUPS * GROUP)
     groups = [group.tolist() for group in np.array_split(np.arange(count), -(-count // GROUP))]
-    with closing(photos.batches(groups, 0)) as batches:
+    with closing(photos.batches(groups[:1], 0)) as batches:
         network.features(next(batches)[0])
-        started = time.perf_counter()
-        rest = 0
+    started = time.perf_counter()
+    with closing(photos.batches(groups, 0)) as batches:
         for images, _ in batches:
             network.features(images)
-            rest += len(images)
-        seconds = time.perf_counter() - started
-    return seconds / rest if rest else 0.0
+    return (time.perf_counter() - started) / count
 
 
 def _open(folder: Path, size: int) -> FeatureStore:
@@ -139,8 +141,13 @@ def _open(folder: Path, size: int) -> FeatureStore:
         ) from error
 
 
-def _check_room(store: FeatureStore, sources: Sequence[FeatureBatches], size: int) -> int:
-    """The bytes that the maps of `sources` take. Raises TrtkitError when there is no room for them."""
+def _check_room(
+    store: FeatureStore, sources: Sequence[FeatureBatches], size: int, lacking: int
+) -> int:
+    """The bytes that the maps of `sources` take. Raises TrtkitError when there is no room for them.
+
+    `lacking`: how many of them the store has not.
+    """
     bytes_per_map = 0
     for source in sources:
         image = source.photos.image
@@ -155,9 +162,10 @@ def _check_room(store: FeatureStore, sources: Sequence[FeatureBatches], size: in
             f"{needed * 4 // 3 // 2**30 + 1}G, fewer views with --augment, or --no-feature-store."
         )
     free = shutil.disk_usage(store.folder).free
-    if needed > free:
+    more = lacking * bytes_per_map
+    if more > free:
         raise TrtkitError(
-            f"The frozen blocks' outputs take {human_bytes(needed)}, but the disk of {store.folder} has "
+            f"The frozen blocks' outputs take {human_bytes(more)}, but the disk of {store.folder} has "
             f"{human_bytes(free)} free; give a --cache-dir elsewhere, or --no-feature-store."
         )
     return needed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import tempfile
 import threading
 from pathlib import Path
@@ -246,6 +247,65 @@ def test_refuses_arrays_it_cannot_hold(tmp_path, value):
 def test_refuses_unknown_options(tmp_path, options):
     with pytest.raises(TrtkitError, match=r"one of|positive"):
         FeatureStore(tmp_path, **options)
+
+
+def test_has_tells_what_is_there_without_reading_it(tmp_path, monkeypatch):
+    held = threading.Event()
+    append = writer_module.Appender.append
+
+    def slow(self, key, value):
+        held.wait(20)
+        return append(self, key, value)
+
+    monkeypatch.setattr(writer_module.Appender, "append", slow)
+    with FeatureStore(tmp_path) as store, FeatureStore(tmp_path, mode="read") as reader:
+        store.put(key_of(1), relu_map(1))
+        # Still to be written: the writer has it, nobody else.
+        assert (store.has(key_of(1)), reader.has(key_of(1))) == (True, False)
+        held.set()
+        store.flush()
+        assert (store.has(key_of(1)), reader.has(key_of(1))) == (True, True)
+        assert not store.has(key_of(2))
+        monkeypatch.setattr(store._segments, "read", lambda *place: pytest.fail("it was read"))
+        assert store.has(key_of(1))
+        assert store.stats.hits == store.stats.misses == 0
+    with FeatureStore(tmp_path, dtype="fp32") as store:
+        assert not store.has(key_of(1))
+        with pytest.raises(TrtkitError, match="32 bytes"):
+            store.has(b"short")
+    with pytest.raises(TrtkitError, match="was closed"):
+        store.has(key_of(1))
+    with FeatureStore(tmp_path / "nowhere", mode="read") as store:
+        assert not store.has(key_of(1))
+
+
+def test_has_tells_neither_damage_nor_what_was_evicted(tmp_path):
+    with FeatureStore(tmp_path, max_bytes=4 * 1800, segment_bytes=1800) as store:
+        for number in range(20):
+            store.put(key_of(number), relu_map(number))
+        store.flush()
+        assert store.stats.evicted > 0
+        for number in range(20):
+            assert store.has(key_of(number)) == (store.get(key_of(number)) is not None)
+        last = max(tmp_path.glob("*.seg"))
+        last.write_bytes(bytes(last.stat().st_size))
+        # It is there by its key; only reading tells.
+        assert store.has(key_of(19))
+        assert store.get(key_of(19)) is None
+
+
+def test_has_of_an_index_that_cannot_be_read_is_no_and_said_once(tmp_path, caplog):
+    with FeatureStore(tmp_path) as store:
+        store.put(key_of(1), relu_map(1))
+    with FeatureStore(tmp_path, mode="read") as store:
+        assert store.has(key_of(1))
+        connection = sqlite3.connect(tmp_path / "index.sqlite")
+        connection.execute("DROP TABLE entries")
+        connection.close()
+        assert not store.has(key_of(1))
+        assert not store.has(key_of(1))
+    said = [record.getMessage() for record in caplog.records]
+    assert [text for text in said if "cannot be read" in text] == said[:1]
 
 
 def test_closed_store_says_so(tmp_path):

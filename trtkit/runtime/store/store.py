@@ -160,14 +160,20 @@ class FeatureStore:
         return array
 
     def has(self, key: bytes) -> bool:
-        """Whether there is an entry under `key`; what it holds is checked when it is read."""
+        """Whether there is an entry under `key`, which counts as a use of it.
+
+        What it holds is checked when it is read.
+        """
         self._check_usable()
         check_key(key)
         if self._writer is not None and self._writer.pending(key) is not None:
             return True
         try:
             with self._pool.borrow() as index:
-                return index is not None and index.find(key, self._requested) is not None
+                place = index.find(key, self._requested) if index is not None else None
+                if index is not None and place is not None:
+                    self._note_use(index, place.segment)
+                return place is not None
         except (OSError, sqlite3.Error, TrtkitError) as error:
             self._warn("read", f"The feature store in {self.folder} cannot be read: {error}")
             return False
