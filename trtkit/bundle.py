@@ -97,7 +97,8 @@ class Manifest:
 
     `build_id` identifies the request that built it, `batch` is (minimum, optimum, maximum) images,
     `computes` what the precision really is on this backend, `verified` what the build measured,
-    `weights` where each model's weights came from and `models` the digest of its export, by model
+    `weights` where each model's weights came from, `trained_on` what identifies the photos of its
+    training and `models` the digest of its export, by model
     name. `options` is the JSON of the build's options. `unverified` says why the engines themselves
     were never run and compared, None when they were.
     """
@@ -115,6 +116,7 @@ class Manifest:
     preprocessing: Preprocessing
     stages: tuple[Stage, ...]
     weights: dict[str, str] = field(default_factory=dict)
+    trained_on: dict[str, dict[str, Any]] = field(default_factory=dict)
     verified: dict[str, Any] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
@@ -160,6 +162,7 @@ class Manifest:
             "batch": list(self.batch),
             "preprocessing": self.preprocessing.to_json(),
             "weights": self.weights,
+            "trained_on": self.trained_on,
             "stages": [stage.to_json() for stage in self.stages],
             "verified": self.verified,
             "models": self.models,
@@ -186,6 +189,7 @@ class Manifest:
             preprocessing=Preprocessing.from_json(value["preprocessing"]),
             stages=tuple(Stage.from_json(stage) for stage in value["stages"]),
             weights=value["weights"],
+            trained_on=value.get("trained_on", {}),
             verified=value["verified"],
             models=value.get("models", {}),
             options=value.get("options", {}),

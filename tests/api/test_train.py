@@ -141,6 +141,17 @@ def test_a_tail_on_another_models_prefix(place, digits):
     ).subjects  # fmt: skip
     assert [each.top1 for each in scores[:2]] == [each.top1 for each in scores[2:]]
     assert scores[1].top1 == report.metrics["top1"]
+    # Each tail with the checkpoint of its own name, the rest with the first.
+    assert [each.agrees_with for each in scores] == [None, "cheap", "cheap", "expensive"]
+    assert scores[2].agreement == scores[3].agreement == 1
+    # The bundle knows what its models were trained on.
+    (of_all,) = trtkit.evaluate(
+        digits, bundles=[built.folder], tails=["expensive"], workspace=place
+    ).subjects
+    (told,) = of_all.notes
+    assert told.startswith("64 of these 80 photos were trained on by ")
+    rebuilt = trtkit.build(bundle_name=built.folder.name, precision="fp32", workspace=place)
+    assert rebuilt.manifest.trained_on == built.manifest.trained_on
 
 
 def test_stored_features_train_as_the_frozen_blocks_themselves(place, digits):

@@ -43,8 +43,8 @@ def test_one_subject_class_by_class(trtkit, made):
     ended = trtkit("evaluate", made / "data", "--checkpoint", made / "one.safetensors")
     assert (ended.code, ended.err) == (0, "")
     assert [line.split("\t") for line in ended.out.splitlines()] == [
-        ["name", "kind", "precision", "images", "top-1", "top-5", "agreement"],
-        ["one", "checkpoint", "fp32", "6", "33.3%", "100.0%", "-"],
+        ["name", "kind", "precision", "images", "top-1", "top-5", "agreement", "with"],
+        ["one", "checkpoint", "fp32", "6", "33.3%", "100.0%", "-", ""],
         ["class", "images", "precision", "recall"],
         ["astronaut", "2", "-", "0.0%"],
         ["chelsea", "2", "33.3%", "100.0%"],
@@ -60,8 +60,9 @@ def test_several_subjects_in_one_table(trtkit, made, tmp_path):
     )  # fmt: skip
     assert ended.code == 0
     assert ended.err == f"{picture} shows one alone.\n"
-    assert [line.split("\t")[::6] for line in ended.out.splitlines()] == [
-        ["name", "agreement"], ["one", "-"], ["two", "100.0%"],
+    rows = [line.split("\t") for line in ended.out.splitlines()]
+    assert [[row[0], *row[6:]] for row in rows] == [
+        ["name", "agreement", "with"], ["one", "-", ""], ["two", "100.0%", "one"],
     ]  # fmt: skip
     with Image.open(picture) as image:
         assert image.format == "PNG"

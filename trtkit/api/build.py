@@ -159,6 +159,7 @@ def _manifest(request: Request, identity: str, tree: Tree, stages: tuple[Stage, 
         preprocessing=tree.preprocessing,
         stages=stages,
         weights=tree.weights,
+        trained_on=tree.trained_on,
         models=request.sources.digests(),
         options=request.options.to_json(),
     )

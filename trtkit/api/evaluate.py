@@ -52,10 +52,10 @@ Advance = Callable[[str, float], None]
 class SubjectReport:
     """The scores of one checkpoint or tail; shares are 0 to 1.
 
-    `agreement`: the share of images with the same best label as the first subject, which is
-    `agrees_with`; both None for that one. `classes` are those of the data, and those of the model
-    that were predicted, in the model's order; `confusion` has a row for each by its images, a column
-    by what was predicted.
+    `agreement`: the share of images with the same best label as `agrees_with`: for a tail the
+    checkpoint of its name if there is one, else the first subject; both None for that one. `classes`
+    are those of the data, and those of the model that were predicted, in the model's order; `confusion`
+    has a row for each by its images, a column by what was predicted.
     """
 
     name: str
@@ -106,6 +106,8 @@ class _Run:
     tally: Tally
     # The same number for the same label, whichever subject's class it is.
     identities: npt.NDArray[np.int64]
+    # Whom it is compared with; None for the first.
+    reference: _Run | None = None
     agreeing: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -170,7 +172,7 @@ def evaluate(
             )
             if trained:
                 run.notes.append(_trained_note(run.subject, photos, trained, len(digests)))
-    reports = tuple(_report(run, runs[0], photos, len(skipped)) for run in runs)
+    reports = tuple(_report(run, photos, len(skipped)) for run in runs)
     if picture is not None:
         _draw(reports[0], picture)
     return EvaluateReport(reports, tuple(skipped))
@@ -234,16 +236,19 @@ def _photos(
 
 def _runs(subjects: Sequence[Subject], photos: Part) -> list[_Run]:
     identities: dict[str, int] = {}
-    return [
-        _Run(
+    runs: list[_Run] = []
+    for subject in subjects:
+        own = [run for run in runs if run.subject.tail is None and run.subject.name == subject.tail]
+        run = _Run(
             subject,
             match_labels(subject, photos.classes),
             Tally(len(subject.classes)),
             np.array([identities.setdefault(name, len(identities)) for name in subject.classes]),
+            reference=next(iter(own or runs), None),
             notes=[*subject.notes],
         )
-        for subject in subjects
-    ]
+        runs.append(run)
+    return runs
 
 
 def _score(
@@ -291,7 +296,7 @@ def _score(
 def _add(runs: Sequence[_Run], batch: Sequence[_Decoded]) -> None:
     """Count a batch for every subject."""
     labels = np.array([item.photo.label for item in batch])
-    first: Array | None = None
+    predictions: dict[str, Array] = {}
     stacked: dict[Preprocessing, Array] = {}
     for run in runs:
         kind = run.subject.preprocessing
@@ -302,10 +307,9 @@ def _add(runs: Sequence[_Run], batch: Sequence[_Decoded]) -> None:
             run.tally.add(logits, run.labels[labels])
         except TrtkitError as error:
             raise TrtkitError(f"{run.subject.name}: {error}") from error
-        best = run.identities[predicted(logits)]
-        if first is None:
-            first = best
-        run.agreeing += int((best == first).sum())
+        best = predictions[run.subject.place] = run.identities[predicted(logits)]
+        if run.reference is not None:
+            run.agreeing += int((best == predictions[run.reference.subject.place]).sum())
 
 
 def _trained_note(subject: Subject, photos: Part, trained: int, images: int) -> str:
@@ -315,7 +319,7 @@ def _trained_note(subject: Subject, photos: Part, trained: int, images: int) -> 
     return f"{note}; --part val --split-seed {subject.trained_on.get('seed', 0)} evaluates on the others."
 
 
-def _report(run: _Run, first: _Run, photos: Part, skipped: int) -> SubjectReport:
+def _report(run: _Run, photos: Part, skipped: int) -> SubjectReport:
     subject, scores = run.subject, run.tally.scores()
     classes, confusion = _shown(subject.classes, scores, run.labels)
     return SubjectReport(
@@ -332,8 +336,8 @@ def _report(run: _Run, first: _Run, photos: Part, skipped: int) -> SubjectReport
         skipped=skipped,
         top1=scores.top1,
         top5=scores.top5,
-        agreement=None if run is first else run.agreeing / scores.images,
-        agrees_with=None if run is first else first.subject.name,
+        agreement=None if run.reference is None else run.agreeing / scores.images,
+        agrees_with=None if run.reference is None else run.reference.subject.name,
         classes=classes,
         confusion=confusion,
         notes=tuple(run.notes),

@@ -193,7 +193,9 @@ def _from_torch(weighted: Weighted, labels: list[str] | None, image_size: int | 
     if image_size is not None:
         image = Preprocessing.for_image_size(image_size)
     names = _labels(labels, weighted.classes, model.classes)
-    card = ModelCard(model.architecture, weighted.source, names, image, [])
+    card = ModelCard(
+        model.architecture, weighted.source, names, image, [], trained_on=weighted.trained_on
+    )
     graph = export_graph(model, card)
     card = ModelCard.read_from(graph, model.architecture)
     return _Origin(graph, card, lambda images: reference_logits(model, images, image))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trtkit.bundle import Manifest, Stage, check_files
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
@@ -24,6 +24,7 @@ class Tree:
     stages: list[StageGraph]
     preprocessing: Preprocessing
     weights: dict[str, str]
+    trained_on: dict[str, dict[str, Any]]
 
 
 class Sources(Protocol):
@@ -61,6 +62,7 @@ class ExportSources:
             stage_tree(models, cut, precision),
             models[0].card.preprocessing,
             {model.name: model.card.weights for model in models},
+            {model.name: model.card.trained_on for model in models if model.card.trained_on},
         )
 
     def reference(self, tail: str) -> Chain:
@@ -91,7 +93,12 @@ class BundleSources:
             parent = stages[stage.parent] if stage.parent is not None else None
             graph = read_model(self._source(stage))
             stages[stage.name] = restored_stage(stage.name, graph, precision, parent, stage.classes)
-        return Tree(list(stages.values()), self.manifest.preprocessing, dict(self.manifest.weights))
+        return Tree(
+            list(stages.values()),
+            self.manifest.preprocessing,
+            dict(self.manifest.weights),
+            dict(self.manifest.trained_on),
+        )
 
     def reference(self, tail: str) -> Chain:
         path = self.manifest.path_to(self.manifest.tail(tail))

@@ -71,7 +71,8 @@ def evaluate(
     """Score checkpoints and bundles on labelled photos: top-1, top-5, classes, agreement.
 
     The folder that a photo lies in is its class. Checkpoints come first, then the models of the
-    bundles; all are compared with the first. Exits with 1 when some photos could not be read.
+    bundles; each is compared with the checkpoint of its name, or else with the first. Exits with 1
+    when some photos could not be read.
     """
     from trtkit.api import evaluate as api
 
@@ -106,7 +107,7 @@ def evaluate(
 def _print(report: EvaluateReport) -> None:
     """A line for each subject, and one for each class when there is a single subject."""
     print_table(
-        ["name", "kind", "precision", "images", "top-1", "top-5", "agreement"],
+        ["name", "kind", "precision", "images", "top-1", "top-5", "agreement", "with"],
         [_summary(subject) for subject in report.subjects],
     )
     if len(report.subjects) > 1:
@@ -129,6 +130,7 @@ def _summary(subject: SubjectReport) -> list[Any]:
         _share(subject.top1),
         _share(subject.top5),
         _share(subject.agreement),
+        subject.agrees_with or "",
     ]
 
 

@@ -30,8 +30,8 @@ class Subject(Protocol):
     `name` is short, `place` tells it from others of that name by where it lies. `kind` is `checkpoint`
     or `bundle`; `checkpoint` is the file, `bundle` and `tail` are names, None where they do not apply;
     `precision` and `backend` are what it runs in. `notes` are sentences that its scores have to be
-    read with. `trained_on` is what a checkpoint says about the data that it was trained on, empty
-    where it says nothing.
+    read with. `trained_on` is what a model says about the data that it was trained on, empty where it
+    says nothing.
     """
 
     name: str
@@ -97,8 +97,7 @@ class CheckpointSubject:
             if image_size is not None
             else weighted.preprocessing or Preprocessing()
         )
-        about = read.metadata.get("dataset")
-        self.trained_on: Mapping[str, Any] = about if isinstance(about, dict) else {}
+        self.trained_on: Mapping[str, Any] = weighted.trained_on
         self._batch = batch or CHECKPOINT_BATCH
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = weighted.model.network.eval().to(self._device)
@@ -160,7 +159,7 @@ class TailSubject:
         self.backend = manifest.backend
         self.classes = self._pipeline.tail.classes or ()
         self.preprocessing = manifest.preprocessing
-        self.trained_on: Mapping[str, Any] = {}
+        self.trained_on: Mapping[str, Any] = manifest.trained_on.get(tail, {})
         self.notes: tuple[str, ...] = tuple(self._notes())
 
     def logits(self, images: Array) -> Array:

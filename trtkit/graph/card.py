@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -28,7 +28,8 @@ class ModelCard:
     """What an exported model says about itself.
 
     `architecture` is a torchvision name or `foreign`; `weights` says where they came from;
-    `blocks` is empty for a foreign graph, whose cuts are found in the graph itself.
+    `blocks` is empty for a foreign graph, whose cuts are found in the graph itself; `trained_on`
+    identifies the photos of the training, empty where nothing is known of them.
     """
 
     architecture: str
@@ -36,6 +37,7 @@ class ModelCard:
     classes: list[str]
     preprocessing: Preprocessing
     blocks: list[BlockBoundary]
+    trained_on: dict[str, Any] = field(default_factory=dict)
 
     def write_to(self, model: onnx.ModelProto) -> None:
         """Replace all the model's metadata by this card."""
@@ -46,6 +48,7 @@ class ModelCard:
             "classes": self.classes,
             "preprocessing": self.preprocessing.to_json(),
             "blocks": [[block.name, block.tensor] for block in self.blocks],
+            "trained_on": self.trained_on,
         }
         onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(value, ensure_ascii=False)})
 
@@ -75,4 +78,6 @@ class ModelCard:
             classes=[str(label) for label in value["classes"]],
             preprocessing=Preprocessing.from_json(value["preprocessing"]),
             blocks=[BlockBoundary(block, tensor) for block, tensor in value["blocks"]],
+            # Exports of earlier versions do not say.
+            trained_on=value.get("trained_on", {}),
         )

@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def export_graph(model: BlockModel, card: ModelCard) -> onnx.ModelProto:
     ]
     exported.producer_name = "trtkit"
     exported.producer_version = ""
-    ModelCard(card.architecture, card.weights, card.classes, image, boundaries).write_to(exported)
+    replace(card, blocks=boundaries).write_to(exported)
     return exported
 
 

@@ -131,6 +131,7 @@ def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
         source=f"checkpoint {source}",
         classes=list(names) if names else None,
         preprocessing=Preprocessing.from_json(image) if image else None,
+        trained_on=_trained_on(checkpoint.metadata.get("dataset")),
     )
 
 
@@ -144,6 +145,14 @@ def identify(state: dict[str, torch.Tensor]) -> str | None:
         if _shapes(expected) == _shapes(state):
             return architecture
     return None
+
+
+def _trained_on(dataset: Any) -> dict[str, Any]:
+    """What identifies the photos of a training, without the lists of its classes and skipped files."""
+    kept = ("fingerprint", "split", "seed", "train", "val")
+    return (
+        {key: dataset[key] for key in kept if key in dataset} if isinstance(dataset, dict) else {}
+    )
 
 
 def _check_fits(checkpoint: Checkpoint, model: BlockModel, found: str | None) -> None:

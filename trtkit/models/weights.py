@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import urllib.error
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,13 +28,15 @@ class Weighted:
     """A model with the weights asked for, and what came with them.
 
     `source` says where they are from (`imagenet IMAGENET1K_V2`, `random seed 0`); `classes` and
-    `preprocessing` are None where the source does not say.
+    `preprocessing` are None where the source does not say, and `trained_on`, which identifies the
+    photos of a training, is empty.
     """
 
     model: BlockModel
     source: str
     classes: list[str] | None = None
     preprocessing: Preprocessing | None = None
+    trained_on: dict[str, Any] = field(default_factory=dict)
 
 
 def imagenet(architecture: str) -> Weighted:
