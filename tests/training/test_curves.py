@@ -12,7 +12,7 @@ from PIL import Image
 
 from trtkit.errors import TrtkitError
 from trtkit.training.curves import draw_curves
-from trtkit.training.progress import Epoch
+from trtkit.training.progress import Epoch, best_of
 
 
 def epochs(*figures: tuple[float, float, float, float]) -> list[Epoch]:
@@ -31,7 +31,7 @@ FIVE = epochs(
 
 def drawn(path, values, title="a training") -> np.ndarray:
     """The picture's pixels, uint8 H x W x 3."""
-    draw_curves(values, path, title)
+    draw_curves(values, best_of(values), path, title)
     with Image.open(path) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB"))
@@ -85,7 +85,7 @@ def test_a_full_disk_leaves_the_old_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", full)
     with pytest.raises(TrtkitError, match=r"curves\.png cannot be written \(No space left on dev"):
-        draw_curves(FIVE[:2], path, "a training")
+        draw_curves(FIVE[:2], FIVE[0], path, "a training")
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
 
@@ -94,7 +94,7 @@ def test_neither_pyplot_nor_a_display_is_needed(tmp_path):
     program = (
         "import sys; from pathlib import Path;"
         "from trtkit.training.curves import draw_curves; from trtkit.training.progress import Epoch;"
-        f"draw_curves([Epoch(1, *[0.5] * 9)], Path({str(tmp_path / 'x.png')!r}), 'x');"
+        f"one = Epoch(1, *[0.5] * 9); draw_curves([one], one, Path({str(tmp_path / 'x.png')!r}), 'x');"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

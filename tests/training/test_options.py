@@ -14,7 +14,7 @@ from trtkit.training.options import LEARNING_RATES, TrainOptions
 ARCH = {"arch": "resnet18"}
 PREFIX = {"prefix_from": "cheap", "cut": 2}
 OF_EPOCHS = {
-    "epochs": 3, "batch": 8, "optimizer": "adamw", "lr": 0.1, "weight_decay": 0.1, "warmup": 0.5,
+    "epochs": 3, "optimizer": "adamw", "lr": 0.1, "weight_decay": 0.1, "warmup": 0.5,
     "label_smoothing": 0.1, "patience": 2,
 }  # fmt: skip
 

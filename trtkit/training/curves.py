@@ -9,14 +9,13 @@ from trtkit.atomic import whole_file
 from trtkit.training.progress import Epoch
 
 
-def draw_curves(epochs: Sequence[Epoch], path: Path, title: str) -> None:
-    """Write a PNG with both curves, told apart without colour. Raises TrtkitError."""
+def draw_curves(epochs: Sequence[Epoch], best: Epoch, path: Path, title: str) -> None:
+    """Write a PNG with both curves, told apart without colour, `best` marked. Raises TrtkitError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     numbers = [epoch.epoch for epoch in epochs]
-    best = max(epochs, key=lambda epoch: (epoch.val_top1, -epoch.val_loss))
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, name, train, val, at_best in (

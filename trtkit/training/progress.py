@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,6 +28,11 @@ class Epoch:
     waited: float
 
 
+def best_of(epochs: Sequence[Epoch]) -> Epoch | None:
+    """The epoch with the best top-1 on the validation photos; of equal ones the least loss."""
+    return max(epochs, key=lambda epoch: (epoch.val_top1, -epoch.val_loss), default=None)
+
+
 @dataclass
 class Progress:
     """What has to be kept, beside the weights, to go on as if nothing had happened.
@@ -45,8 +51,8 @@ class Progress:
 
     @property
     def best(self) -> Epoch | None:
-        """The epoch with the best top-1 on the validation photos; of equal ones the least loss."""
-        return max(self.epochs, key=lambda e: (e.val_top1, -e.val_loss), default=None)
+        """The best epoch so far, None before the first has ended."""
+        return best_of(self.epochs)
 
     def end_epoch(self, epoch: Epoch) -> None:
         self.epochs.append(epoch)

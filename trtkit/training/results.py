@@ -9,7 +9,7 @@ from typing import Any
 from trtkit.evaluation.metrics import Scores
 from trtkit.evaluation.plots import draw_confusion
 from trtkit.training.curves import draw_curves
-from trtkit.training.progress import Epoch
+from trtkit.training.progress import Epoch, best_of
 from trtkit.training.run import METRICS, Run
 
 CURVES = "curves.png"
@@ -28,9 +28,9 @@ def write_results(
     There are no curves without epochs. Raises TrtkitError when they cannot be written.
     """
     classes = run.record["dataset"]["classes"]
-    best = max(epochs, key=lambda e: (e.val_top1, -e.val_loss), default=None)
-    if epochs:
-        draw_curves(epochs, run.folder / CURVES, run.name)
+    best = best_of(epochs)
+    if best is not None:
+        draw_curves(epochs, best, run.folder / CURVES, run.name)
     draw_confusion(scores.confusion, classes, run.folder / CONFUSION, f"{run.name}: validation")
     metrics = {
         **about,

@@ -82,9 +82,16 @@ class Session:
 
     def train(self) -> dict[str, Any]:
         """Train, write checkpoints, pictures and metrics.json, and give its content. Raises TrtkitError."""
-        if self.options.mode == BOTTLENECK:
-            return self._fit_bottleneck()
-        return self._descend()
+        try:
+            if self.options.mode == BOTTLENECK:
+                return self._fit_bottleneck()
+            return self._descend()
+        except torch.OutOfMemoryError as error:
+            raise TrtkitError(
+                f"Batches of {self.options.batch} photos of {self.image.height} x {self.image.width} do "
+                f"not fit into the memory of the {self.around.device.type} device; give a smaller --batch "
+                "in another training, by --name."
+            ) from error
 
     def _descend(self) -> dict[str, Any]:
         model = self.network.model
@@ -122,7 +129,8 @@ class Session:
                 )
             best = load(read_checkpoint(self.run.best)).model
             model.network.load_state_dict(best.network.state_dict())
-            scores, loss = self._evaluate(val)
+        # Of photos, not of stored maps, which are rounded: what `evaluate` will say of the checkpoint.
+        scores, loss = self._evaluate(self._val_photos())
         return self._finish(scores, loss, progress.epochs, stored)
 
     def _fit_bottleneck(self) -> dict[str, Any]:
@@ -195,7 +203,7 @@ class Session:
         epoch = progress.epochs[-1]
         metrics = {"epoch": epoch.epoch, "top1": epoch.val_top1, "top5": epoch.val_top5,
                    "loss": epoch.val_loss}  # fmt: skip
-        # The best first: it is compared with the state, which is written last.
+        # Before the state: after a kill in between the epoch is done again and writes the same.
         if best:
             self._save(self.run.best, metrics)
         self._save(self.run.last, metrics)
