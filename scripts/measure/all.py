@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common import describe, progress
+from markdown import markdown_table, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -138,15 +139,6 @@ def markdown(results: Mapping[str, Result]) -> str:
 def without_load(result: Result) -> Result:
     """Without the load average, which the steps before a step leave behind."""
     return {**result, "load_average": None}
-
-
-def verdict(met: bool | None) -> str:
-    return "" if met is None else "met" if met else "**NOT met**"
-
-
-def markdown_table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from markdown import markdown_table, verdict
+
 from trtkit.cpu import own_process, usable_cores
 
 PACKAGES = (
@@ -147,6 +149,7 @@ def argument_parser(description: str | None, *, rounds: int | None) -> argparse.
     if rounds is not None:
         parser.add_argument("--rounds", type=positive, default=rounds, help=f"default {rounds}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
     parser.add_argument(
         "--workspace",
         type=Path,
@@ -188,6 +191,22 @@ def run(
             "targets": [asdict(target) for target in outcome.targets],
         }
         options.json.write_text(json.dumps(result, indent=2) + "\n")
+    if options.markdown is not None:
+        options.markdown.write_text(_markdown(parser.description or "", header, outcome))
+
+
+def _markdown(description: str, header: Mapping[str, Any], outcome: Outcome) -> str:
+    """The outcome as a page, under what the script says of itself."""
+    title, _, about = description.partition("\n")
+    lines = [f"# {title.rstrip('.:')}", "", about.strip(), ""]
+    lines += [f"    {header['command']}", "", header["date"], "", describe(header), ""]
+    for table in outcome.tables:
+        lines += [table.title, "", *markdown_table(table.columns, table.rows), ""]
+    rows = [
+        (target.what, target.target, target.measured, verdict(target.met))
+        for target in outcome.targets
+    ]
+    return "\n".join([*lines, *markdown_table(("what", "target", "measured", ""), rows)]) + "\n"
 
 
 @contextmanager
@@ -204,7 +223,7 @@ def machine() -> dict[str, Any]:
     """Where and when this runs. `load_average`: that of the last minute, before measuring."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *_without_workspace(sys.argv)]),
         "cpu": _cpu_model(),
         "cores": usable_cores(),
         "memory_gib": _memory_gib(),
@@ -213,6 +232,15 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": _versions(),
     }
+
+
+def _without_workspace(arguments: Sequence[str]) -> list[str]:
+    """A command line without the folder of one machine."""
+    kept = list(arguments)
+    if "--workspace" in kept:
+        place = kept.index("--workspace")
+        del kept[place : place + 2]
+    return kept
 
 
 def describe(header: Mapping[str, Any]) -> str:

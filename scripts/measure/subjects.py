@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from common import progress, timed
 
-from trtkit.bundle import Manifest, read_manifest
+from trtkit.bundle import Manifest, Stage, read_manifest
 from trtkit.runtime.cache import CacheOptions, PrefixCache
 from trtkit.runtime.chain import Chain, backend_of, load_chain
 from trtkit.runtime.images import load_image, read_file
@@ -84,16 +84,19 @@ def bundle(root: Path, architecture: str, cut: int, precision: str, image_size: 
 
 @dataclass(frozen=True)
 class Subject:
-    """A loaded bundle of one model. Pipelines with and without a cache share its engines."""
+    """A loaded tail of a bundle. Pipelines with and without a cache share its engines."""
 
     manifest: Manifest
     chain: Chain
+    tail: Stage
 
     @classmethod
-    def load(cls, folder: Path) -> Subject:
+    def load(cls, folder: Path, tail: str | None = None) -> Subject:
+        """One tail of a bundle, by default its first."""
         manifest = read_manifest(folder)
-        chain = load_chain(folder, manifest, manifest.tail(), backend_of(manifest))
-        return cls(manifest, chain)
+        chosen = manifest.tail(tail)
+        chain = load_chain(folder, manifest, chosen, backend_of(manifest))
+        return cls(manifest, chain, chosen)
 
     @classmethod
     def make(cls, root: Path, architecture: str, cut: int, precision: str) -> Subject:
@@ -111,14 +114,13 @@ class Subject:
 
     def pipeline(self, cache: Path | None = None) -> Pipeline:
         """A pipeline with its cache in that folder, or without one. Close it."""
-        tail = self.manifest.tail()
         store = None
         if cache is not None:
-            prefix = self.manifest.path_to(tail)[0]
+            prefix = self.manifest.path_to(self.tail)[0]
             store = PrefixCache.open(
                 CacheOptions(folder=cache), self.manifest.preprocessing, prefix.id
             )
-        return Pipeline(self.manifest, tail, self.chain, store)
+        return Pipeline(self.manifest, self.tail, self.chain, store)
 
 
 def in_batches(array: Array, batch: int) -> list[Array]:

@@ -38,7 +38,7 @@ def measured(script: str, tmp_path: Path, *options: object) -> dict[str, Any]:
 
 
 def test_all_scripts_are_known() -> None:
-    assert len(SCRIPTS) == 9
+    assert len(SCRIPTS) == 11
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -75,3 +75,15 @@ def test_accuracy(tmp_path: Path) -> None:
     cuts = result["architectures"]["resnet18"]["cuts"]
     assert [cut["cut"] for cut in cuts] == list(range(9))
     assert all(target["met"] for target in result["targets"])
+
+
+@pytest.mark.slow
+def test_transfer(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    small = ("--architectures", "resnet18", "--runs", 1, "--epochs", 1, "--adapt-epochs", 1)
+    result = measured("transfer", tmp_path, *small, "--count", 10, "--markdown", page)
+    (modes,) = result["runs"]["resnet18"]
+    assert len(modes) == 6 and all(0 <= mode["top1"] <= 1 for mode in modes.values())
+    assert all(mode["seconds"] > 0 for mode in modes.values())
+    assert "| resnet18 | bottleneck |" in page.read_text()
+    assert "--workspace" not in page.read_text().splitlines()[4]

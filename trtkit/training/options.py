@@ -18,9 +18,11 @@ CLASS_WEIGHTS = ("none", "balanced")
 LEARNING_RATES = {"sgd": 0.01, "adamw": 3e-4}
 # The epochs of gradient descent, which a fit in one go has not.
 _OF_EPOCHS = frozenset(
-    {"epochs", "optimizer", "lr", "weight_decay", "warmup", "label_smoothing", "patience"}
-    | {"feature_store"}
-)
+    (
+        "epochs", "optimizer", "lr", "weight_decay", "warmup", "label_smoothing", "patience",
+        "feature_store",
+    )
+)  # fmt: skip
 
 _CHOICES = {
     "mode": MODES,

@@ -11,8 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from trtkit.atomic import whole_file
-from trtkit.errors import TrtkitError, listed
+from trtkit.atomic import not_written, whole_file
+from trtkit.errors import TrtkitError, listed, os_reason
 from trtkit.training.options import TrainOptions
 from trtkit.workspace import BEST, Workspace, check_name
 
@@ -58,7 +58,13 @@ class Run:
 
     @property
     def options(self) -> TrainOptions:
-        return TrainOptions(**self.record["options"])
+        try:
+            return TrainOptions(**self.record["options"])
+        except (KeyError, TypeError) as error:
+            raise TrtkitError(
+                f"The options of the training {self.name} are of another version of trtkit ({error}); "
+                f"resume it with trtkit {self.record.get('trtkit', 'of its time')}, or begin another one."
+            ) from error
 
     @property
     def best(self) -> Path:
@@ -99,6 +105,8 @@ class Run:
                 f"The training {self.name} is running in another process; wait for it, or begin "
                 "another one with --name."
             ) from error
+        except OSError as error:
+            raise not_written(self.folder, os_reason(error)) from error
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
@@ -137,16 +138,18 @@ class Session:
         views = list(range(self.options.augment)) or [0]
         photos = self._train_photos()
         batch = self.options.batch
+        started = time.perf_counter()
         features, labels = bottleneck.extract(
             self.network, photos, views, batch, self.around.advance
         )
         self.around.progress(f"Fitting on {len(labels)} x {features.shape[1]} features.")
         fitted = bottleneck.fit(features, labels, self.options)
+        fit = {"iterations": fitted.iterations, "seconds": time.perf_counter() - started}
         bottleneck.install(self.network, fitted)
         scores, loss = self._evaluate(self._val_photos())
         for path in (self.run.last, self.run.best):
             self._save(path, {"top1": scores.top1, "top5": scores.top5, "loss": loss})
-        return self._finish(scores, loss, [], iterations=fitted.iterations)
+        return self._finish(scores, loss, [], fit=fit)
 
     @property
     def _stores(self) -> bool:
