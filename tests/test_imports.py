@@ -18,6 +18,7 @@ HEAVY = (
 )  # fmt: skip
 COMMANDS = (
     [], ["doctor"], ["train"], ["export"], ["cuts"], ["build"], ["infer"], ["evaluate"],
+    ["bench"],
     ["cache"], ["cache", "info"], ["cache", "verify"], ["cache", "clear"],
 )  # fmt: skip
 
@@ -103,7 +104,9 @@ def test_what_the_package_offers_is_there():
         _ = trtkit.nothing  # type: ignore[attr-defined]
 
 
-LAYERS = ("cli", "api", "training", "evaluation", "runtime", "engines", "graph", "models")
+LAYERS = (
+    "cli", "api", "benchmark", "training", "evaluation", "runtime", "engines", "graph", "models",
+)  # fmt: skip
 
 
 def test_a_lower_layer_never_imports_a_higher_one():

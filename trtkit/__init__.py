@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trtkit.errors import ImageError, TrtkitError
 
 if TYPE_CHECKING:
+    from trtkit.api.bench import bench
     from trtkit.api.build import build
     from trtkit.api.cache import cache_clear, cache_info, cache_verify
     from trtkit.api.cuts import cuts
@@ -32,6 +33,7 @@ __all__ = [
     "Pipeline",
     "TrtkitError",
     "__version__",
+    "bench",
     "build",
     "cache_clear",
     "cache_info",
@@ -49,6 +51,7 @@ _HOMES = {
     "BuildOptions": "trtkit.engines.options",
     "CacheOptions": "trtkit.runtime.cache",
     "Pipeline": "trtkit.runtime.pipeline",
+    "bench": "trtkit.api.bench",
     "build": "trtkit.api.build",
     "cache_clear": "trtkit.api.cache",
     "cache_info": "trtkit.api.cache",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from trtkit import __version__
-from trtkit.cli import build, cache, cuts, doctor, evaluate, export, infer, train
+from trtkit.cli import bench, build, cache, cuts, doctor, evaluate, export, infer, train
 from trtkit.cli.output import note
 from trtkit.cpu import own_process
 from trtkit.errors import TrtkitError
@@ -31,6 +31,7 @@ app.command()(cuts.cuts)
 app.command()(build.build)
 app.command()(infer.infer)
 app.command()(evaluate.evaluate)
+app.command()(bench.bench)
 app.add_typer(cache.app, name="cache")
 
 

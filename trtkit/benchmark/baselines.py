@@ -1,0 +1,280 @@
+"""The baselines: the model of a bundle, as exported, on ONNX Runtime, OpenVINO and torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtkit.bundle import Manifest, check_files
+from trtkit.errors import TrtkitError
+from trtkit.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+KINDS = ("onnxruntime", "torch", "torch-compile", "openvino")
+
+# From uint8 images N x H x W x 3, RGB, contiguous, to float32 logits N x classes.
+Logits = Callable[[Array], Array]
+
+# What another order of float32 sums may change, relative to the largest logit, with room to spare.
+TOLERANCE = 1e-3
+LAYOUT_TRIALS = 3
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model loaded by one of the baselines, and what there is to say about it."""
+
+    logits: Logits
+    note: str = ""
+
+
+def load_network(
+    kind: str,
+    parts: Sequence[onnx.ModelProto],
+    *,
+    classes: int,
+    threads: int,
+    examples: Sequence[Array],
+) -> Network:
+    """The model whose stages are `parts`, from the image to logits, on the baseline `kind`.
+
+    `examples`: a batch of each size that will come, uint8 N x H x W x 3. Raises TrtkitError when that
+    baseline cannot run it.
+    """
+    if kind == "onnxruntime":
+        return onnxruntime_network(merged(parts), threads)
+    if kind == "openvino":
+        return openvino_network(merged(parts), threads)
+    compiled = kind == "torch-compile"
+    return torch_network(parts, classes, threads, examples, compiled=compiled)
+
+
+def source_graphs(folder: Path, manifest: Manifest, tail: str) -> list[onnx.ModelProto]:
+    """The graphs of the stages from the image to the logits of `tail`, fp32, as exported.
+
+    Raises TrtkitError when one is missing or damaged.
+    """
+    from trtkit.graph.files import read_model
+
+    path = manifest.path_to(manifest.tail(tail))
+    if any(stage.source is None for stage in path):
+        raise TrtkitError(
+            f"The bundle {manifest.name} is from a trtkit whose bundles kept no ONNX for the baselines "
+            "to run; build it again from the exported models."
+        )
+    check_files(folder, path, engines=False, sources=True)
+    return [read_model(folder / str(stage.source)) for stage in path]
+
+
+def merged(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
+    """One graph of stages that follow each other, each with one input and one output.
+
+    Everything but the last stage's own tensors is renamed: stages may come from different exports,
+    which use one name for different things. Raises TrtkitError when they cannot be merged.
+    """
+    from onnx import compose
+
+    from trtkit.graph.values import image_input
+
+    whole = parts[0]
+    for number, part in enumerate(parts[1:], start=1):
+        joint = (whole.graph.output[0].name, image_input(part).name)
+        try:
+            whole = compose.merge_models(
+                whole, part, io_map=[joint], prefix1=f"before_{number}/", name="model"
+            )
+        except ValueError as error:
+            raise TrtkitError(
+                f"The stages of the bundle cannot be merged into one graph ({error}); build it from "
+                "models that were exported by one version of trtkit."
+            ) from error
+    return whole
+
+
+def onnxruntime_network(model: onnx.ModelProto, threads: int) -> Network:
+    """The model on ONNX Runtime's CPU provider, with its default options but for the threads."""
+    import onnxruntime
+
+    from trtkit.engines.onnxruntime import ERRORS_ONLY, LOAD_ERRORS, PROVIDERS
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = ERRORS_ONLY
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=PROVIDERS
+        )
+    except LOAD_ERRORS as error:
+        raise TrtkitError(
+            f"ONNX Runtime cannot load the exported model ({str(error).splitlines()[0]}); build the "
+            "bundle again with `trtkit build`."
+        ) from error
+    name = session.get_inputs()[0].name
+    return Network(lambda images: np.asarray(session.run(None, {name: images})[0]))
+
+
+def openvino_network(model: onnx.ModelProto, threads: int) -> Network:
+    """The model on OpenVINO's CPU plugin, tuned for one batch at a time."""
+    from importlib import import_module
+
+    # Not an import statement: it is no dependency, so type checkers do not find it.
+    openvino: Any = import_module("openvino")
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    try:
+        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
+    except RuntimeError as error:
+        raise TrtkitError(
+            f"OpenVINO cannot load the exported model ({str(error).strip().splitlines()[0]}); measure "
+            "it without openvino."
+        ) from error
+    # On processors with bfloat16 that is its default.
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return Network(lambda images: np.asarray(compiled(images)[0]), f"computes in {precision}")
+
+
+def torch_network(
+    parts: Sequence[onnx.ModelProto],
+    classes: int,
+    threads: int,
+    examples: Sequence[Array],
+    *,
+    compiled: bool,
+) -> Network:
+    """The network itself, batch norms included, in fp32 on the CPU with torch: eager or compiled.
+
+    `examples`: a batch of each size that will come, uint8 N x H x W x 3. Eager, the faster memory
+    layout on the first one is taken; compiled, there is code for each size. Sets torch's threads for
+    the process. Raises TrtkitError when the network cannot be rebuilt from `parts`, or not compiled.
+    """
+    import torch
+    from torch import nn
+
+    from trtkit.models.normalise import Normalise
+    from trtkit.models.rebuild import network_from_weights, recognise
+
+    torch.set_num_threads(threads)
+    weights = {name: value for part in parts for name, value in layer_weights(part).items()}
+    architecture = _architecture(parts[0]) or recognise(weights, classes) or "foreign"
+    network = network_from_weights(architecture, classes, weights).network
+    normalise = Normalise()
+    if compiled:
+        whole = nn.Sequential(normalise, network).eval()
+        return _compiled(whole, parts, examples)
+
+    def forward_in(layout: torch.memory_format) -> Logits:
+        def forward(images: Array) -> Array:
+            with torch.inference_mode():
+                x = normalise(torch.from_numpy(images)).contiguous(memory_format=layout)
+                return np.asarray(network(x).numpy())
+
+        return forward
+
+    layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    seconds = {}
+    for name, layout in layouts.items():
+        network.to(memory_format=layout)
+        seconds[name] = _fastest(forward_in(layout), examples[0])
+    best, other = sorted(layouts, key=lambda name: seconds[name])
+    network.to(memory_format=layouts[best])
+    logits = forward_in(layouts[best])
+    _check_same(logits, parts, examples[0])
+    note = f"{best}: {1e3 * seconds[best]:.3g} ms a batch, {other} {1e3 * seconds[other]:.3g} ms"
+    return Network(logits, note)
+
+
+def _compiled(
+    network: torch.nn.Module, parts: Sequence[onnx.ModelProto], examples: Sequence[Array]
+) -> Network:
+    import torch
+
+    # Code for each batch size, where `None` would make slower code for all sizes from the second on.
+    fast = torch.compile(network, dynamic=False)
+
+    def logits(images: Array) -> Array:
+        with torch.inference_mode():
+            return np.asarray(fast(torch.from_numpy(images)).numpy())
+
+    try:
+        for example in examples:
+            logits(example)
+            logits(example)
+    # What a missing or failing compiler raises differs; all of it derives from these.
+    except (RuntimeError, OSError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        raise TrtkitError(
+            f"torch.compile does not work here ({reason}); install a C++ compiler such as g++, or "
+            "measure it without torch-compile."
+        ) from error
+    _check_same(logits, parts, examples[0])
+    return Network(logits, f"compiled for batches of {', '.join(str(len(e)) for e in examples)}")
+
+
+def layer_weights(model: onnx.ModelProto) -> dict[str, Array]:
+    """Weight and bias of every layer of a graph that trtkit exported from torch, in its order.
+
+    `LAYER.weight` and `LAYER.bias`, for convolutions and linear layers, float32 and of torch's
+    shapes. The bias is the one that the layer's node reads: the exporter leaves out biases that are
+    zero, and may keep equal ones only once, under the name of another layer.
+    """
+    from onnx import numpy_helper
+
+    constants = {value.name: value for value in model.graph.initializer}
+    found: dict[str, Array] = {}
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "Gemm") or node.input[1] not in constants:
+            continue
+        weight = numpy_helper.to_array(constants[node.input[1]])
+        attributes = {item.name: item for item in node.attribute}
+        if node.op_type == "Gemm" and not ("transB" in attributes and attributes["transB"].i):
+            weight = weight.T
+        layer = node.input[1].removesuffix(".weight")
+        bias = constants.get(node.input[2]) if len(node.input) > 2 else None
+        found[f"{layer}.weight"] = weight
+        found[f"{layer}.bias"] = (
+            np.zeros(len(weight), weight.dtype) if bias is None else numpy_helper.to_array(bias)
+        )
+    return found
+
+
+def _architecture(model: onnx.ModelProto) -> str | None:
+    """What the card says; only a model that was not split still has it."""
+    from trtkit.graph.card import METADATA_KEY, ModelCard
+
+    if not any(prop.key == METADATA_KEY for prop in model.metadata_props):
+        return None
+    return ModelCard.read_from(model, "The model in the bundle").architecture
+
+
+def _check_same(logits: Logits, parts: Sequence[onnx.ModelProto], images: Array) -> None:
+    """Raise TrtkitError unless this is what the export computes, by the first image.
+
+    A foreign graph may have the weights of an architecture and do something else with them.
+    """
+    expected = onnxruntime_network(merged(parts), 1).logits(images[:1])
+    error = float(np.abs(logits(images)[:1] - expected).max())
+    # Written so that NaN is not accepted.
+    if not error <= TOLERANCE * float(np.abs(expected).max()):
+        raise TrtkitError(
+            f"The network rebuilt in torch is not the exported one (its logits differ by {error:.3g}); "
+            "measure it without the torch baselines."
+        )
+
+
+def _fastest(logits: Logits, images: Array) -> float:
+    """Seconds of the fastest of a few runs, after one that does not count."""
+    logits(images)
+    seconds = []
+    for _ in range(LAYOUT_TRIALS):
+        started = time.perf_counter()
+        logits(images)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)

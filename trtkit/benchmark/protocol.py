@@ -1,0 +1,251 @@
+"""Contestants measured in turns: whatever the machine does meanwhile, it does to all of them.
+
+After a warm-up that is not counted, every round measures each contestant once and starts with the next
+one (A B C, B C A, ...), so that none is always the first or always behind the same one. Ratios are
+taken round by round.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trtkit.benchmark.statistics import Interval, fewest_values, median_interval, ratio_interval
+from trtkit.errors import TrtkitError, listed
+
+NARROW = "narrow enough"
+OUT_OF_TIME = "out of time"
+MOST_ROUNDS = "most rounds"
+INTERRUPTED = "interrupted"
+BASELINE_FAILED = "the baseline failed"
+
+Advance = Callable[[str, float], None]
+
+
+class ContestantFailed(TrtkitError):
+    """A contestant that cannot go on; the message is one sentence that names it and says why."""
+
+
+class Contestant(Protocol):
+    """One of those that are compared. All do the same work in a round."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in results and messages, unlike all others."""
+        ...
+
+    def round(self) -> float:
+        """Do the work once: the seconds it took. Raises ContestantFailed."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds. May be called again, and after a failure."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long to measure. Raises TrtkitError when a value makes no sense."""
+
+    warmup: int = 1  # rounds that are not counted
+    least_rounds: int = 7
+    most_rounds: int = 200
+    width: float = 0.03  # relative width of a ratio's interval that is narrow enough: 0.03 is 3 %
+    seconds: float = 120.0  # after the warm-up; a round that has begun is finished
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0:
+            raise TrtkitError(f"{self.warmup} warm-up rounds were asked for; give 0 or more.")
+        if self.least_rounds < 1:
+            raise TrtkitError(
+                f"At least {self.least_rounds} rounds were asked for; give 1 or more."
+            )
+        if self.most_rounds < self.least_rounds:
+            raise TrtkitError(
+                f"At most {self.most_rounds} rounds were asked for, but at least {self.least_rounds}; "
+                f"the most cannot be fewer than the least."
+            )
+        for what, value in (("relative width", self.width), ("number of seconds", self.seconds)):
+            if not (math.isfinite(value) and value > 0):
+                raise TrtkitError(f"A {what} of {value:g} was asked for; give one above 0.")
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What was measured.
+
+    `samples`: seconds of every contestant in the complete rounds, in their order: the i-th samples of
+    two are of the same round. One that failed has those of the rounds before its failure, so fewer
+    than the others, or none. `failures`: its sentence, by name. `rounds`: the complete ones.
+    `stopped`: "narrow enough", "out of time", "most rounds", "interrupted" or "the baseline failed".
+    """
+
+    samples: dict[str, list[float]]
+    failures: dict[str, str]
+    interrupted: bool
+    baseline: str
+    rounds: int
+    stopped: str
+
+    def ratios(self) -> dict[str, Interval]:
+        """Times the baseline's time, by name, of those that did not fail; the baseline is left out.
+
+        Empty when there is no complete round or the baseline failed.
+        """
+        if not self.rounds or self.baseline in self.failures:
+            return {}
+        return {
+            name: ratio_interval(taken, self.samples[self.baseline])
+            for name, taken in self.samples.items()
+            if name != self.baseline and name not in self.failures
+        }
+
+
+def take_turns(
+    contestants: Sequence[Contestant],
+    baseline: str,
+    settings: Settings,
+    advance: Advance = lambda phase, share: None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Turns:
+    """Measure `contestants` in turns until the ratios to `baseline` (a name) are known well enough.
+
+    That is when the interval of every remaining one's ratio is at most `settings.width` wide, but not
+    before `settings.least_rounds`, nor before there are as many as such an interval needs (6). The
+    baseline alone is measured until the interval of its own time is as narrow. It also ends after
+    the round in which `settings.seconds` have passed since the warm-up, and at
+    `settings.most_rounds`. Stopping because the interval is narrow makes its actual confidence a
+    little lower than the nominal one, and so do rounds that depend on those before them.
+
+    A contestant that raises ContestantFailed, in the warm-up or later, is closed and dropped, and the
+    others go on; without the baseline there is nothing to compare with, and it ends at once. Ctrl-C
+    ends it too. Rounds that are not complete are forgotten. The other contestants are left open, for
+    the caller to ask them for more and to close them.
+
+    `advance` is told what is under way and the share of the measuring done, from 0 to 1 and never
+    less than before; `clock` counts seconds.
+
+    Raises TrtkitError when there are no contestants, two have the same name, or `baseline` is none.
+    """
+    names = [contestant.name for contestant in contestants]
+    if len(set(names)) < len(names):
+        raise TrtkitError(f"Contestants need names of their own, but these are {listed(names)}.")
+    if baseline not in names:
+        raise TrtkitError(f"The baseline {baseline!r} is none of the contestants: {listed(names)}.")
+    course = _Course(list(contestants), baseline)
+    try:
+        stopped = _run(course, settings, advance, clock)
+    except KeyboardInterrupt:
+        stopped = INTERRUPTED
+    return Turns(
+        samples={
+            name: [taken[name] for taken in course.complete if name in taken] for name in names
+        },
+        failures=course.failures,
+        interrupted=stopped == INTERRUPTED,
+        baseline=baseline,
+        rounds=len(course.complete),
+        stopped=stopped,
+    )
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected inside: what others left is before, so that nobody pays for them."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@dataclass
+class _Course:
+    """Who is left, and the seconds of each by complete round.
+
+    A round is added when it is complete, in one step: Ctrl-C may come anywhere.
+    """
+
+    remaining: list[Contestant]
+    baseline: str
+    failures: dict[str, str] = field(default_factory=dict)
+    complete: list[dict[str, float]] = field(default_factory=list)
+
+    def turn(self, number: int, advance: Advance, phase: str, share: float) -> dict[str, float]:
+        """Round `number`, which says who is the first: the seconds of those that did not fail."""
+        first = number % len(self.remaining)
+        taken = {}
+        for contestant in (*self.remaining[first:], *self.remaining[:first]):
+            advance(f"{phase} {contestant.name}", share)
+            try:
+                with uncollected():
+                    taken[contestant.name] = contestant.round()
+            except ContestantFailed as error:
+                self.failures[contestant.name] = str(error)
+                self.remaining.remove(contestant)
+                contestant.close()
+                if self.lost:
+                    break
+        return taken
+
+    @property
+    def lost(self) -> bool:
+        return self.baseline in self.failures
+
+    def widest(self) -> float:
+        """The relative width of the least certain ratio; of the baseline's time if it is alone."""
+        base = self._samples(self.baseline)
+        others = [
+            self._samples(contestant.name)
+            for contestant in self.remaining
+            if contestant.name != self.baseline
+        ]
+        if not others:
+            return median_interval(base).relative_width
+        return max(ratio_interval(samples, base).relative_width for samples in others)
+
+    def _samples(self, name: str) -> list[float]:
+        return [taken[name] for taken in self.complete]
+
+
+def _run(course: _Course, settings: Settings, advance: Advance, clock: Callable[[], float]) -> str:
+    """Warm up and measure; why it ended."""
+    for number in range(-settings.warmup, 0):
+        course.turn(number, advance, "warming up", 0.0)
+        if course.lost:
+            return BASELINE_FAILED
+    start = clock()
+    share = 0.0
+    while True:
+        taken = course.turn(len(course.complete), advance, "measuring", share)
+        if course.lost:
+            return BASELINE_FAILED
+        course.complete.append(taken)
+        seconds = clock() - start
+        stopped = _ended(course, settings, seconds)
+        if stopped is not None:
+            return stopped
+        share = max(len(course.complete) / settings.most_rounds, seconds / settings.seconds)
+
+
+def _ended(course: _Course, settings: Settings, seconds: float) -> str | None:
+    """Why it ends after this round, `seconds` after the warm-up; None when it goes on."""
+    rounds = len(course.complete)
+    # Of fewer the range is taken, which two rounds that happen to agree make as narrow as none is.
+    enough = max(settings.least_rounds, fewest_values())
+    if rounds >= enough and course.widest() <= settings.width:
+        return NARROW
+    if seconds >= settings.seconds:
+        return OUT_OF_TIME
+    if rounds >= settings.most_rounds:
+        return MOST_ROUNDS
+    return None
