@@ -155,16 +155,18 @@ def test_a_tail_on_another_models_prefix(place, digits):
 
 
 def test_stored_features_train_as_the_frozen_blocks_themselves(place, digits):
+    # One epoch: from then on the weights go their own ways, as they do after any rounding.
     given = {
         **SMALL, "arch": "resnet34", "image_size": None, "prefix_from": "cheap", "cut": 2,
-        "workspace": place,
+        "epochs": 1, "workspace": place,
     }  # fmt: skip
     stored = trtkit.train(digits, **given, name="stored")
     through = trtkit.train(digits, **given, name="through", feature_store=False)
     assert through.metrics["features"] is None
-    for a, b in zip(stored.metrics["epochs"], through.metrics["epochs"], strict=True):
-        # The maps are stored as fp16.
-        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=0.02)
+    (a,), (b,) = stored.metrics["epochs"], through.metrics["epochs"]
+    # The maps are stored as fp16.
+    assert a["train_loss"] == pytest.approx(b["train_loss"], rel=0.01)
+    assert a["images_per_second"] > 0 and b["images_per_second"] > 0
 
 
 def test_only_the_head_changes_when_the_rest_is_frozen(place, digits):
@@ -250,7 +252,7 @@ def test_damaged_photos_are_skipped_listed_and_counted(digits, tmp_path):
     report = trtkit.train(data, **{**SMALL, "epochs": 1}, workspace=tmp_path, progress=told.append)
     (skipped,) = report.metrics["dataset"]["skipped"]
     assert skipped["path"] == str(data / "2" / "broken.jpg")
-    assert any("broken.jpg: The JPEG data end too early" in line for line in told)
+    assert any(line.startswith(f"Skipped {data / '2' / 'broken.jpg'}: The ") for line in told)
     assert "Photos skipped: 1." in told
 
 
@@ -284,7 +286,7 @@ def test_resuming_what_is_not_there_or_not_the_same(place, digits, monkeypatch):
     [
         ({"arch": "resnet34", "cut": 3}, "share their first 2 blocks; choose a cut from 1 to 2"),
         ({"arch": "vgg11", "cut": 1}, "share no blocks"),
-        ({"arch": "resnet34"}, "choose a cut from 1 to 2"),
+        ({"arch": "resnet34"}, "--prefix-from cheap was given without --cut"),
         ({"arch": "resnet34", "cut": 2, "image_size": 64}, "takes photos of 32 x 32"),
         ({"arch": "resnet34", "cut": 2, "prefix_from": "cheep"}, "has cheap"),
         ({"arch": "resnet34", "cut": 2, "cache_size": 1000}, "give --cache-size"),
