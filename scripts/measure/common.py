@@ -26,8 +26,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from markdown import markdown_table, verdict
-
 from trtkit.cpu import own_process, usable_cores
 
 PACKAGES = (
@@ -277,6 +275,15 @@ def print_table(table: Table) -> None:
             for index, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         print("  " + "  ".join(cells).rstrip())
+
+
+def verdict(met: bool | None) -> str:
+    return "" if met is None else "met" if met else "**NOT met**"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines: list[Sequence[str]] = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def _cpu_model() -> str:

@@ -14,7 +14,7 @@ MEASURE = Path(__file__).resolve().parents[2] / "scripts" / "measure"
 SCRIPTS = sorted(
     path.stem
     for path in MEASURE.glob("*.py")
-    if path.stem not in ("common", "subjects", "trainings", "markdown")
+    if path.stem not in ("common", "subjects", "trainings")
 )
 
 
