@@ -157,7 +157,8 @@ def latencies(options: argparse.Namespace, root: Path) -> Samples:
         alone = Subject.load(whole)
         batches = in_batches(alone.images(folder), 1)
         # The cheap model indexes the photos; the expensive one answers from what that left.
-        cache = root / "latency-cache"
+        # One for each: a cache has one writer at a time, and these stay open.
+        cache = root / f"latency-cache-{reuse.expensive}-{reuse.cut}"
         with Subject.load(both).pipeline(cache) as cheap:
             classify(cheap, folder, 8)
         reusing = Subject.load(both, tail)
