@@ -45,7 +45,7 @@ def in_classes(root: Path, count: int) -> Path:
 def tails(
     root: Path, data: Path, size: int, epochs: int, rounds: int, lr: float
 ) -> dict[str, list[dict[str, Any]]]:
-    """The metrics of both kinds of training, in turns. The first round is a warm-up of its own."""
+    """The metrics of both kinds of training, in turns."""
     options = ("--optimizer", "adamw", "--lr", lr, "--augmentation", "none")
     cheap = f"{MODEL}-{size}"
     trained(
