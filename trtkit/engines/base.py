@@ -47,6 +47,19 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """One layer of an engine, in the order of the engine's work.
+
+    `name` is what the engine calls it, made of the names of the nodes or tensors it came from; `kind`
+    its type in the engine's words; `seconds` those of each run, as many as there were runs.
+    """
+
+    name: str
+    kind: str
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class StageBuild:
     """One stage to build: the fp32 graph, which may be changed, and what becomes of its ends.
 
@@ -118,5 +131,15 @@ class Backend(Protocol):
         """The engine in that file. Raises TrtkitError when it cannot be loaded here.
 
         `record` is what `build` said of it, `rebuild` the command that builds it for this machine.
+        """
+        ...
+
+    def layer_times(
+        self, path: Path, record: Mapping[str, Any], inputs: Mapping[str, Array], runs: int
+    ) -> list[LayerTime]:
+        """What each layer of the engine in that file takes, by the library's own profiler.
+
+        `record` is what `build` said of it. `runs` runs are measured, after one that is not. Raises
+        TrtkitError when it cannot run.
         """
         ...

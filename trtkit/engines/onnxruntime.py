@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from trtkit.cpu import process_is_ours, usable_cores
-from trtkit.engines.base import BuildPlace, BuiltEngine, Engine, StageBuild, Tensor
+from trtkit.engines.base import BuildPlace, BuiltEngine, LayerTime, StageBuild, Tensor
 from trtkit.errors import TrtkitError, listed
 from trtkit.tensors import Array, TensorSpec
 
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 PROVIDERS = ["CPUExecutionProvider"]
 ERRORS_ONLY = 3
+# In a profile: the ending of the events that are a kernel's work, and the unit of their durations.
+KERNEL = "_kernel_time"
+MICROSECONDS = 1e6
+# The operators whose kernels run other kernels.
+CONTROL_FLOW = ("If", "Loop", "Scan")
 # Every error class of ONNX Runtime derives from Exception alone, so they are named one by one.
 LOAD_ERRORS = (
     ort_errors.Fail,
@@ -108,8 +115,28 @@ class OnnxRuntimeBackend:
 
     def load(
         self, path: Path, record: Mapping[str, Any] | None = None, rebuild: str = "trtkit build"
-    ) -> Engine:
-        options = onnxruntime.SessionOptions()
+    ) -> OnnxRuntimeEngine:
+        return OnnxRuntimeEngine(self._session(path, onnxruntime.SessionOptions(), rebuild))
+
+    def layer_times(
+        self, path: Path, record: Mapping[str, Any], inputs: Mapping[str, Array], runs: int
+    ) -> list[LayerTime]:
+        with tempfile.TemporaryDirectory(prefix="trtkit-profile-") as folder:
+            options = onnxruntime.SessionOptions()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "layers")
+            session = self._session(path, options, "trtkit build")
+            engine = OnnxRuntimeEngine(session)
+            try:
+                for _ in range(runs + 1):
+                    engine.run(inputs)
+            finally:
+                # Closes the file; the folder of an open one cannot go everywhere.
+                written = Path(session.end_profiling())
+            events = json.loads(written.read_bytes())
+        return _layer_times(events, runs)
+
+    def _session(self, path: Path, options: Any, rebuild: str) -> Any:
         options.log_severity_level = ERRORS_ONLY
         if self._exact:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -120,13 +147,54 @@ class OnnxRuntimeBackend:
             # A pool that spins while the next engine of the chain works takes its core.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
+            return onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
         except LOAD_ERRORS as error:
             raise TrtkitError(
                 f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}); build the bundle "
                 f"again with `{rebuild}`."
             ) from error
-        return OnnxRuntimeEngine(session)
+
+
+def _layer_times(events: Sequence[Mapping[str, Any]], runs: int) -> list[LayerTime]:
+    """The kernels in an ONNX Runtime profile of `runs` runs and one before them.
+
+    A session runs its kernels in one order, so every run has as many events, in that order. Raises
+    TrtkitError when some are missing: a profile ends at a million events.
+    """
+    kernels = _kernels(events)
+    count, beyond = divmod(len(kernels), runs + 1)
+    if beyond or not count:
+        raise TrtkitError(
+            f"ONNX Runtime's profile of {runs + 1} runs has {len(kernels)} kernels, which is not as "
+            "many in each run; measure fewer runs."
+        )
+    return [
+        LayerTime(
+            name=kernels[place]["name"].removesuffix(KERNEL),
+            kind=kernels[place]["args"]["op_name"],
+            seconds=tuple(
+                float(kernels[place + run * count]["dur"]) / MICROSECONDS
+                for run in range(1, runs + 1)
+            ),
+        )
+        for place in range(count)
+    ]
+
+
+def _kernels(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The kernels in the order of their work, without those whose time is part of another's."""
+    found: list[Mapping[str, Any]] = []
+    inside_until = 0.0
+    for event in sorted(events, key=lambda event: float(event["ts"])):
+        if event.get("cat") != "Node" or not event["name"].endswith(KERNEL):
+            continue
+        begin = float(event["ts"])
+        if begin < inside_until:
+            continue
+        found.append(event)
+        if event["args"]["op_name"] in CONTROL_FLOW:
+            inside_until = begin + float(event["dur"])
+    return found
 
 
 def _enter_blocked_layout(graph: onnx.GraphProto) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -40,6 +41,10 @@ class Library:
         self.fail_execute = False
         self.capturable = True
         self.dla_cores = 0
+        self.fail_report = False
+        # What a layer of these nodes is called, and its milliseconds in a context's run of that number.
+        self.layer_name: Callable[[list[str]], str] = " + ".join
+        self.layer_ms: Callable[[str, int], Any] = lambda name, run: 0.01
         # The real one keeps loggers alive by reference counts; the last messages go to the newest.
         self.loggers: deque[Any] = deque(maxlen=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 import zlib
 from typing import Any
@@ -99,6 +100,9 @@ class IExecutionContext(Closed):
         self._emits = True
         self._name = ""
         self._last_run: Any = None
+        self._runs = 0
+        # The stream of the run that the profiler has not been told of, and the run's end.
+        self._untold: tuple[int, Any] | None = None
         core, life = self._core, self._life
         held: set[int] = set()
         if own:
@@ -263,12 +267,40 @@ class IExecutionContext(Closed):
                 cuda.enqueue(stream, "engine end", run.end)
             except CudaFailure as failure:
                 return self._refuse(f"enqueueV3: Error Code 1: Cuda Runtime ({failure.error.name})")
-            if self._profiler is not None and self._emits and stream.last:
-                cuda.schedule.force([stream.last])
+            if stream.capture is None:
+                self._runs += 1
+                # Only a run that began with a profiler has its events.
+                timed = self._profiler is not None
+                self._untold = (stream_handle, stream.last) if timed else None
         if self._profiler is not None and self._emits:
-            for layer in self._core.header["layers"]:
-                self._profiler.report_layer_time(" + ".join(layer["nodes"]), 0.01)
+            self._tell_profiler()
         return True
+
+    def report_to_profiler(self) -> bool:
+        if self._profiler is not None and self._emits and not self._lib.fail_report:
+            return True
+        if self._profiler is None or self._untold is None or self._lib.fail_report:
+            return self._refuse("reportToProfiler: no profiler, or no run to report")
+        self._tell_profiler()
+        return True
+
+    def _tell_profiler(self) -> None:
+        """Wait for the last run, then tell its layers one by one."""
+        if self._untold is None:
+            return
+        (handle, end), self._untold = self._untold, None
+        cuda = self._lib.cuda
+        with cuda.locked():
+            if cuda.stream(handle).capture is not None:
+                raise SimulationError("a profiler was told while its stream was captured")
+            cuda.schedule.force([end])
+        for layer in self._core.header["layers"]:
+            name = self._lib.layer_name(layer["nodes"])
+            try:
+                self._profiler.report_layer_time(name, self._lib.layer_ms(name, self._runs))
+            except BaseException as error:  # noqa: BLE001
+                # As NVIDIA's bindings do, in which not even Ctrl-C gets through.
+                print(f"[ERROR] Exception caught in report_layer_time(): {error}", file=sys.stderr)  # noqa: T201
 
     def _problem(self) -> str | None:
         if self._lib.fail_execute:

@@ -71,7 +71,7 @@ def _layer(lib: Library, header: dict[str, Any], layer: dict[str, Any]) -> dict[
         ]
 
     found = {
-        "Name": " + ".join(layer["nodes"]),
+        "Name": lib.layer_name(layer["nodes"]),
         "LayerType": kind,
         "Inputs": tensors("inputs"),
         "Outputs": tensors("outputs"),

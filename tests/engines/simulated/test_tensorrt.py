@@ -13,7 +13,8 @@ real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not
 
 from onnx import TensorProto, helper  # noqa: E402
 
-from tests.engines.simulated import VERSIONS, SimulationError, install  # noqa: E402
+from tests.engines.simulated import VERSIONS, SimulationError, install, make_tensorrt  # noqa: E402
+from tests.engines.simulated.api import LISTS  # noqa: E402
 from tests.engines.simulated.helpers import ok, streams  # noqa: E402
 from tests.graph.onnx_graphs import classifier, make_model, run  # noqa: E402
 
@@ -311,3 +312,49 @@ def test_a_context_on_two_streams_at_once_is_noticed(monkeypatch):
     plan = bytes(built(install(monkeypatch)))
     assert all(runs(seed, wait=True) for seed in range(10))
     assert not all(runs(seed, wait=False) for seed in range(10))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("emits", [True, False])
+def test_layers_are_told_by_the_run_or_when_asked(version, emits, monkeypatch, capsys):
+    simulation = install(monkeypatch, version)
+    base = simulation.trt.IProfiler
+
+    class Profiler(base):
+        def __init__(self):
+            base.__init__(self)
+            self.told = []
+
+        def report_layer_time(self, layer_name, ms):
+            self.told.append(layer_name)
+            if layer_name == "add":
+                raise KeyboardInterrupt
+
+    class Forgetful(base):
+        def __init__(self):
+            """Without the base's, which pybind11 notices."""
+
+    prepared = Prepared(simulation, loaded(simulation, built(simulation)))
+    context, profiler = prepared.context, Profiler()
+    with pytest.raises(TypeError, match="__init__"):
+        context.profiler = Forgetful()
+    assert prepared.execute()
+    assert not context.report_to_profiler()
+    context.profiler, context.enqueue_emits_profile = profiler, emits
+    assert context.report_to_profiler() == emits
+    assert prepared.execute()
+    assert (profiler.told == []) != emits
+    assert context.report_to_profiler()
+    assert profiler.told == ["conv1 + relu1", "conv2", "add", "pool", "flatten", "gemm"]
+    assert "Exception caught in report_layer_time()" in capsys.readouterr().err
+
+
+def test_a_version_that_lists_no_profiler_has_none(monkeypatch):
+    simulation = install(monkeypatch, "10.3.0")
+    api = json.loads((LISTS / "10.3.0.json").read_text())
+    del api["IProfiler"]
+    api["IExecutionContext"].remove("report_to_profiler")
+    monkeypatch.setattr(json, "loads", lambda text: api)
+    trt = make_tensorrt("10.3.0", simulation.cuda)
+    assert not hasattr(trt, "IProfiler")
+    assert not hasattr(trt.IExecutionContext, "report_to_profiler")

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trtkit.engines.base import BuildPlace, BuiltEngine, StageBuild
+from trtkit.engines.base import BuildPlace, BuiltEngine, LayerTime, StageBuild
 from trtkit.engines.cuda import device
 from trtkit.engines.tensorrt.builder import PlanRequest, build_plan
 from trtkit.engines.tensorrt.engine import TensorRTEngine, load_engine
 from trtkit.engines.tensorrt.layers import check_layers, engine_layers
 from trtkit.engines.tensorrt.library import RTX, TENSORRT, Flavour, Library, load_library
 from trtkit.engines.tensorrt.origin import RTX_CAPABILITIES, check_origin, describe_origin
+from trtkit.engines.tensorrt.profiler import layer_times
 from trtkit.errors import TrtkitError
+from trtkit.tensors import Array
 
 
 def tensorrt() -> TensorRTBackend:
@@ -103,6 +105,11 @@ class TensorRTBackend:
     def load(self, path: Path, record: Mapping[str, Any], rebuild: str) -> TensorRTEngine:
         check_origin(record, self.name, self.version, device.current_card(), rebuild)
         return self._load(path, record, rebuild)
+
+    def layer_times(
+        self, path: Path, record: Mapping[str, Any], inputs: Mapping[str, Array], runs: int
+    ) -> list[LayerTime]:
+        return layer_times(self.load(path, record, "trtkit build"), inputs, runs)
 
     def _load(
         self, path: Path, record: Mapping[str, Any], rebuild: str = "trtkit build"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,18 @@ class TensorRTEngine:
         Arrays of other libraries on the device are read where they lie. Returns when the outputs are
         there.
         """
+        placed = self.place(inputs)
+        placed.binding.enqueue()
+        placed.made.record(placed.stream)
+        # Until here the inputs are read, and the binding's context must not go.
+        placed.made.synchronize()
+        return dict(placed.outputs)
+
+    def place(self, inputs: Mapping[str, Any]) -> Placed:
+        """Inputs as `run` takes them, on the device, with memory for the outputs: ready to run.
+
+        Raises TrtkitError when a name, shape or dtype is not what the engine takes.
+        """
         stream, scratch = self._own()
         views = {spec.name: self._view(spec, inputs, stream) for spec in self.inputs}
         images = next(iter(views.values())).shape[0]
@@ -107,32 +120,33 @@ class TensorRTEngine:
         addresses = {name: view.pointer for name, view in views.items()}
         addresses |= {name: output.pointer for name, output in outputs.items()}
         binding = self.bind(images, addresses, scratch, stream)
-        binding.enqueue()
-        made.record(stream)
-        # Until here the inputs are read, and the binding's context must not go.
-        made.synchronize()
-        del binding
-        return dict(outputs)
+        return Placed(binding, views, outputs, stream, made)
 
-    def inspect(self) -> str:
+    def inspect(self, context: Any = None) -> str:
         """What TensorRT's inspector says about the engine, as JSON.
 
-        Formats of dynamic shapes are told only once a context has been given a shape.
+        Formats of dynamic shapes are told only once a context has been given a shape: `context`, or
+        one on the first profile.
         """
-        images = self.profiles[0][1]
-        stream, scratch = self._own()
-        context = self.context_for(images, scratch, stream)
-        for spec in self.inputs:
-            context.set_input_shape(spec.name, (images, *spec.shape[1:]))
+        if context is None:
+            images = self.profiles[0][1]
+            stream, scratch = self._own()
+            context = self.context_for(images, scratch, stream)
+            for spec in self.inputs:
+                context.set_input_shape(spec.name, (images, *spec.shape[1:]))
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = context
         form = self._library.trt.LayerInformationFormat.JSON
         return str(inspector.get_engine_information(form))
 
+    def complaint(self) -> str:
+        """The last error that TensorRT logged."""
+        return self._library.complaint()
+
     def failed(self, images: int) -> TrtkitError:
         """The error for TensorRT refusing to run, with what it logged."""
         return TrtkitError(
-            f"TensorRT could not run {self.name} on {images} images ({self._library.complaint()}); "
+            f"TensorRT could not run {self.name} on {images} images ({self.complaint()}); "
             "lower --batch, or build the bundle again with `trtkit build`."
         )
 
@@ -203,28 +217,52 @@ class Binding:
         self._addresses = dict(addresses)
         self._scratch = scratch
         self._stream = stream
-        self._context = owner.context_for(images, scratch, stream)
+        self.context = owner.context_for(images, scratch, stream)
         self._set()
 
     @property
     def capturable(self) -> bool:
         api = self._owner.api
-        return api.shares_profiles and api.capturable(self._context, self._stream.pointer)
+        return api.shares_profiles and api.capturable(self.context, self._stream.pointer)
 
     def enqueue(self) -> None:
         """Queue one run on the stream. Raises TrtkitError when TensorRT refuses it."""
         if not self._owner.api.shares_profiles:
             # Another binding had its turn: its memory, shape and addresses are in the context.
             self._set()
-        if not self._context.execute_async_v3(self._stream.pointer):
+        if not self.context.execute_async_v3(self._stream.pointer):
             raise self._owner.failed(self._images)
 
+    def attach(self, profiler: Any) -> None:
+        """Have each layer's time told to an IProfiler, by `report` after each run that has ended.
+
+        By default `enqueue` would tell it, and wait for the run inside TensorRT; this is trtexec's way
+        in all versions.
+        """
+        self.context.profiler = profiler
+        self.context.enqueue_emits_profile = False
+
+    def report(self) -> bool:
+        """Tell the profiler of the last run. False when TensorRT cannot."""
+        return bool(self.context.report_to_profiler())
+
     def _set(self) -> None:
-        self._owner.api.set_scratch(self._context, self._scratch.pointer, self._scratch.nbytes)
+        self._owner.api.set_scratch(self.context, self._scratch.pointer, self._scratch.nbytes)
         for spec in self._owner.inputs:
-            self._context.set_input_shape(spec.name, (self._images, *spec.shape[1:]))
+            self.context.set_input_shape(spec.name, (self._images, *spec.shape[1:]))
         for name, address in self._addresses.items():
-            self._context.set_tensor_address(name, address)
+            self.context.set_tensor_address(name, address)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A binding and what it runs on: `views` hold the inputs, `made` is to be recorded on `stream`."""
+
+    binding: Binding
+    views: Mapping[str, DeviceView]
+    outputs: Mapping[str, DeviceTensor]
+    stream: Stream
+    made: Event
 
 
 def load_engine(

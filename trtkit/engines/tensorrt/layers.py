@@ -11,6 +11,7 @@ from typing import Any
 
 from trtkit.errors import TrtkitError, listed
 
+UNKNOWN = "unknown"
 WIDTH = {"int8": 1, "fp16": 2, "fp32": 4}
 NETWORK_TYPES = {"FLOAT": "fp32", "HALF": "fp16", "INT8": "int8"}
 HEAVY_TYPES = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "FULLY_CONNECTED")
@@ -70,6 +71,24 @@ def engine_layers(information: str) -> list[HeavyLayer]:
     return found
 
 
+@dataclass(frozen=True)
+class LayerSource:
+    """A layer's type in TensorRT's words, and the ONNX nodes that it is known to hold."""
+
+    kind: str
+    nodes: tuple[str, ...]
+
+
+def layer_sources(information: str) -> dict[str, LayerSource]:
+    """Every layer in what the inspector says as JSON, by its name; of several of one name the first."""
+    found: dict[str, LayerSource] = {}
+    for layer in json.loads(information).get("Layers", []):
+        if isinstance(layer, dict):
+            kind = str(layer.get("LayerType") or UNKNOWN)
+            found.setdefault(str(layer.get("Name", "")), LayerSource(kind, _nodes(layer)))
+    return found
+
+
 def too_wide(
     layers: Iterable[HeavyLayer], asked: str, expected: Mapping[str, str]
 ) -> list[HeavyLayer]:
@@ -112,8 +131,12 @@ def check_layers(
 
 def _source(layer: dict[str, Any]) -> str:
     """The names of the ONNX nodes a layer was made from, joined by ` + `, else its own name."""
-    nodes = re.findall(r"\[ONNX Layer: ([^\]\x1e\x1f]+)\]", str(layer.get("Metadata", "")))
-    return " + ".join(nodes) or str(layer.get("Name", ""))
+    return " + ".join(_nodes(layer)) or str(layer.get("Name", ""))
+
+
+def _nodes(layer: dict[str, Any]) -> tuple[str, ...]:
+    found = re.findall(r"\[ONNX Layer: ([^\]\x1e\x1f]+)\]", str(layer.get("Metadata", "")))
+    return tuple(found)
 
 
 def _precision(layer: dict[str, Any]) -> str:
