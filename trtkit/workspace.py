@@ -12,6 +12,8 @@ from trtkit.errors import TrtkitError, listed, nearest
 ENVIRONMENT = "TRTKIT_WORKSPACE"
 # The file of a training's folder that is exported and trained on.
 BEST = "best.safetensors"
+# Of `engines/`: what one build measures for the next.
+TIMING_FOLDER = ".timing-cache"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Workspace:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def timing(self) -> Path:
+        """Where builds keep what the next one can use; beside the bundles, hidden from their list."""
+        return self.engines / TIMING_FOLDER
 
     @property
     def calibration(self) -> Path:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
 
+import psutil
 import pytest
 
 import trtkit
-import trtkit.api.bench
+import trtkit.api.bench as api
+from tests.engines.simulated import install
 from tests.photos import write_photos
-from trtkit.benchmark import contest
+from trtkit.benchmark import contest, kinds
+from trtkit.benchmark.clocks import Clocks, Reading
+from trtkit.cpu import usable_cores
 from trtkit.errors import TrtkitError
+from trtkit.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -21,49 +30,267 @@ def photos(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Where all temporary folders of a run are."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def left_in(scratch: Path) -> list[Path]:
+    # ONNX Runtime has a file of its own for the whole system there.
+    return [path for path in scratch.iterdir() if path.name != ".ses"]
+
+
+@pytest.fixture
+def baselines(monkeypatch):
+    """Compiling takes a minute; it has a test of its own."""
+    monkeypatch.setattr(api, "baselines_for", lambda backend: ("torch", "onnxruntime"))
+
+
+@pytest.fixture
+def precisions(built, tmp_path):
+    """A workspace whose last bundle, fp16, is there as if in fp32 too, and others that are not it."""
+    place = Workspace(tmp_path / "precisions")
+    first = Workspace(built).bundles()[0]
+
+    def add(name: str, age: int, **changes) -> None:
+        folder = place.engines / name
+        shutil.copytree(first, folder)
+        manifest = json.loads((folder / "bundle.json").read_text())
+        (folder / "bundle.json").write_text(json.dumps({**manifest, "name": name, **changes}))
+        os.utime(folder / "bundle.json", (10**9 - age, 10**9 - age))
+
+    add("digits-fp16", 0)
+    add("digits-fp32", 1, precision="fp32")
+    add("digits-older", 2, precision="fp32")
+    add("digits-cut1", 3, precision="fp32", cut=1)
+    add("digits-elsewhere", 4, precision="int8", backend="tensorrt")
+    add("other", 5, precision="int8", models={"resnet18": "0" * 64})
+    return place.root
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """The contests that were to be held, none of which was."""
+    seen = []
+
+    def hold(specs, baseline, settings, advance):
+        seen.append((specs, baseline, settings))
+        spec = next(iter(specs.values()))
+        return contest.Contest(
+            "b", spec.tail, spec.measure, spec.batch, 1, "torch", 1, "out of time", ()
+        )
+
+    monkeypatch.setattr(api, "hold", hold)
+    return seen
+
+
 @pytest.mark.slow
-def test_a_bundle_against_its_baselines(built, photos, monkeypatch):
-    # Compiling takes a minute; it has a test of its own.
-    monkeypatch.setattr(contest, "BASELINES", ("torch", "onnxruntime"))
+def test_a_bundle_against_its_baselines(built, photos, baselines, scratch):
     told: list[str] = []
     report = trtkit.bench(
         [photos], tails=["resnet18"], batches=[2], count=4, seconds=0.01, workspace=built,
-        progress=told.append,
+        threads=1, progress=told.append,
     )  # fmt: skip
     compute, whole = report.contests
     assert [compute.measure, whole.measure] == ["compute", "end to end"]
     assert told == [f"{compute.bundle}, resnet18: {m}, batch 2" for m in ("compute", "end to end")]
-    for held in report.contests:
-        assert held.photos == 3 and held.baseline == "torch" and held.rounds == 1
-        for figure in held.figures:
+    for one in report.contests:
+        assert one.photos == 3 and one.baseline == "torch" and one.rounds == 1
+        assert one.clocks.after.seconds > one.clocks.before.seconds
+        for figure in one.figures:
             assert figure.problem is None, figure
             assert figure.agreement == 1 and figure.images_per_second > 0
     assert len(compute.figures) == 3 and len(whole.figures) == 5
-    assert report.notes == ("There are 3 photos where 4 were asked for: those are measured.",)
+    assert "There are 3 photos where 4 were asked for: those are measured." in report.notes
     again = json.loads(json.dumps(report.to_json()))
     assert again["contests"][1]["figures"][4]["competitor"].endswith("cache warm")
-    assert again["machine"]["processor"] and again["threads"] >= 1
+    assert again["contests"][0]["clocks"]["before"]["seconds"] > 0
+    assert again["machine"]["processor"]
+    assert (again["threads"], again["interrupted"]) == (1, False)
+    assert left_in(scratch) == []
 
 
-def test_quick_shares_two_minutes(built, photos, monkeypatch):
+def children() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_later_contest_is_loaded_keeps_the_earlier(
+    built, photos, monkeypatch, scratch
+):
+    monkeypatch.setattr(api, "baselines_for", lambda backend: ("onnxruntime",))
+    before = {one.pid for one in children()}
     seen = []
 
-    def hold(manifest, specs, baseline, settings, advance):
-        seen.append((settings, len(next(iter(specs.values())).photos)))
-        return contest.Contest("b", "t", "compute", 1, 1, "torch", 1, "out of time", ())
+    def advance(phase, share):
+        if phase.endswith("cache warm"):
+            # The cold one has its folder by now.
+            seen.append(len(list(scratch.rglob("features-*"))))
+            assert {one.pid for one in children()} > before
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr("trtkit.api.bench.hold", hold)
+    report = trtkit.bench(
+        [photos], tails=["resnet18"], batches=[2], seconds=0.01, workspace=built, advance=advance
+    )
+    assert seen == [1]
+    assert [one.measure for one in report.contests] == ["compute"]
+    assert report.contests[0].rounds == 1 and report.contests[0].stopped == "out of time"
+    assert report.interrupted and report.to_json()["interrupted"] is True
+    assert {one.pid for one in children()} == before
+    assert left_in(scratch) == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_crashes_leaves_nothing(built, photos, monkeypatch, scratch):
+    monkeypatch.setattr(api, "baselines_for", lambda backend: ())
+    before = {one.pid for one in children()}
+
+    def advance(phase, share):
+        if phase.startswith("warming up"):
+            for one in children():
+                if one.pid not in before:
+                    one.kill()
+
+    report = trtkit.bench(
+        [photos], tails=["resnet18"], batches=[2], measures=["end to end"], seconds=0.01,
+        workspace=built, advance=advance,
+    )  # fmt: skip
+    only = report.contests[0]
+    assert (only.stopped, only.rounds, report.interrupted) == ("the baseline failed", 0, False)
+    assert "was killed (SIGKILL)" in only.figures[0].problem
+    assert left_in(scratch) == []
+
+
+def test_ctrl_c_while_the_first_contest_is_loaded(built, photos, monkeypatch, scratch):
+    def hold(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "hold", hold)
+    report = trtkit.bench([photos], workspace=built)
+    assert report.interrupted and report.contests == ()
+    assert left_in(scratch) == []
+
+
+def test_a_contest_without_a_round_is_no_part_of_an_interrupted_report(built, photos, monkeypatch):
+    ends = iter(["out of time", "nothing could be loaded", "interrupted"])
+    rounds = iter([3, 0, 0])
+
+    def hold(specs, *arguments):
+        return contest.Contest(
+            "b", "t", "compute", 1, 1, "torch", next(rounds), next(ends), ()
+        )  # fmt: skip
+
+    monkeypatch.setattr(api, "hold", hold)
+    report = trtkit.bench([photos], workspace=built)
+    assert report.interrupted
+    assert [one.stopped for one in report.contests] == ["out of time", "nothing could be loaded"]
+
+
+def test_quick_shares_two_minutes(built, photos, held):
     trtkit.bench([photos], batches=[1, 8], quick=True, workspace=built)
     # Two tails, two kinds of figure, two batch sizes.
-    assert [settings.seconds for settings, _ in seen] == [120 / 8] * 8
+    assert [settings.seconds for _, _, settings in held] == [120 / 8] * 8
     # Three photos fill a batch of eight by coming again.
-    assert {count for _, count in seen} == {8}
-    seen.clear()
+    assert {len(next(iter(specs.values())).photos) for specs, _, _ in held} == {8}
+    held.clear()
     report = trtkit.bench(
         [photos], tails=["resnet34"], measures=["compute"], seconds=5, width=0.5, workspace=built
     )
-    assert len(seen) == 2 and (seen[0][0].seconds, seen[0][0].width) == (5, 0.5)
+    assert len(held) == 2 and (held[0][2].seconds, held[0][2].width) == (5, 0.5)
     assert not report.interrupted
+
+
+def bundles_of(specs) -> list[str]:
+    return list(
+        dict.fromkeys(Path(one.bundle).name for one in specs.values() if one.kind == "trtkit")
+    )
+
+
+def test_by_default_each_precision_of_the_last_bundle_is_in_the_same_contest(
+    precisions, photos, held
+):
+    told = []
+    trtkit.bench([photos], batches=[2], workspace=precisions, progress=told.append)
+    # Two tails, two kinds of figure; once for all precisions.
+    assert len(held) == 4
+    assert {tuple(bundles_of(specs)) for specs, _, _ in held} == {("digits-fp16", "digits-fp32")}
+    assert told[0] == "digits-fp16, digits-fp32, resnet18: compute, batch 2"
+    compute = held[0][0]
+    assert [name for name in compute if "trtkit" in name] == [
+        "trtkit fp16 on onnxruntime",
+        "trtkit fp32 on onnxruntime",
+    ]
+    assert sum(spec.kind == "torch" for spec in compute.values()) == 1
+
+
+def test_bundles_of_the_same_models_that_are_named_are_in_the_same_contest(
+    precisions, photos, held
+):
+    def contests(*names) -> list[list[str]]:
+        held.clear()
+        trtkit.bench(
+            [photos], bundles=names, tails=["resnet18"], batches=[2], measures=["compute"],
+            workspace=precisions,
+        )  # fmt: skip
+        return [bundles_of(specs) for specs, _, _ in held]
+
+    assert contests("digits-fp32") == [["digits-fp32"]]
+    assert contests("digits-cut1", "digits-fp16", "digits-cut1") == [["digits-cut1", "digits-fp16"]]
+    assert contests("other", "digits-fp16") == [["other"], ["digits-fp16"]]
+
+
+def test_every_competitor_has_as_many_cores(built, photos, held):
+    report = trtkit.bench([photos], batches=[1], workspace=built, threads=1)
+    assert report.threads == 1
+    assert {spec.threads for specs, _, _ in held for spec in specs.values()} == {1}
+    assert trtkit.bench([photos], batches=[1], workspace=built).threads == usable_cores()
+
+
+def test_without_a_gpu_its_baselines_are_a_note(built, photos, held, monkeypatch):
+    install(monkeypatch, no_device=True)
+    monkeypatch.setenv("PATH", "/nowhere")
+    report = trtkit.bench([photos], batches=[1], count=1, workspace=built)
+    assert report.notes == (
+        "The GPU baselines (torch-cuda, torch-cuda-compile, torch-cuda-fp16, onnxruntime-cuda, "
+        "tensorrt, trtexec) are left out: no NVIDIA GPU was found: the NVIDIA driver finds no GPU.",
+    )
+    assert not {spec.kind for specs, _, _ in held for spec in specs.values()} & set(
+        kinds.GPU_BASELINES
+    )
+    with pytest.raises(
+        TrtkitError, match="The baseline torch-cuda was asked for, but no NVIDIA GPU"
+    ):
+        trtkit.bench([photos], baseline="torch-cuda", workspace=built)
+
+
+def test_with_a_gpu_its_baselines_take_part(built, photos, held, monkeypatch):
+    install(monkeypatch)
+    report = trtkit.bench([photos], batches=[1], count=1, workspace=built)
+    assert report.notes == ()
+    compute = held[0][0]
+    assert [spec.kind for spec in compute.values()] == [*kinds.BASELINES, "trtkit"]
+    assert {Path(spec.built_dir).name for spec in compute.values()} == {"built"}
+
+
+def test_what_the_machine_did_besides_is_noted(built, photos, monkeypatch):
+    monkeypatch.setattr(api, "no_gpu", lambda: None)
+    watched = Clocks(Reading(0.0), Reading(1.0), ("other processes kept 0.8 of 2 cores busy.",))
+
+    def hold(specs, *arguments):
+        return contest.Contest(
+            "b", "t", "compute", 8, 1, "torch", 1, "out of time", (), ("b",), watched
+        )
+
+    monkeypatch.setattr(api, "hold", hold)
+    report = trtkit.bench(
+        [photos], tails=["resnet18"], batches=[1], measures=["compute"], count=1, workspace=built
+    )
+    assert report.notes == ("b, t, compute, batch 8: other processes kept 0.8 of 2 cores busy.",)
 
 
 @pytest.mark.parametrize(
@@ -72,15 +299,18 @@ def test_quick_shares_two_minutes(built, photos, monkeypatch):
         ({"batches": [0]}, "The batches 0 were asked for; give 1 or more."),
         ({"measures": ["speed"]}, "The measure 'speed' was asked for; choose compute, end to end."),
         ({"baseline": "tensorflow"}, "The baseline 'tensorflow' was asked for; choose torch"),
+        ({"baseline": "trtkit"}, "onnxruntime-cuda, tensorrt, trtexec."),
         ({"baseline": "openvino"}, "The baseline openvino was asked for, but openvino is not"),
         ({"tails": ["resnet50"]}, "There is no tail 'resnet50'"),
         ({"bundles": ["nothing"]}, "There is no bundle 'nothing'"),
+        ({"threads": 0}, "0 threads were asked for, but this process may use"),
+        ({"threads": 10**6}, "1000000 threads were asked for, but this process may use"),
         ({"seconds": -1}, "-1 was asked for; give one above 0"),
     ],
 )
 def test_requests_that_cannot_be_carried_out(built, photos, options, sentence, monkeypatch):
     absent = {"openvino": "openvino is not installed; pip install openvino"}
-    monkeypatch.setattr("trtkit.api.bench.missing", absent.get)
+    monkeypatch.setattr(api, "missing", absent.get)
     with pytest.raises(TrtkitError) as caught:
         trtkit.bench([photos], **options, workspace=built)
     assert sentence in str(caught.value)

@@ -243,14 +243,6 @@ def test_ctrl_c_while_it_is_waited_for_ends_it():
             contestant.labels()
 
 
-def test_ctrl_c_reaches_the_parent_alone():
-    with worker("Sleeping") as contestant:
-        contestant.load()
-        # The terminal sends it to the group of the parent.
-        assert os.getpgid(contestant.pid) == contestant.pid != os.getpgid(0)
-        assert os.getsid(contestant.pid) == contestant.pid
-
-
 PARENT = """
 import sys
 from trtkit.benchmark.worker import WorkerContestant
@@ -271,6 +263,28 @@ def test_when_the_parent_is_killed_it_ends(fake):
         assert psutil.pid_exists(pid)
         parent.kill()
     assert gone(pid)
+
+
+def test_the_seconds_of_a_device_are_taken_for_those_of_the_round():
+    with worker("Telling", seconds=0.3, told=0.125) as contestant:
+        assert contestant.round() == 0.125
+    with worker("Telling", seconds=0.0, told=0.0) as contestant:
+        assert contestant.round() == 0.0
+
+
+def test_ctrl_c_while_it_is_asked_to_end_leaves_nothing(monkeypatch):
+    with worker("Sleeping") as contestant:
+        contestant.load()
+        pid = contestant.pid
+
+        def interrupted(request):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(contestant, "_send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            contestant.close()
+        assert contestant.pid is None
+        assert gone(pid)
 
 
 def test_a_spec_of_many_photos_arrives():
@@ -304,6 +318,12 @@ class Sleeping:
         time.sleep(self.spec.get("closing", 0.0))
         if "closed" in self.spec:
             Path(self.spec["closed"]).touch()
+
+
+class Telling(Sleeping):
+    def run(self) -> float:
+        super().run()
+        return self.spec["told"]
 
 
 class Refusing(Sleeping):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from itertools import cycle, islice, product
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from trtkit.api.doctor import doctor
-from trtkit.benchmark.competitors import missing
-from trtkit.benchmark.contest import BASELINES, MEASURES, Contest, competitors_of, hold
-from trtkit.benchmark.protocol import Settings
+from trtkit.benchmark.contest import MEASURES, Contest, Subject, competitors_of, hold
+from trtkit.benchmark.kinds import BASELINES, GPU_BASELINES, baselines_for, missing, no_gpu
+from trtkit.benchmark.protocol import INTERRUPTED, Settings
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.cpu import usable_cores
 from trtkit.errors import ImageError, TrtkitError, listed
@@ -27,14 +28,17 @@ DEFAULT_PHOTOS = 32
 # Of `quick`, for all contests together, without loading and warming up.
 QUICK_SECONDS = 120.0
 DEFAULT_BATCHES = (1, 8)
-INTERRUPTED = "interrupted"
 
 Advance = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All contests, and where and how they were measured."""
+    """All contests, and where and how they were measured.
+
+    `threads`: cores that each competitor had. `notes`: sentences on what was left out or is doubtful.
+    `interrupted`: whether Ctrl-C ended it; the contests are those of which a round was completed.
+    """
 
     created: str
     command: str
@@ -43,10 +47,11 @@ class BenchReport:
     settings: Settings
     notes: tuple[str, ...]
     contests: tuple[Contest, ...]
+    interrupted: bool = False
 
-    @property
-    def interrupted(self) -> bool:
-        return any(contest.stopped == INTERRUPTED for contest in self.contests)
+    def __post_init__(self) -> None:
+        if any(contest.stopped == INTERRUPTED for contest in self.contests):
+            object.__setattr__(self, "interrupted", True)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,6 +69,7 @@ def bench(
     quick: bool = False,
     seconds: float | None = None,
     width: float | None = None,
+    threads: int | None = None,
     workspace: str | Path | None = None,
     progress: Callable[[str], None] = lambda message: None,
     advance: Advance = lambda phase, share: None,
@@ -71,37 +77,153 @@ def bench(
     """Measure every tail of the bundles against the baselines, in turns, each in a process of its own.
 
     `photos`: files, folders, globs; by default those of `calibration/`. The first `count` that can be
-    read make a round. `bundles`: the one built last by default.
-    `batches`: images per run. `measures`: `compute` (prepared images in memory to logits), `end to end`
-    (files to the five best classes). `baseline`: whom the others are compared with, by default the
-    first that is here. Every competitor has a thread for each usable core. A contest ends
-    when every ratio's interval is at most `width` wide (0.03 by default, a share of the ratio), or
-    after `seconds` (120 by default); `quick` gives all of them together two minutes.
+    read make a round. `bundles`: by default the one built last and the same models at the same cut in
+    the other precisions that there are. Bundles of the same models are measured in turns with each
+    other.
+    `batches`: images per run. `measures`: `compute` (prepared images in memory to logits; on a GPU in
+    its memory and its own time), `end to end` (files to the five best classes). `baseline`: whom the
+    others are compared with, by default `torch-cuda` for a bundle on a GPU and `torch` for others, or
+    the next that runs here. `threads`: cores that every competitor may use, all by default. A contest
+    ends when every ratio's interval is at most `width` wide (0.03 by default, a share of the ratio),
+    or after `seconds` (120 by default); `quick` gives all of them together two minutes.
 
-    A competitor that cannot run here, or fails, is in the report with the reason. Ctrl-C ends the
-    measuring; what was measured is in the report. Raises TrtkitError.
+    A competitor that cannot run here, or fails, is in the report with the reason; without a GPU those
+    that need one are left out, and a note says so. Ctrl-C ends the measuring; what was measured is in
+    the report. Raises TrtkitError.
     """
     place = Workspace.at(workspace)
-    measures = measures or MEASURES
-    _check(batches, measures, baseline)
-    subjects = _subjects(place, bundles, tails)
-    settings = _settings(len(subjects) * len(measures) * len(batches), quick, seconds, width)
-    threads = usable_cores()
-    notes: list[str] = []
+    asked = _Asked(
+        tuple(photos) or (place.calibration,), tuple(batches), tuple(measures or MEASURES),
+        baseline, count, _cores(threads),
+    )  # fmt: skip
+    _check(asked.batches, asked.measures, baseline)
+    groups = _groups(place, bundles, tails)
+    of_each = len(asked.measures) * len(asked.batches)
+    settings = _settings(len(groups) * of_each, quick, seconds, width)
+    notes = _left_out()
+    contests, interrupted = _hold_all(groups, asked, settings, notes, progress, advance)
+    notes += _doubts(contests)
+    return _report(place, asked.threads, settings, notes, contests, interrupted)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What every group of bundles is measured with."""
+
+    photos: tuple[str | Path, ...]
+    batches: tuple[int, ...]
+    measures: tuple[str, ...]
+    baseline: str | None
+    count: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Bundles that are measured in turns with each other, and the model of theirs that is."""
+
+    subjects: tuple[Subject, ...]
+    tail: str
+
+    @property
+    def manifest(self) -> Manifest:
+        """That of the first bundle. Their preprocessing is the same."""
+        return self.subjects[0][1]
+
+    @property
+    def title(self) -> str:
+        return ", ".join((*(manifest.name for _, manifest in self.subjects), self.tail))
+
+
+def _hold_all(
+    groups: Sequence[_Group],
+    asked: _Asked,
+    settings: Settings,
+    notes: list[str],
+    progress: Callable[[str], None],
+    advance: Advance,
+) -> tuple[list[Contest], bool]:
+    """The contests that were held, and whether Ctrl-C ended it, while competitors were loaded or later.
+
+    Adds to `notes` what is to be said.
+    """
     contests: list[Contest] = []
-    with tempfile.TemporaryDirectory(prefix="trtkit-bench-") as scratch:
-        for folder, manifest, tail in subjects:
-            files = _photos(photos or [place.calibration], manifest, count, max(batches), notes)
-            for measure, batch in product(measures, batches):
-                progress(f"{manifest.name}, {tail}: {measure}, batch {batch}")
-                specs = competitors_of(
-                    folder, manifest, tail, files, measure=measure, batch=batch, threads=threads,
-                    scratch=Path(scratch),
-                )  # fmt: skip
-                contests.append(hold(manifest, specs, baseline, settings, advance))
-                if contests[-1].stopped == INTERRUPTED:
-                    return _report(place, threads, settings, notes, contests)
-    return _report(place, threads, settings, notes, contests)
+    # What workers that crashed have left is removed with it, as far as the system lets it be.
+    temporary = tempfile.TemporaryDirectory(prefix="trtkit-bench-", ignore_cleanup_errors=True)
+    try:
+        with temporary as scratch:
+            for group in groups:
+                for contest in _contests(
+                    group, asked, settings, Path(scratch), notes, progress, advance
+                ):
+                    contests.append(contest)
+                    if contest.stopped == INTERRUPTED:
+                        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        return [one for one in contests if one.rounds or one.stopped != INTERRUPTED], True
+    return contests, False
+
+
+def _contests(
+    group: _Group,
+    asked: _Asked,
+    settings: Settings,
+    scratch: Path,
+    notes: list[str],
+    progress: Callable[[str], None],
+    advance: Advance,
+) -> Iterator[Contest]:
+    """One contest for each kind of figure and batch size. Adds to `notes` what is to be said."""
+    files = _photos(asked.photos, group.manifest, asked.count, max(asked.batches), notes)
+    baselines = baselines_for(group.manifest.backend)
+    built = scratch / "built"
+    built.mkdir(exist_ok=True)
+    for measure, batch in product(asked.measures, asked.batches):
+        progress(f"{group.title}: {measure}, batch {batch}")
+        # A folder for each: what a worker could not remove does not fill the disk of the next.
+        with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as own:
+            specs = competitors_of(
+                group.subjects, group.tail, files, baselines=baselines, measure=measure, batch=batch,
+                threads=asked.threads, scratch=Path(own), built=built,
+            )  # fmt: skip
+            contest = hold(specs, asked.baseline, settings, advance)
+        yield contest
+
+
+def _left_out() -> list[str]:
+    """What is said of baselines that are no part of any table."""
+    why = no_gpu()
+    if why is None:
+        return []
+    return [f"The GPU baselines ({listed(GPU_BASELINES)}) are left out: {why}."]
+
+
+def _doubts(contests: Sequence[Contest]) -> list[str]:
+    """What the machine did besides, contest by contest."""
+    return [
+        f"{contest.bundle}, {contest.tail}, {contest.measure}, batch {contest.batch}: {warning}"
+        for contest in contests
+        if contest.clocks is not None
+        for warning in contest.clocks.warnings
+    ]
+
+
+def _cores(threads: int | None) -> int:
+    """How many cores each competitor is to have."""
+    usable = usable_cores()
+    if threads is None or threads == usable:
+        return usable
+    if not 1 <= threads < usable:
+        raise TrtkitError(
+            f"{threads} threads were asked for, but this process may use {usable} cores; give 1 to "
+            f"{usable}."
+        )
+    if not hasattr(os, "sched_setaffinity"):
+        raise TrtkitError(
+            f"{threads} threads were asked for, but only Linux can hold every competitor to so many "
+            f"cores; leave it out to measure on all {usable}."
+        )
+    return threads
 
 
 def _report(
@@ -110,6 +232,7 @@ def _report(
     settings: Settings,
     notes: Sequence[str],
     contests: Sequence[Contest],
+    interrupted: bool,
 ) -> BenchReport:
     found = doctor(workspace=place.root).to_json()
     kept = (
@@ -131,6 +254,7 @@ def _report(
         settings=settings,
         notes=tuple(notes),
         contests=tuple(contests),
+        interrupted=interrupted,
     )
 
 
@@ -155,23 +279,57 @@ def _check(batches: Sequence[int], measures: Sequence[str], baseline: str | None
     if baseline is None:
         return
     if baseline not in BASELINES:
-        raise TrtkitError(f"The baseline {baseline!r} was asked for; choose {listed(BASELINES)}.")
+        known = listed(BASELINES, len(BASELINES))
+        raise TrtkitError(f"The baseline {baseline!r} was asked for; choose {known}.")
     why = missing(baseline)
     if why is not None:
         raise TrtkitError(f"The baseline {baseline} was asked for, but {why}.")
 
 
-def _subjects(
-    place: Workspace, bundles: Sequence[str | Path], tails: Sequence[str]
-) -> list[tuple[Path, Manifest, str]]:
-    """Bundle by bundle the tails to measure: those named, else all."""
-    found = []
-    for name in bundles or (None,):
-        folder = place.find_bundle(name)
-        manifest = read_manifest(folder)
-        chosen = [manifest.tail(tail).name for tail in tails] or [s.name for s in manifest.tails]
-        found += [(folder, manifest, tail) for tail in chosen]
-    return found
+def _groups(place: Workspace, bundles: Sequence[str | Path], tails: Sequence[str]) -> list[_Group]:
+    """Every model to measure, those named or all, with the bundles that have it."""
+    if bundles:
+        found = [place.find_bundle(name) for name in bundles]
+        subjects = [(folder, read_manifest(folder)) for folder in dict.fromkeys(found)]
+    else:
+        subjects = _built_last(place)
+    together: dict[object, list[Subject]] = {}
+    for folder, manifest in subjects:
+        together.setdefault(_measured_alike(folder, manifest), []).append((folder, manifest))
+    groups = []
+    for alike in together.values():
+        first = alike[0][1]
+        chosen = [first.tail(tail).name for tail in tails] or [one.name for one in first.tails]
+        groups += [_Group(tuple(alike), tail) for tail in chosen]
+    return groups
+
+
+def _measured_alike(folder: Path, manifest: Manifest) -> object:
+    """The same for bundles that compute the same: the same exports, from the same pixels."""
+    if not manifest.models:
+        # Of a trtkit that did not write down what it built.
+        return folder
+    models = tuple(sorted(manifest.models.items()))
+    return models, manifest.preprocessing.digest
+
+
+def _built_last(place: Workspace) -> list[Subject]:
+    """The bundle built last, and the same in its other precisions, of each the one built last."""
+    folder = place.find_bundle(None)
+    last = read_manifest(folder)
+    found = {last.precision: (folder, last)}
+    for other in place.bundles():
+        try:
+            manifest = read_manifest(other)
+        except TrtkitError:
+            # Nobody asked for it.
+            continue
+        if (
+            (manifest.cut, manifest.backend) == (last.cut, last.backend)
+            and _measured_alike(other, manifest) == _measured_alike(folder, last)
+        ):  # fmt: skip
+            found.setdefault(manifest.precision, (other, manifest))
+    return list(found.values())
 
 
 def _photos(

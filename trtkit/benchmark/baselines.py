@@ -1,12 +1,11 @@
-"""The baselines: the model of a bundle, as exported, on ONNX Runtime, OpenVINO and torch."""
+"""The baselines: the model of a bundle, as exported, on the libraries that people run it with."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,24 +15,34 @@ from trtkit.tensors import Array
 
 if TYPE_CHECKING:
     import onnx
-    import torch
-
-KINDS = ("onnxruntime", "torch", "torch-compile", "openvino")
 
 # From uint8 images N x H x W x 3, RGB, contiguous, to float32 logits N x classes.
 Logits = Callable[[Array], Array]
 
-# What another order of float32 sums may change, relative to the largest logit, with room to spare.
-TOLERANCE = 1e-3
-LAYOUT_TRIALS = 3
+# What another order of float32 sums may change, relative to the largest logit, with room to spare;
+# and the roundings of fp16, 2^-11 each.
+TOLERANCE, HALF_TOLERANCE = 1e-3, 4e-2
+
+
+class OnDevice(Protocol):
+    """A model on a GPU, run on what lies there."""
+
+    def place(self, images: Array) -> Any:
+        """A batch, uint8 N x H x W x 3, as it lies where the engine reads it."""
+        ...
+
+    def seconds(self, batches: Sequence[Any]) -> float:
+        """Run each batch that was placed, one after the other: the seconds that the GPU took."""
+        ...
 
 
 @dataclass(frozen=True)
 class Network:
-    """A model loaded by one of the baselines, and what there is to say about it."""
+    """A model that was loaded, and what there is to say about it; `on_device` of one on a GPU."""
 
     logits: Logits
     note: str = ""
+    on_device: OnDevice | None = None
 
 
 def load_network(
@@ -53,8 +62,13 @@ def load_network(
         return onnxruntime_network(merged(parts), threads)
     if kind == "openvino":
         return openvino_network(merged(parts), threads)
-    compiled = kind == "torch-compile"
-    return torch_network(parts, classes, threads, examples, compiled=compiled)
+    if kind == "onnxruntime-cuda":
+        from trtkit.benchmark.onnxruntime_cuda import onnxruntime_on_device
+
+        return onnxruntime_on_device(merged(parts), threads)
+    from trtkit.benchmark.torch_networks import TORCH, torch_network
+
+    return torch_network(TORCH[kind], parts, classes, threads, examples)
 
 
 def source_graphs(folder: Path, manifest: Manifest, tail: str) -> list[onnx.ModelProto]:
@@ -141,83 +155,6 @@ def openvino_network(model: onnx.ModelProto, threads: int) -> Network:
     return Network(lambda images: np.asarray(compiled(images)[0]), f"computes in {precision}")
 
 
-def torch_network(
-    parts: Sequence[onnx.ModelProto],
-    classes: int,
-    threads: int,
-    examples: Sequence[Array],
-    *,
-    compiled: bool,
-) -> Network:
-    """The network itself, batch norms included, in fp32 on the CPU with torch: eager or compiled.
-
-    `examples`: a batch of each size that will come, uint8 N x H x W x 3. Eager, the faster memory
-    layout on the first one is taken; compiled, there is code for each size. Sets torch's threads for
-    the process. Raises TrtkitError when the network cannot be rebuilt from `parts`, or not compiled.
-    """
-    import torch
-    from torch import nn
-
-    from trtkit.models.normalise import Normalise
-    from trtkit.models.rebuild import network_from_weights, recognise
-
-    torch.set_num_threads(threads)
-    weights = {name: value for part in parts for name, value in layer_weights(part).items()}
-    architecture = _architecture(parts[0]) or recognise(weights, classes) or "foreign"
-    network = network_from_weights(architecture, classes, weights).network
-    normalise = Normalise()
-    if compiled:
-        whole = nn.Sequential(normalise, network).eval()
-        return _compiled(whole, parts, examples)
-
-    def forward_in(layout: torch.memory_format) -> Logits:
-        def forward(images: Array) -> Array:
-            with torch.inference_mode():
-                x = normalise(torch.from_numpy(images)).contiguous(memory_format=layout)
-                return np.asarray(network(x).numpy())
-
-        return forward
-
-    layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-    seconds = {}
-    for name, layout in layouts.items():
-        network.to(memory_format=layout)
-        seconds[name] = _fastest(forward_in(layout), examples[0])
-    best, other = sorted(layouts, key=lambda name: seconds[name])
-    network.to(memory_format=layouts[best])
-    logits = forward_in(layouts[best])
-    _check_same(logits, parts, examples[0])
-    note = f"{best}: {1e3 * seconds[best]:.3g} ms a batch, {other} {1e3 * seconds[other]:.3g} ms"
-    return Network(logits, note)
-
-
-def _compiled(
-    network: torch.nn.Module, parts: Sequence[onnx.ModelProto], examples: Sequence[Array]
-) -> Network:
-    import torch
-
-    # Code for each batch size, where `None` would make slower code for all sizes from the second on.
-    fast = torch.compile(network, dynamic=False)
-
-    def logits(images: Array) -> Array:
-        with torch.inference_mode():
-            return np.asarray(fast(torch.from_numpy(images)).numpy())
-
-    try:
-        for example in examples:
-            logits(example)
-            logits(example)
-    # What a missing or failing compiler raises differs; all of it derives from these.
-    except (RuntimeError, OSError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
-        raise TrtkitError(
-            f"torch.compile does not work here ({reason}); install a C++ compiler such as g++, or "
-            "measure it without torch-compile."
-        ) from error
-    _check_same(logits, parts, examples[0])
-    return Network(logits, f"compiled for batches of {', '.join(str(len(e)) for e in examples)}")
-
-
 def layer_weights(model: onnx.ModelProto) -> dict[str, Array]:
     """Weight and bias of every layer of a graph that trtkit exported from torch, in its order.
 
@@ -245,36 +182,19 @@ def layer_weights(model: onnx.ModelProto) -> dict[str, Array]:
     return found
 
 
-def _architecture(model: onnx.ModelProto) -> str | None:
-    """What the card says; only a model that was not split still has it."""
-    from trtkit.graph.card import METADATA_KEY, ModelCard
-
-    if not any(prop.key == METADATA_KEY for prop in model.metadata_props):
-        return None
-    return ModelCard.read_from(model, "The model in the bundle").architecture
-
-
-def _check_same(logits: Logits, parts: Sequence[onnx.ModelProto], images: Array) -> None:
+def check_same(
+    logits: Logits, parts: Sequence[onnx.ModelProto], images: Array, tolerance: float = TOLERANCE
+) -> None:
     """Raise TrtkitError unless this is what the export computes, by the first image.
 
     A foreign graph may have the weights of an architecture and do something else with them.
+    `tolerance`: the largest difference, as a share of the largest logit.
     """
     expected = onnxruntime_network(merged(parts), 1).logits(images[:1])
     error = float(np.abs(logits(images)[:1] - expected).max())
     # Written so that NaN is not accepted.
-    if not error <= TOLERANCE * float(np.abs(expected).max()):
+    if not error <= tolerance * float(np.abs(expected).max()):
         raise TrtkitError(
             f"The network rebuilt in torch is not the exported one (its logits differ by {error:.3g}); "
             "measure it without the torch baselines."
         )
-
-
-def _fastest(logits: Logits, images: Array) -> float:
-    """Seconds of the fastest of a few runs, after one that does not count."""
-    logits(images)
-    seconds = []
-    for _ in range(LAYOUT_TRIALS):
-        started = time.perf_counter()
-        logits(images)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)

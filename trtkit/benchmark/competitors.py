@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from trtkit.benchmark.baselines import KINDS as BASELINES
-from trtkit.benchmark.baselines import Logits, Network, load_network, source_graphs
+from trtkit.benchmark.baselines import Network, load_network, source_graphs
+from trtkit.benchmark.kinds import COMPUTE_ALONE, PER_PRECISION, missing
+from trtkit.benchmark.loaded import (
+    Compute,
+    DeviceCompute,
+    EndToEnd,
+    Inference,
+    Loaded,
+    batches_of,
+)
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.cpu import usable_cores
 from trtkit.errors import TrtkitError, listed
-from trtkit.extras import EXTRAS, Package
-from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.cache import CacheOptions, PrefixCache
-from trtkit.runtime.chain import Runner, backend_of, load_chain, softmax
-from trtkit.runtime.images import load_image, read_file
-from trtkit.runtime.pipeline import Pipeline, Result, default_workers
-from trtkit.runtime.prefetch import ordered_map
-from trtkit.tensors import Array
+from trtkit.runtime.chain import backend_of, load_chain
 
-KINDS = ("trtkit", *BASELINES)
 COMPUTE, END_TO_END = MEASURES = ("compute", "end to end")
 CACHES = ("off", "cold", "warm")
-TOP = 5
-
-# What each kind imports that is not in the base install.
-_NEEDS = {
-    "trtkit": (),
-    "onnxruntime": ("onnx",),
-    "torch": ("onnx", "torch", "torchvision"),
-    "torch-compile": ("onnx", "torch", "torchvision"),
-    "openvino": ("onnx", "openvino"),
-}
 
 
 @dataclass(frozen=True)
@@ -51,7 +35,8 @@ class Spec:
     of its models. `photos`: files that can be read. `batch`: images a run of the engine, the last
     one having the rest. `threads`: those of the engine. `cache`: `off`, `cold` (empty before every
     run) or `warm` (every photo in it), the latter two for trtkit end to end alone. `cache_dir`: an
-    existing folder of this competitor's own, needed for them.
+    existing folder of this competitor's own, needed for them. `built_dir`: an existing folder that all
+    of a run share, where kinds that build an engine keep it.
     """
 
     kind: str
@@ -63,6 +48,7 @@ class Spec:
     threads: int
     cache: str = "off"
     cache_dir: str = ""
+    built_dir: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "photos": list(self.photos)}
@@ -73,47 +59,6 @@ class Spec:
         # A worker's object also says which function is to be called with it.
         fields = {name: given for name, given in value.items() if name != "factory"}
         return cls(**{**fields, "photos": tuple(fields["photos"])})
-
-
-class Loaded(Protocol):
-    """A competitor that is ready. Not for several threads at once.
-
-    `images`: photos of one run; `note`: what was chosen or found at loading, empty for nothing.
-    """
-
-    images: int
-    note: str
-
-    def before(self) -> None:
-        """What has to happen before each run and is not timed."""
-        ...
-
-    def run(self) -> None:
-        """One pass over all photos. Raises TrtkitError or ImageError when it failed."""
-        ...
-
-    def labels(self) -> list[int]:
-        """The index of the best class of every photo, in the order of the spec; takes a pass."""
-        ...
-
-    def close(self) -> None:
-        """Give back what it holds."""
-
-
-def missing(kind: str) -> str | None:
-    """Why competitors of that kind cannot run here, with the command that mends it; None if they can.
-
-    Part of a sentence: `torch is not installed; pip install 'trtkit[train]'`. Raises TrtkitError for
-    an unknown kind.
-    """
-    if kind not in KINDS:
-        raise TrtkitError(f"There is no competitor {kind!r}; choose {listed(KINDS)}.")
-    absent = [name for name in _NEEDS[kind] if not Package(name, (name,)).installed]
-    if not absent:
-        return None
-    torch = kind.startswith("torch")
-    command = EXTRAS["train"].install if torch else f"pip install {' '.join(absent)}"
-    return f"{listed(absent)} {'is' if len(absent) == 1 else 'are'} not installed; {command}"
 
 
 def load(spec: Spec | dict[str, Any]) -> Loaded:
@@ -129,11 +74,23 @@ def load(spec: Spec | dict[str, Any]) -> Loaded:
     manifest = read_manifest(Path(spec.bundle))
     if spec.kind == "trtkit":
         return _load_trtkit(spec, manifest)
+    if spec.kind == "tensorrt":
+        return _load_tensorrt(spec, manifest)
+    if spec.kind == "trtexec":
+        return _load_trtexec(spec, manifest)
     network = _network(spec, manifest)
     if spec.measure == COMPUTE:
-        batches = list(_batches(spec.photos, manifest.preprocessing, spec.batch))
-        return Compute(network.logits, batches, network.note)
+        return _compute(spec, manifest, network)
     return EndToEnd(network, spec, manifest.preprocessing)
+
+
+def _compute(
+    spec: Spec, manifest: Manifest, network: Network, close: Callable[[], None] = lambda: None
+) -> Loaded:
+    batches = list(batches_of(spec.photos, manifest.preprocessing, spec.batch))
+    if network.on_device is not None:
+        return DeviceCompute(network, network.on_device, batches, close)
+    return Compute(network, batches, close)
 
 
 def _check(spec: Spec) -> None:
@@ -154,6 +111,16 @@ def _check(spec: Spec) -> None:
         raise TrtkitError(
             f"A {spec.cache} cache needs a folder, but {spec.cache_dir!r} is none; make it first."
         )
+    if spec.kind in COMPUTE_ALONE and spec.measure != COMPUTE:
+        raise TrtkitError(
+            f"{spec.kind} was asked for {spec.measure}, but it runs on numbers of its own; measure "
+            f"{COMPUTE} with it."
+        )
+    if spec.kind in PER_PRECISION and not (spec.built_dir and Path(spec.built_dir).is_dir()):
+        raise TrtkitError(
+            f"{spec.kind} builds an engine and needs a folder for it, but {spec.built_dir!r} is none; "
+            "make it first."
+        )
     if not spec.photos or spec.batch < 1 or spec.threads < 1:
         raise TrtkitError(
             f"{len(spec.photos)} photos, batches of {spec.batch} and {spec.threads} threads were asked "
@@ -163,7 +130,7 @@ def _check(spec: Spec) -> None:
 
 def _network(spec: Spec, manifest: Manifest) -> Network:
     # The first batch and the smaller last one: what a network is tried out and compiled with.
-    first = next(_batches(spec.photos[: spec.batch], manifest.preprocessing, spec.batch))
+    first = next(batches_of(spec.photos[: spec.batch], manifest.preprocessing, spec.batch))
     rest = len(spec.photos) % spec.batch
     return load_network(
         spec.kind,
@@ -176,12 +143,7 @@ def _network(spec: Spec, manifest: Manifest) -> Network:
 
 def _load_trtkit(spec: Spec, manifest: Manifest) -> Loaded:
     tail = manifest.tail(spec.tail)
-    low, _, high = manifest.batch
-    if spec.batch > high:
-        raise TrtkitError(
-            f"A batch of {spec.batch} was asked of the bundle {manifest.name}, which was built for "
-            f"{low} to {high} images; choose one of those or build with --batch."
-        )
+    _check_batch(spec, manifest)
     if spec.cache != "off" and len(manifest.path_to(tail)) == 1:
         raise TrtkitError(
             f"A {spec.cache} cache was asked for, but nothing is split in the bundle {manifest.name}; "
@@ -193,157 +155,50 @@ def _load_trtkit(spec: Spec, manifest: Manifest) -> Loaded:
             f"{spec.threads} threads were asked for, but trtkit on {backend.name} takes one for each of "
             f"the {usable_cores()} cores that this process may use; give the process as many cores."
         )
+    if spec.measure == END_TO_END:
+        return Inference(spec, manifest, load_chain(Path(spec.bundle), manifest, tail, backend))
+    if backend.on_device:
+        from trtkit.benchmark.tensorrt_engines import bundle_engines
+
+        return _on_gpu(spec, manifest, bundle_engines(Path(spec.bundle), manifest, tail))
     chain = load_chain(Path(spec.bundle), manifest, tail, backend)
+    return _compute(spec, manifest, Network(chain.logits), chain.close)
+
+
+def _load_tensorrt(spec: Spec, manifest: Manifest) -> Loaded:
+    """The model without a split on the same backend: end to end with the same pipeline."""
+    from trtkit.benchmark.tensorrt_engines import unsplit_engine
+    from trtkit.runtime.device.chain import DeviceChain
+
+    _check_batch(spec, manifest)
+    tail = manifest.tail(spec.tail)
+    engine = unsplit_engine(Path(spec.bundle), manifest, tail, Path(spec.built_dir))
     if spec.measure == COMPUTE:
-        batches = list(_batches(spec.photos, manifest.preprocessing, spec.batch))
-        return Compute(chain.logits, batches, close=chain.close)
-    return Inference(spec, manifest, chain)
+        return _on_gpu(spec, manifest, [engine])
+    return Inference(spec, manifest, DeviceChain([engine]))
 
 
-def _batches(photos: Sequence[str], image: Preprocessing, batch: int) -> Iterator[Array]:
-    """The photos, uint8 N x H x W x 3, in their order; decoded in threads, as a pipeline does."""
+def _load_trtexec(spec: Spec, manifest: Manifest) -> Loaded:
+    from trtkit.benchmark.trtexec import Trtexec
 
-    def read(path: str) -> Array:
-        return load_image(read_file(path), image)
-
-    workers = default_workers()
-    with closing(ordered_map(read, photos, workers=workers, ahead=2 * batch + workers)) as decoded:
-        while images := list(islice(decoded, batch)):
-            yield np.stack(images)
+    return Trtexec(
+        Path(spec.bundle), manifest, manifest.tail(spec.tail),
+        photos=len(spec.photos), batch=spec.batch, kept=Path(spec.built_dir),
+    )  # fmt: skip
 
 
-class Compute:
-    """Prepared batches, uint8 N x H x W x 3 in memory, to logits, float32 N x classes on the host."""
+def _on_gpu(spec: Spec, manifest: Manifest, engines: Sequence[Any]) -> Loaded:
+    """Engines on a GPU by themselves: no copies to it and from it, and the time that it tells."""
+    from trtkit.benchmark.tensorrt_engines import PlacedEngines
 
-    def __init__(
-        self,
-        logits: Logits,
-        batches: Sequence[Array],
-        note: str = "",
-        close: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.images = sum(map(len, batches))
-        self.note = note
-        self.close = close
-        self._logits = logits
-        self._batches = batches
-
-    def before(self) -> None:
-        return None
-
-    def run(self) -> None:
-        for batch in self._batches:
-            self._logits(batch)
-
-    def labels(self) -> list[int]:
-        return [int(i) for batch in self._batches for i in self._logits(batch).argmax(axis=1)]
+    placed = PlacedEngines(engines, spec.batch)
+    return _compute(spec, manifest, Network(placed.logits, on_device=placed), placed.close)
 
 
-class EndToEnd:
-    """Files to their best classes by one network, decoded in threads as a pipeline does."""
-
-    def __init__(self, network: Network, spec: Spec, image: Preprocessing) -> None:
-        self.images = len(spec.photos)
-        self.note = network.note
-        self._network = network
-        self._spec = spec
-        self._image = image
-
-    def before(self) -> None:
-        return None
-
-    def run(self) -> None:
-        self._best()
-
-    def labels(self) -> list[int]:
-        return [int(best[0][0]) for best in self._best()]
-
-    def close(self) -> None:
-        return None
-
-    def _best(self) -> list[tuple[Array, Array]]:
-        """For each photo the indices of its best classes, best first, and their scores."""
-        found = []
-        for batch in _batches(self._spec.photos, self._image, self._spec.batch):
-            for scores in softmax(self._network.logits(batch)):
-                order = np.argsort(-scores, kind="stable")[:TOP]
-                found.append((order, scores[order]))
-        return found
-
-
-class Inference:
-    """Files to their best classes by trtkit's own pipeline, with its cache as the spec says.
-
-    Cold: every run has an empty cache, and lasts until all of it is committed to the disk.
-    """
-
-    def __init__(self, spec: Spec, manifest: Manifest, chain: Runner) -> None:
-        self.images = len(spec.photos)
-        self.note = ""
-        self._spec = spec
-        self._manifest = manifest
-        self._chain = chain
-        self._folder: Path | None = None
-        self._used = False
-        self.pipeline = self._opened()
-        if spec.cache == "warm":
-            self._fill()
-
-    def before(self) -> None:
-        if self._spec.cache == "cold" and self._used:
-            self._drop_cache()
-            self.pipeline = self._opened()
-            self._used = False
-
-    def run(self) -> None:
-        self._infer()
-
-    def labels(self) -> list[int]:
-        return [result.predictions[0].index for result in self._infer()]
-
-    def close(self) -> None:
-        self._chain.close()
-        self._drop_cache()
-
-    def _infer(self) -> list[Result]:
-        # Changes nothing after `before`; without it the cache has to be empty all the same.
-        self.before()
-        self._used = True
-        results = list(self.pipeline.infer(self._spec.photos, top=TOP, batch=self._spec.batch))
-        if self.pipeline.cache is not None:
-            self.pipeline.cache.store.flush()
-        failed = next((result for result in results if result.error is not None), None)
-        if failed is not None:
-            raise TrtkitError(f"The photo {failed.path} cannot be measured: {failed.error}")
-        return results
-
-    def _fill(self) -> None:
-        """Put every photo into the cache, and see that it is there."""
-        self._infer()
-        before = self.pipeline.stats.misses
-        self._infer()
-        lost = self.pipeline.stats.misses - before
-        if lost:
-            raise TrtkitError(
-                f"A warm cache was asked for, but {lost} of {self.images} photos are not kept in "
-                f"{self._spec.cache_dir}; free space there, or measure fewer photos."
-            )
-
-    def _opened(self) -> Pipeline:
-        tail = self._manifest.tail(self._spec.tail)
-        cache = None
-        if self._spec.cache != "off":
-            self._folder = Path(tempfile.mkdtemp(prefix="features-", dir=self._spec.cache_dir))
-            cache = PrefixCache.open(
-                CacheOptions(mode="always", folder=self._folder),
-                self._manifest.preprocessing,
-                self._manifest.path_to(tail)[0].id,
-            )
-        return Pipeline(self._manifest, tail, self._chain, cache)
-
-    def _drop_cache(self) -> None:
-        # Not the pipeline's own close, which would close the engines too.
-        if self.pipeline.cache is not None:
-            self.pipeline.cache.store.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+def _check_batch(spec: Spec, manifest: Manifest) -> None:
+    low, _, high = manifest.batch
+    if spec.batch > high:
+        raise TrtkitError(
+            f"A batch of {spec.batch} was asked of the bundle {manifest.name}, which was built for "
+            f"{low} to {high} images; choose one of those or build with --batch."
+        )

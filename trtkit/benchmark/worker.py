@@ -2,8 +2,8 @@
 
 Thread pools, memory and crashes of one never touch another, and a process that waits for its turn
 does nothing. Parent and worker talk in lines of JSON over the worker's stdin and stdout: `load` with
-the spec, `round`, `labels`, `close`, each but the last answered by one line. `python -m
-trtkit.benchmark.worker` is the worker; it ends when its stdin does, so also when its parent dies.
+the spec, `round`, `labels`, `close`, each but the last answered by one line. `launch.py` starts the
+worker; it ends when its stdin does, so also when its parent dies.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from trtkit.benchmark.protocol import ContestantFailed, uncollected
-from trtkit.cpu import own_process
+from trtkit.cpu import own_process, usable_cores
 from trtkit.errors import TrtkitError, listed, os_reason
 
 if TYPE_CHECKING:
-    from trtkit.benchmark.competitors import Loaded
+    from trtkit.benchmark.loaded import Loaded
 
 FACTORY = "trtkit.benchmark.competitors:load"
 COMMANDS = ("load", "round", "labels", "close")
+
+LAUNCH = Path(__file__).with_name("launch.py")
 
 # Seconds for a process that was asked to end; then it is killed.
 GRACE = 10.0
@@ -50,7 +53,8 @@ class WorkerContestant:
     `spec` goes to the worker as JSON and there to the function that `spec["factory"]` names,
     "module:function", without that entry; by default to trtkit.benchmark.competitors:load. It returns
     what is measured (`Loaded`). `timeout` is how many seconds each answer may take, that to loading
-    included; `grace` how many a process that was asked to end has before it is killed.
+    included; `grace` how many a process that was asked to end has before it is killed. `cores`: on how
+    many cores it runs, the first of those that this process may use; None for all of them.
 
     `images` (photos of a round) and `note` are what it said of itself at loading; 0 and empty before.
 
@@ -66,8 +70,10 @@ class WorkerContestant:
         *,
         timeout: float = 600.0,
         grace: float = GRACE,
+        cores: int | None = None,
     ) -> None:
         self.name = name
+        self.cores = cores
         self.images = 0
         self.note = ""
         self._spec = dict(spec)
@@ -96,7 +102,7 @@ class WorkerContestant:
             self.images, self.note = int(answer["images"]), str(answer["note"])
 
     def round(self) -> float:
-        """One round: the seconds that the worker measured around its work alone.
+        """One round: the seconds that the worker measured around its work alone, or its device said.
 
         Raises ContestantFailed when the worker dies, answers with an error or not in time.
         """
@@ -115,8 +121,13 @@ class WorkerContestant:
         process = self._process
         if process is None:
             return
-        with contextlib.suppress(OSError):
-            self._send({"command": "close"})
+        try:
+            with contextlib.suppress(OSError):
+                self._send({"command": "close"})
+        except BaseException:
+            # Ctrl-C while the pipe was full: nothing of it may stay.
+            self._reap(0.0)
+            raise
         self._reap(self._grace)
 
     def __enter__(self) -> WorkerContestant:
@@ -137,7 +148,7 @@ class WorkerContestant:
         self._received = b""
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trtkit.benchmark.worker"],
+                [sys.executable, str(LAUNCH), str(self.cores or 0)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._said,
@@ -300,8 +311,9 @@ def _obey(command: str, work: Loaded) -> dict[str, Any]:
         work.before()
         with uncollected():
             start = time.perf_counter()
-            work.run()
-            return {"seconds": time.perf_counter() - start}
+            taken = work.run()
+            passed = time.perf_counter() - start
+        return {"seconds": passed if taken is None else taken}
     raise TrtkitError(f"There is no command {command!r}; there are {listed(COMMANDS)}.")
 
 
@@ -335,8 +347,21 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def main() -> None:
-    """Keep the pipes for requests and answers; what else is read is empty, what is printed is stderr."""
+def confine(cores: int) -> None:
+    """Let this process and its threads run on the first `cores` of its cores alone; 0 for all of them.
+
+    To be called before libraries are imported, which then start as many threads.
+    """
+    if cores and cores != usable_cores():
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+
+def main(cores: int) -> None:
+    """Keep the pipes for requests and answers; what else is read is empty, what is printed is stderr.
+
+    `cores` as `confine` takes them.
+    """
+    confine(cores)
     # As the command line says of its own, so that engines are set up alike.
     own_process()
     # The copies are not inherited, so that processes of the work do not keep the pipes open.
@@ -347,7 +372,3 @@ def main() -> None:
     os.dup2(2, 1)
     with os.fdopen(answers, "wb") as answered:
         serve(requests, answered)
-
-
-if __name__ == "__main__":
-    main()

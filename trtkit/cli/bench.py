@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +13,8 @@ from trtkit.cli.output import note, print_json, print_table
 from trtkit.cli.progress import phases
 
 if TYPE_CHECKING:
-    from trtkit.benchmark.contest import Contest, Figure
-    from trtkit.benchmark.statistics import Interval
+    from trtkit.api.bench_outputs import Comparison
+    from trtkit.benchmark.compare import Change
 
 
 class MeasureChoice(str, Enum):
@@ -26,6 +27,12 @@ class BaselineChoice(str, Enum):
     torch_compile = "torch-compile"
     onnxruntime = "onnxruntime"
     openvino = "openvino"
+    torch_cuda = "torch-cuda"
+    torch_cuda_compile = "torch-cuda-compile"
+    torch_cuda_fp16 = "torch-cuda-fp16"
+    onnxruntime_cuda = "onnxruntime-cuda"
+    tensorrt = "tensorrt"
+    trtexec = "trtexec"
 
 
 def bench(
@@ -62,84 +69,119 @@ def bench(
         float | None,
         typer.Option(help="Stop once every ratio's interval is so narrow. Default: 0.03."),
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Cores for each competitor. Default: all.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw the figures there, or as .pdf or .svg."),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a page with all of it there."),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(metavar="OLD.json", help="Compare with what --json printed earlier."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE.json", help="Measure nothing: take what it says."),
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure frames per second of a bundle against the baselines on this machine.
 
     All competitors take turns, each in a process of its own. Ctrl-C prints what was measured so far.
+    Exits with 1 when --compare finds that something of trtkit is slower, missing or wrong.
     """
     from trtkit.api import bench as api
+    from trtkit.api.bench_outputs import Outputs, stored
 
-    with phases() as advance:
-        report = api.bench(
-            paths or (),
-            bundles=bundle or (),
-            tails=tail or (),
-            batches=batch or api.DEFAULT_BATCHES,
-            measures=[each.value.replace("-", " ") for each in measure] if measure else None,
-            baseline=baseline and baseline.value,
-            count=photos,
-            quick=quick,
-            seconds=seconds,
-            width=width,
-            workspace=workspace,
-            progress=note,
-            advance=advance,
-        )
-    for sentence in report.notes:
-        note(sentence)
-    note(f"{report.threads} threads each, on {report.machine['processor']}.")
-    if json:
-        print_json(report.to_json())
+    outputs = Outputs.check(plot=plot, report=page, compare_with=compare)
+    interrupted = False
+    if source is not None:
+        report = stored(
+            source,
+            {
+                "photos": paths, "--bundle": bundle, "--tail": tail, "--batch": batch,
+                "--measure": measure, "--baseline": baseline, "--quick": quick, "--seconds": seconds,
+                "--width": width, "--threads": threads,
+            },
+        )  # fmt: skip
     else:
-        _print(report.contests)
-    if report.interrupted:
+        with phases() as advance:
+            found = api.bench(
+                paths or (),
+                bundles=bundle or (),
+                tails=tail or (),
+                batches=batch or api.DEFAULT_BATCHES,
+                measures=[each.value.replace("-", " ") for each in measure] if measure else None,
+                baseline=baseline and baseline.value,
+                count=photos,
+                quick=quick,
+                seconds=seconds,
+                width=width,
+                threads=threads,
+                workspace=workspace,
+                progress=note,
+                advance=advance,
+            )
+        report, interrupted = found.to_json(), found.interrupted
+    comparison = outputs.compared(report)
+    _print(report, comparison, json)
+    # After the figures are told, so that a disk that is full does not cost them.
+    for path in outputs.write(report):
+        note(f"Wrote {path}.")
+    if interrupted:
         note("Interrupted: these are the rounds that were completed.")
         raise typer.Exit(130)
+    raise typer.Exit(1 if comparison is not None and comparison.slower else 0)
 
 
-def _print(contests: tuple[Contest, ...]) -> None:
+def _print(report: dict[str, Any], comparison: Comparison | None, json: bool) -> None:
+    for sentence in report.get("notes", ()):
+        note(sentence)
+    processor = report.get("machine", {}).get("processor", "an unknown processor")
+    note(f"{report.get('threads', 'Unknown')} threads each, on {processor}.")
+    for sentence in comparison.warnings if comparison else ():
+        note(sentence)
+    if json:
+        compared = {"comparison": comparison.to_json()} if comparison else {}
+        print_json({**report, **compared})
+        return
+    _print_figures(report)
+    if comparison is not None:
+        _print_changes(comparison.changes)
+
+
+def _print_figures(report: dict[str, Any]) -> None:
+    from trtkit.benchmark.report import COLUMNS, cells
+
     print_table(
+        ["bundle", "model", "measure", "batch", *COLUMNS],
         [
-            "bundle",
-            "model",
-            "measure",
-            "batch",
-            "competitor",
-            "images/s",
-            "ms/image",
-            "p90",
-            "p99",
-            "times the baseline",
-            "same top-1",
-            "note",
+            [*(contest[name] for name in ("bundle", "tail", "measure", "batch")),
+             *cells(contest, figure)]
+            for contest in report["contests"]
+            for figure in contest["figures"]
         ],
+    )  # fmt: skip
+
+
+def _print_changes(changes: tuple[Change, ...]) -> None:
+    print_table(
+        ["bundle", "model", "measure", "batch", "competitor", "unit", "old", "new", "change",
+         "verdict", "why"],
         [
-            [contest.bundle, contest.tail, contest.measure, contest.batch, *_row(contest, figure)]
-            for contest in contests
-            for figure in contest.figures
+            [each.bundle, each.tail, each.measure, each.batch, each.competitor, each.unit,
+             _figure(each.old), _figure(each.new),
+             "" if each.change is None else f"{each.change:+.1%}", each.verdict, each.why]
+            for each in changes
         ],
-    )
+    )  # fmt: skip
 
 
-def _row(contest: Contest, figure: Figure) -> list[str]:
-    if figure.seconds is None or figure.images_per_second is None:
-        return [figure.competitor, "", "", "", "", "", "", figure.problem or ""]
-    each = [
-        f"{1e3 * value / contest.photos:.2f}"
-        for value in (figure.seconds.median, figure.seconds.p90, figure.seconds.p99)
-    ]
-    wrong = "WRONG: other best classes than the reference. " if figure.wrong else ""
-    return [
-        figure.competitor,
-        f"{figure.images_per_second:.1f}",
-        *each,
-        "baseline" if figure.competitor == contest.baseline else _interval(figure.ratio),
-        "" if figure.agreement is None else f"{figure.agreement:.1%}",
-        f"{wrong}{figure.note}",
-    ]
-
-
-def _interval(ratio: Interval | None) -> str:
-    return "" if ratio is None else f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

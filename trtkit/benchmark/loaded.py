@@ -1,0 +1,232 @@
+"""Competitors that are ready to run: what a round of each is, and what it is asked besides."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from trtkit.benchmark.baselines import Network, OnDevice
+from trtkit.bundle import Manifest
+from trtkit.errors import TrtkitError
+from trtkit.preprocessing import Preprocessing
+from trtkit.runtime.cache import CacheOptions, PrefixCache
+from trtkit.runtime.chain import Runner, softmax
+from trtkit.runtime.images import load_image, read_file
+from trtkit.runtime.pipeline import Pipeline, Result, default_workers
+from trtkit.runtime.prefetch import ordered_map
+from trtkit.tensors import Array
+
+if TYPE_CHECKING:
+    from trtkit.benchmark.competitors import Spec
+
+TOP = 5
+
+
+class Loaded(Protocol):
+    """A competitor that is ready. Not for several threads at once.
+
+    `images`: photos of one run; `note`: what was chosen or found at loading, empty for nothing.
+    """
+
+    images: int
+    note: str
+
+    def before(self) -> None:
+        """What has to happen before each run and is not timed."""
+        ...
+
+    def run(self) -> float | None:
+        """One pass over all photos: the seconds that its device took, None for who waits to time.
+
+        Raises TrtkitError or ImageError when it failed.
+        """
+        ...
+
+    def labels(self) -> list[int]:
+        """The index of the best class of every photo, in the order of the spec; takes a pass.
+
+        Empty for one that runs on other numbers than the photos'.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+def batches_of(photos: Sequence[str], image: Preprocessing, batch: int) -> Iterator[Array]:
+    """The photos, uint8 N x H x W x 3, in their order; decoded in threads, as a pipeline does."""
+
+    def read(path: str) -> Array:
+        return load_image(read_file(path), image)
+
+    workers = default_workers()
+    with closing(ordered_map(read, photos, workers=workers, ahead=2 * batch + workers)) as decoded:
+        while images := list(islice(decoded, batch)):
+            yield np.stack(images)
+
+
+class Compute:
+    """Prepared batches, uint8 N x H x W x 3 in memory, to logits, float32 N x classes on the host."""
+
+    def __init__(
+        self,
+        network: Network,
+        batches: Sequence[Array],
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.images = sum(map(len, batches))
+        self.note = network.note
+        self.close = close
+        self._logits = network.logits
+        self._batches = batches
+
+    def before(self) -> None:
+        return None
+
+    def run(self) -> float | None:
+        for batch in self._batches:
+            self._logits(batch)
+        return None
+
+    def labels(self) -> list[int]:
+        return [int(i) for batch in self._batches for i in self._logits(batch).argmax(axis=1)]
+
+
+class DeviceCompute(Compute):
+    """Prepared batches that lie on a GPU already to logits there, in the seconds that the GPU took."""
+
+    def __init__(
+        self,
+        network: Network,
+        on_device: OnDevice,
+        batches: Sequence[Array],
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(network, batches, close)
+        self._on_device = on_device
+        self._placed = [on_device.place(batch) for batch in batches]
+        # What comes a second time is recorded, and what is compared with it is tuned by then.
+        for _ in range(2):
+            self.run()
+
+    def run(self) -> float | None:
+        return self._on_device.seconds(self._placed)
+
+
+class EndToEnd:
+    """Files to their best classes by one network, decoded in threads as a pipeline does."""
+
+    def __init__(self, network: Network, spec: Spec, image: Preprocessing) -> None:
+        self.images = len(spec.photos)
+        self.note = network.note
+        self._network = network
+        self._spec = spec
+        self._image = image
+
+    def before(self) -> None:
+        return None
+
+    def run(self) -> float | None:
+        self._best()
+        return None
+
+    def labels(self) -> list[int]:
+        return [int(best[0][0]) for best in self._best()]
+
+    def close(self) -> None:
+        return None
+
+    def _best(self) -> list[tuple[Array, Array]]:
+        """For each photo the indices of its best classes, best first, and their scores."""
+        found = []
+        for batch in batches_of(self._spec.photos, self._image, self._spec.batch):
+            for scores in softmax(self._network.logits(batch)):
+                order = np.argsort(-scores, kind="stable")[:TOP]
+                found.append((order, scores[order]))
+        return found
+
+
+class Inference:
+    """Files to their best classes by trtkit's own pipeline, with its cache as the spec says.
+
+    Cold: every run has an empty cache, and lasts until all of it is committed to the disk.
+    """
+
+    def __init__(self, spec: Spec, manifest: Manifest, chain: Runner) -> None:
+        self.images = len(spec.photos)
+        self.note = ""
+        self._spec = spec
+        self._manifest = manifest
+        self._chain = chain
+        self._folder: Path | None = None
+        self._used = False
+        self.pipeline = self._opened()
+        if spec.cache == "warm":
+            self._fill()
+
+    def before(self) -> None:
+        if self._spec.cache == "cold" and self._used:
+            self._drop_cache()
+            self.pipeline = self._opened()
+            self._used = False
+
+    def run(self) -> float | None:
+        self._infer()
+        return None
+
+    def labels(self) -> list[int]:
+        return [result.predictions[0].index for result in self._infer()]
+
+    def close(self) -> None:
+        self._chain.close()
+        self._drop_cache()
+
+    def _infer(self) -> list[Result]:
+        # Changes nothing after `before`; without it the cache has to be empty all the same.
+        self.before()
+        self._used = True
+        results = list(self.pipeline.infer(self._spec.photos, top=TOP, batch=self._spec.batch))
+        if self.pipeline.cache is not None:
+            self.pipeline.cache.store.flush()
+        failed = next((result for result in results if result.error is not None), None)
+        if failed is not None:
+            raise TrtkitError(f"The photo {failed.path} cannot be measured: {failed.error}")
+        return results
+
+    def _fill(self) -> None:
+        """Put every photo into the cache, and see that it is there."""
+        self._infer()
+        before = self.pipeline.stats.misses
+        self._infer()
+        lost = self.pipeline.stats.misses - before
+        if lost:
+            raise TrtkitError(
+                f"A warm cache was asked for, but {lost} of {self.images} photos are not kept in "
+                f"{self._spec.cache_dir}; free space there, or measure fewer photos."
+            )
+
+    def _opened(self) -> Pipeline:
+        tail = self._manifest.tail(self._spec.tail)
+        cache = None
+        if self._spec.cache != "off":
+            self._folder = Path(tempfile.mkdtemp(prefix="features-", dir=self._spec.cache_dir))
+            cache = PrefixCache.open(
+                CacheOptions(mode="always", folder=self._folder),
+                self._manifest.preprocessing,
+                self._manifest.path_to(tail)[0].id,
+            )
+        return Pipeline(self._manifest, tail, self._chain, cache)
+
+    def _drop_cache(self) -> None:
+        # Not the pipeline's own close, which would close the engines too.
+        if self.pipeline.cache is not None:
+            self.pipeline.cache.store.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)

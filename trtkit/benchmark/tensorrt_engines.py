@@ -1,0 +1,156 @@
+"""Plans on the GPU, timed by it: those of a bundle, and the model's one plan without a split."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtkit.benchmark.baselines import merged, source_graphs
+from trtkit.bundle import Manifest, Stage, check_files
+from trtkit.engines.base import Backend, BuildPlace, StageBuild
+from trtkit.engines.cuda.device import Event, Stream
+from trtkit.engines.cuda.memory import DeviceMemory, address
+from trtkit.engines.options import BuildOptions
+from trtkit.engines.registry import get_backend
+from trtkit.engines.tensorrt.engine import TensorRTEngine
+from trtkit.errors import TrtkitError
+from trtkit.runtime.chain import backend_of
+from trtkit.runtime.device.runs import PreparedRuns
+from trtkit.runtime.device.slot import Slot
+from trtkit.tensors import Array
+from trtkit.workspace import TIMING_FOLDER
+
+
+class PlacedEngines:
+    """Engines that run one after the other on batches of up to `rows` images, alone on the GPU.
+
+    As in a chain: one's output buffer is the next one's input buffer, and a run that comes again is
+    recorded into a CUDA graph. Not for several threads at once.
+    """
+
+    def __init__(self, engines: Sequence[TensorRTEngine], rows: int) -> None:
+        self._smallest = [engine.batch[0] for engine in engines]
+        self._stream = Stream()
+        most = max(engines, key=lambda engine: engine.scratch_bytes)
+        scratch = DeviceMemory(most.scratch_bytes, f"the intermediate results of {most.name}")
+        self._runs = PreparedRuns(engines, scratch, self._stream)
+        values = [engines[0].inputs[0], *(engine.outputs[0] for engine in engines)]
+        self._slot = Slot(0, max(rows, *self._smallest), values)
+
+    def place(self, images: Array) -> tuple[DeviceMemory, int]:
+        """The images, uint8 N x H x W x 3, in device memory of their own, and how many they are."""
+        count = len(images)
+        self._slot.images[:count] = images
+        memory = DeviceMemory(images.nbytes, f"{count} images to measure on")
+        self._stream.copy(memory.pointer, address(self._slot.images), images.nbytes)
+        self._stream.synchronize()
+        return memory, count
+
+    def seconds(self, batches: Sequence[tuple[DeviceMemory, int]]) -> float:
+        """Device time from the first engine's start to the last one's end, of all batches.
+
+        What brings each batch to where the engines read it is not in it.
+        """
+        marks = []
+        for memory, count in batches:
+            start, end = Event(timing=True), Event(timing=True)
+            self._stream.copy(self._slot.buffers[0], memory.pointer, memory.nbytes)
+            start.record(self._stream)
+            self._enqueue(count)
+            end.record(self._stream)
+            marks.append((start, end))
+        self._stream.synchronize()
+        return sum(end.seconds_since(start) for start, end in marks)
+
+    def logits(self, images: Array) -> Array:
+        """float32 N x classes on the host, of uint8 images N x H x W x 3."""
+        memory, count = self.place(images)
+        self.seconds([(memory, count)])
+        host = self._slot.logits[:count]
+        self._stream.copy(address(host), self._slot.buffers[-1], host.nbytes)
+        self._stream.synchronize()
+        return np.array(host)
+
+    def close(self) -> None:
+        """Wait for what is under way and let go of what was prepared."""
+        self._stream.synchronize()
+        self._runs.clear()
+
+    def _enqueue(self, images: int) -> None:
+        for stage, smallest in enumerate(self._smallest):
+            # Fewer than the engine takes: the rows behind them hold whatever was there.
+            count = max(images, smallest)
+            source, target = self._slot.buffers[stage : stage + 2]
+            self._runs.enqueue(stage, 0, count, source, target)
+
+
+def bundle_engines(folder: Path, manifest: Manifest, tail: Stage) -> list[Any]:
+    """The engines of a bundle for a GPU, from the root to `tail`, loaded. Raises TrtkitError."""
+    backend = backend_of(manifest)
+    path = manifest.path_to(tail)
+    check_files(folder, path)
+    rebuild = f"trtkit build --bundle {manifest.name}"
+    return [backend.load(folder / stage.file, stage.engine, rebuild) for stage in path]
+
+
+def unsplit_engine(folder: Path, manifest: Manifest, tail: Stage, kept: Path) -> Any:
+    """One engine of the whole model, built as the bundle was: its precision, options and backend.
+
+    For a bundle of the CPU's it is the backend that `auto` takes. `kept`: a folder where the engine
+    stays for whoever asks next, so that it is built once. Raises TrtkitError when there is no
+    TensorRT, or it cannot build or run here.
+    """
+    backend = _backend(manifest)
+    # Named by the request and the tail; also the name that TensorRT's errors give it.
+    plan = kept / f"{tail.name}-{manifest.build_id[:16]}{backend.suffix}"
+    record = plan.with_suffix(".json")
+    if not record.is_file():
+        _build(folder, manifest, tail, backend, plan, record)
+    return backend.load(plan, json.loads(record.read_text()), "trtkit bench")
+
+
+def _backend(manifest: Manifest) -> Backend:
+    backend = backend_of(manifest)
+    if not backend.on_device:
+        backend = get_backend("auto")
+    blocked = backend.cannot_run()
+    if backend.on_device and blocked is None:
+        return backend
+    raise TrtkitError(
+        f"An engine of TensorRT was asked for, but {blocked or 'no TensorRT here runs on this GPU'}; "
+        "`trtkit doctor` shows what is missing."
+    )
+
+
+def _build(
+    folder: Path, manifest: Manifest, tail: Stage, backend: Backend, plan: Path, record: Path
+) -> None:
+    options = BuildOptions(profiles=(manifest.batch,))
+    if manifest.options and backend.name == manifest.backend:
+        options = BuildOptions.from_json(manifest.options)
+    stage = StageBuild(
+        name=tail.name,
+        graph=merged(source_graphs(folder, manifest, tail.name)),
+        precision=manifest.precision,
+        root=True,
+        leaf=True,
+        options=options,
+    )
+    timing = plan.with_name(TIMING_FOLDER)
+    known = folder.parent / TIMING_FOLDER
+    if known.is_dir() and not timing.exists():
+        # Most layers are the bundle's own: what each of their kernels takes was measured then.
+        shutil.copytree(known, timing)
+    raw = plan.with_name(f".{os.getpid()}-{plan.name}")
+    built = backend.build(stage, raw, BuildPlace(timing))
+    raw.replace(plan)
+    # Last: where it is, the plan is whole.
+    fresh = raw.with_suffix(".json")
+    fresh.write_text(json.dumps(built.record))
+    fresh.replace(record)

@@ -1,0 +1,207 @@
+"""The network itself in torch, on the CPU or on a GPU: eager, compiled, in half precision."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtkit.benchmark.baselines import (
+    HALF_TOLERANCE,
+    TOLERANCE,
+    Logits,
+    Network,
+    check_same,
+    layer_weights,
+)
+from trtkit.errors import TrtkitError
+from trtkit.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+    from torch import nn
+
+LAYOUT_TRIALS = 3
+
+
+@dataclass(frozen=True)
+class Way:
+    """How torch runs a network: on which device, in fp32 or fp16, compiled or eager."""
+
+    device: str = "cpu"
+    half: bool = False
+    compiled: bool = False
+
+    @property
+    def tolerance(self) -> float:
+        return HALF_TOLERANCE if self.half else TOLERANCE
+
+
+# By the kind of the baseline.
+TORCH = {
+    "torch": Way(),
+    "torch-compile": Way(compiled=True),
+    "torch-cuda": Way("cuda"),
+    "torch-cuda-fp16": Way("cuda", half=True),
+    "torch-cuda-compile": Way("cuda", compiled=True),
+}
+
+
+def torch_network(
+    way: Way,
+    parts: Sequence[onnx.ModelProto],
+    classes: int,
+    threads: int,
+    examples: Sequence[Array],
+) -> Network:
+    """The network of the exported `parts`, batch norms included, run `way`.
+
+    `examples`: a batch of each size that will come, uint8 N x H x W x 3. Eager, the faster memory
+    layout on the first one is taken; compiled, there is code for each size. Sets torch's threads for
+    the process, and its precision on the GPU to what fp32 says. Raises TrtkitError when the network
+    cannot be rebuilt from `parts`, does not compile, or torch has no such device.
+    """
+    import torch
+
+    from trtkit.models.rebuild import network_from_weights, recognise
+
+    torch.set_num_threads(threads)
+    if way.device == "cuda":
+        _prepare_cuda()
+    weights = {name: value for part in parts for name, value in layer_weights(part).items()}
+    architecture = _architecture(parts[0]) or recognise(weights, classes) or "foreign"
+    network = network_from_weights(architecture, classes, weights).network
+    placed = PlacedNetwork(network, way)
+    note = _compile(placed, examples) if way.compiled else _fastest_layout(placed, examples[0])
+    check_same(placed.logits, parts, examples[0], way.tolerance)
+    return Network(placed.logits, note, placed if way.device == "cuda" else None)
+
+
+class PlacedNetwork:
+    """A network on its device behind the normalisation of uint8 photos. Not for several threads."""
+
+    def __init__(self, network: nn.Module, way: Way) -> None:
+        import torch
+
+        from trtkit.models.normalise import Normalise
+
+        self._device = torch.device(way.device)
+        self._dtype = torch.float16 if way.half else torch.float32
+        self._normalise = Normalise().to(self._device)
+        self._network = network.to(self._device, self._dtype).eval()
+        self._layout = torch.contiguous_format
+        self._run = self._forward
+
+    def use_layout(self, layout: torch.memory_format) -> None:
+        """Keep weights, and bring images, in that memory layout."""
+        self._layout = layout
+        self._network.to(memory_format=layout)
+
+    def compile(self) -> None:
+        """Compile for each batch size that comes.
+
+        For each one, because torch by itself makes slower code for all sizes from the second on.
+        """
+        import torch
+
+        self._run = torch.compile(self._forward, dynamic=False)
+
+    def place(self, images: Array) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(images).to(self._device)
+
+    def logits(self, images: Array) -> Array:
+        import torch
+
+        with torch.inference_mode():
+            return np.asarray(self._run(self.place(images)).float().cpu().numpy())
+
+    def seconds(self, batches: Sequence[torch.Tensor]) -> float:
+        import torch
+
+        marks = []
+        with torch.inference_mode():
+            for images in batches:
+                start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+                end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+                start.record()
+                self._run(images)
+                end.record()
+                marks.append((start, end))
+        torch.cuda.synchronize()
+        return sum(float(start.elapsed_time(end)) for start, end in marks) / 1000.0
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self._normalise(images).to(self._dtype)
+        logits: torch.Tensor = self._network(x.contiguous(memory_format=self._layout))
+        return logits
+
+
+def _prepare_cuda() -> None:
+    """fp32 is to be fp32, and convolutions the fastest that there are for the sizes that come."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise TrtkitError(
+            f"torch {torch.__version__} finds no GPU that it can use here; install a torch for this "
+            "machine's CUDA (https://pytorch.org/get-started), or measure it without torch-cuda."
+        )
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+
+
+def _fastest_layout(placed: PlacedNetwork, images: Array) -> str:
+    """Take the faster memory layout on that batch; says which and by how much."""
+    import torch
+
+    layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    seconds = {}
+    for name, layout in layouts.items():
+        placed.use_layout(layout)
+        seconds[name] = _fastest(placed.logits, images)
+    best, other = sorted(layouts, key=lambda name: seconds[name])
+    placed.use_layout(layouts[best])
+    return f"{best}: {1e3 * seconds[best]:.3g} ms a batch, {other} {1e3 * seconds[other]:.3g} ms"
+
+
+def _compile(placed: PlacedNetwork, examples: Sequence[Array]) -> str:
+    """Compile for the sizes of `examples`; says which those are."""
+    placed.compile()
+    try:
+        for example in examples:
+            placed.logits(example)
+            placed.logits(example)
+    # What a missing or failing compiler raises differs; all of it derives from these.
+    except (RuntimeError, OSError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        raise TrtkitError(
+            f"torch.compile does not work here ({reason}); install a C++ compiler such as g++, or "
+            "measure it without torch-compile."
+        ) from error
+    return f"compiled for batches of {', '.join(str(len(each)) for each in examples)}"
+
+
+def _fastest(logits: Logits, images: Array) -> float:
+    """Seconds of the fastest of a few runs, after one that does not count."""
+    logits(images)
+    seconds = []
+    for _ in range(LAYOUT_TRIALS):
+        started = time.perf_counter()
+        logits(images)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def _architecture(model: onnx.ModelProto) -> str | None:
+    """What the card says; only a model that was not split still has it."""
+    from trtkit.graph.card import METADATA_KEY, ModelCard
+
+    if not any(prop.key == METADATA_KEY for prop in model.metadata_props):
+        return None
+    return ModelCard.read_from(model, "The model in the bundle").architecture
