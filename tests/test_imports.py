@@ -19,6 +19,7 @@ HEAVY = (
 COMMANDS = (
     [], ["doctor"], ["train"], ["export"], ["cuts"], ["build"], ["infer"], ["evaluate"],
     ["bench"],
+    ["profile"],
     ["cache"], ["cache", "info"], ["cache", "verify"], ["cache", "clear"],
 )  # fmt: skip
 
@@ -90,7 +91,7 @@ def modules() -> list[str]:
 
 
 def test_every_module_of_the_base_install_imports_without_the_extras():
-    needs_extras = ("trtkit.graph.", "trtkit.models.", "trtkit.training.")
+    needs_extras = ("trtkit.graph.", "trtkit.models.", "trtkit.training.", "trtkit.profiling.")
     names = [n for n in modules() if not n.startswith(needs_extras)]
     assert len(names) > 30
     ended = python(BASE + f"for name in {names!r}: importlib.import_module(name)")
@@ -105,7 +106,8 @@ def test_what_the_package_offers_is_there():
 
 
 LAYERS = (
-    "cli", "api", "benchmark", "training", "evaluation", "runtime", "engines", "graph", "models",
+    "cli", "api", "profiling", "benchmark", "training", "evaluation", "runtime", "engines", "graph",
+    "models",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trtkit.api.evaluate import evaluate
     from trtkit.api.export import export
     from trtkit.api.infer import open_bundle
+    from trtkit.api.profile import profile
     from trtkit.api.train import train
     from trtkit.engines.options import BuildOptions
     from trtkit.runtime.cache import CacheOptions
@@ -44,6 +45,7 @@ __all__ = [
     "export",
     "load",
     "open_bundle",
+    "profile",
     "train",
 ]
 
@@ -62,6 +64,7 @@ _HOMES = {
     "export": "trtkit.api.export",
     "load": "trtkit.runtime.pipeline",
     "open_bundle": "trtkit.api.infer",
+    "profile": "trtkit.api.profile",
     "train": "trtkit.api.train",
 }
 

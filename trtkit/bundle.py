@@ -100,7 +100,8 @@ class Manifest:
     `weights` where each model's weights came from, `trained_on` what identifies the photos of its
     training and `models` the digest of its export, by model
     name. `options` is the JSON of the build's options. `unverified` says why the engines themselves
-    were never run and compared, None when they were.
+    were never run and compared, None when they were. `costs` is what the prefix cache costs and saves
+    on the machine of the build (trtkit.runtime.costs), None where nothing was measured.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Manifest:
     models: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     unverified: str | None = None
+    costs: dict[str, Any] | None = None
 
     @property
     def tails(self) -> tuple[Stage, ...]:
@@ -168,6 +170,7 @@ class Manifest:
             "models": self.models,
             "options": self.options,
             "unverified": self.unverified,
+            "costs": self.costs,
         }
 
     @classmethod
@@ -194,6 +197,7 @@ class Manifest:
             models=value.get("models", {}),
             options=value.get("options", {}),
             unverified=value.get("unverified"),
+            costs=value.get("costs"),
         )
 
 

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+CPU_INFO = Path("/proc/cpuinfo")
+BOARD = Path("/proc/device-tree/model")
+MEMORY_INFO = Path("/proc/meminfo")
+# Of a container, in the two forms that Linux has had.
+MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 _owned = False
 
@@ -14,6 +24,42 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def processor_name() -> str:
+    """The processor as the system calls it, such as `Intel(R) Xeon(R) Processor`.
+
+    Where it has no name, as on ARM, the board's, such as `NVIDIA Jetson Orin Nano Developer Kit`.
+    """
+    for line in _text(CPU_INFO).splitlines():
+        if line.lower().startswith("model name"):
+            return line.partition(":")[2].strip()
+    import platform
+
+    return _text(BOARD).strip("\0\n ") or platform.processor() or platform.machine()
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping, files in memory counted; None where nothing says so.
+
+    In a container no more than its limit, which files in memory count against.
+    """
+    found = [
+        int(line.split()[1]) * 1024
+        for line in _text(MEMORY_INFO).splitlines()
+        if line.startswith("MemAvailable:")
+    ]
+    limits = (_text(path).strip() for path in MEMORY_LIMITS)
+    found += [int(limit) for limit in limits if limit.isdecimal()]
+    return min(found, default=None)
+
+
+def _text(path: Path) -> str:
+    """What the system says there; nothing where it does not."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def own_process() -> None:
     """Say that this process belongs to trtkit, as the command line's does.
 
@@ -22,6 +68,8 @@ def own_process() -> None:
     """
     global _owned
     _owned = True
+    # ONNX Runtime from 1.29 on reports on its use over the network, unless this says no (its Privacy.md).
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def process_is_ours() -> bool:

@@ -18,8 +18,12 @@ import pytest
 import trtkit
 from tests.graph.onnx_graphs import run
 from tests.photos import write_photos
-from trtkit import TrtkitError
+from trtkit import CacheOptions, TrtkitError
+from trtkit.api import build as module
 from trtkit.bundle import MANIFEST, read_manifest
+from trtkit.engines.registry import get_backend
+from trtkit.runtime.costing import entry_bytes
+from trtkit.runtime.costs import Costs, machine_of
 from trtkit.runtime.pipeline import load
 from trtkit.runtime.samples import generate_images
 
@@ -80,6 +84,73 @@ def test_photos_in_calibration_are_what_it_is_verified_on(make_workspace):
     write_photos(place.calibration, count=4, size=(80, 80))
     verified = build(place, cut=1).manifest.verified
     assert (verified["source"], verified["images"]) == (str(place.calibration), 3)
+
+
+def test_a_split_bundle_says_what_its_cache_costs_and_saves_here(make_workspace, own_cache):
+    place = make_workspace("resnet18", "resnet34")
+    report = build(place, cut=2, precision="fp16")
+    costs = Costs.from_json(json.loads((report.folder / MANIFEST).read_text())["costs"])
+    assert costs.machine == machine_of(get_backend("onnxruntime"))
+    assert costs.tails.keys() == {"resnet18", "resnet34"}
+    assert (costs.batch, costs.overlaps) == (4, False)
+    boundary = np.zeros((64, 16, 16), np.float16)
+    assert costs.store.keys() == {"fp16"}
+    assert costs.store["fp16"].bytes == entry_bytes(boundary, CacheOptions())
+    assert min(costs.decode, costs.store["fp16"].read, *costs.tails.values()) > 0
+    assert list(own_cache.iterdir()) == []
+    with load(report.folder, cache=CacheOptions()) as pipeline:
+        assert "computed anew" in pipeline.verdict.why
+
+
+def test_an_unsplit_bundle_has_no_costs(make_workspace):
+    report = build(make_workspace("resnet18"), cut=0)
+    assert report.manifest.costs is None
+    assert json.loads((report.folder / MANIFEST).read_text())["costs"] is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "measured"), [((1, 1, 1), 1), ((1, 2, 64), 2), ((8, 8, 8), 4), ((1, 8, 64), 4)]
+)
+def test_costs_are_of_batches_that_the_engines_take(make_workspace, batch, measured):
+    options = trtkit.BuildOptions(profiles=(batch,))
+    report = build(make_workspace("resnet18"), cut=2, options=options, verify_images=1)
+    assert report.manifest.costs["batch"] == measured
+
+
+def test_costs_are_measured_on_a_few_photos_of_all(make_workspace, monkeypatch):
+    place = make_workspace("resnet18")
+    written = write_photos(place.calibration, count=5, size=(80, 80))
+    seen = []
+    real = module.measure_costs
+    monkeypatch.setattr(module, "COST_PHOTOS", 3)
+    monkeypatch.setattr(
+        module, "measure_costs", lambda *given: (seen.append(given[2]), real(*given))[1]
+    )
+    build(place, cut=2, verify_images=5)
+    build(place, cut=3, verify_images=1)
+    assert seen == [(written[0], written[1], written[3]), (written[0],) * 3]
+
+
+@pytest.mark.parametrize(
+    ("failing", "error"),
+    [
+        ("engine_costs", TrtkitError("There is no memory.")),
+        ("measure_costs", TrtkitError("The disk is full.")),
+        ("TemporaryDirectory", OSError(errno.EROFS, "Read-only file system")),
+    ],
+)
+def test_costs_that_cannot_be_measured_fail_no_build(make_workspace, monkeypatch, failing, error):
+    def fail(*arguments, **options):
+        raise error
+
+    said: list[str] = []
+    monkeypatch.setattr(module, failing, fail)
+    report = build(make_workspace("resnet18"), cut=2, progress=said.append)
+    assert report.manifest.costs is None
+    with load(report.folder, cache=CacheOptions()) as pipeline:
+        assert pipeline.verdict.why.endswith("was not measured on this machine.")
+    told = f"It was not measured, and so the cache will be used. {error}" in said
+    assert told == (failing != "engine_costs")
 
 
 def test_building_the_same_again_does_nothing(make_workspace):

@@ -189,7 +189,7 @@ def test_without_a_gpu_rtx_builds_and_says_that_nothing_was_run(monkeypatch, pla
     install(monkeypatch, version="rtx1.7", no_device=True)
     report = build(place, "resnet18", cut=2, precision="fp16", backend="tensorrt-rtx")
     manifest = report.manifest
-    assert manifest.unverified == "the NVIDIA driver finds no GPU"
+    assert (manifest.unverified, manifest.costs) == ("the NVIDIA driver finds no GPU", None)
     assert manifest.verified["by"] == "onnxruntime"
     assert 0 < manifest.verified["tails"]["resnet18"]["relative_error"] < 1e-2
     assert all(stage.engine["inspector"] is None for stage in manifest.stages)
@@ -207,6 +207,8 @@ def test_without_a_gpu_rtx_builds_and_says_that_nothing_was_run(monkeypatch, pla
     assert trtkit.load(report.folder).manifest.unverified
     here = rebuild(place, name)
     assert (here.up_to_date, here.manifest.unverified) == (False, None)
+    assert here.manifest.costs["overlaps"], "the engines run beside the processor"
+    assert here.manifest.costs["batch"] == here.manifest.batch[1]
     assert here.manifest.verified["by"] == "tensorrt-rtx"
     assert json.loads((here.folder / MANIFEST).read_text())["unverified"] is None
 
@@ -216,7 +218,7 @@ def test_photos_through_plans_and_every_tier_of_the_cache(monkeypatch, place, tm
     folder = build(place, "resnet18", cut=2, precision="fp16").folder
     write_photos(tmp_path / "photos", count=11, size=(80, 70))
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no photo")
-    cache = trtkit.CacheOptions(folder=tmp_path / "cache")
+    cache = trtkit.CacheOptions(mode="always", folder=tmp_path / "cache")
 
     def scores(pipeline):
         return {r.path: r.predictions for r in pipeline.infer([tmp_path / "photos"], top=3)}

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def test_build_then_infer(trtkit, make_workspace, photos):
     assert manifest["up_to_date"] is True
     assert manifest["verified"]["tails"]["resnet34"]["agreement"] == 1.0
 
-    cold = trtkit("infer", photos, "--top", "2", "--workspace", place.root)
-    warm = trtkit("infer", photos, "--top", "2", "--workspace", place.root)
+    arguments = ("infer", photos, "--top", "2", "--cache", "always", "--workspace", place.root)
+    cold, warm = trtkit(*arguments), trtkit(*arguments)
     assert (cold.code, warm.code) == (0, 0)
     assert cold.out == warm.out
     assert len(cold.out.splitlines()) == 4
@@ -65,7 +66,7 @@ def test_jsonl_and_stats(trtkit, workspace, photos, tmp_path):
     stats = tmp_path / "stats.json"
     ended = trtkit(
         "infer", photos, bad, "--format", "jsonl", "--stats", stats, "--tail", "resnet34",
-        "--workspace", workspace.root, "--top", "3",
+        "--workspace", workspace.root, "--top", "3", "--cache", "always",
     )  # fmt: skip
     assert ended.code == 1
     lines = [json.loads(line) for line in ended.out.splitlines()]
@@ -85,17 +86,48 @@ def test_jsonl_and_stats(trtkit, workspace, photos, tmp_path):
         "images": 5,
         "failed": 1,
         "cache": {
-            "mode": "auto",
+            "mode": "always",
             "hits": 0,
             "misses": 4,
             "evicted": 0,
             "dropped": 0,
             "gpu_hits": 0,
+            "why": None,
         },
         "backend": "onnxruntime",
         "bundle": "resnet18+resnet34-cut2-fp16",
         "tail": "resnet34",
     }
+
+
+@pytest.mark.parametrize(
+    ("read", "counted", "said"),
+    [
+        (0.0, "cache: 0 hits, 4 misses.", "Cache used: with a feature map from memory a photo"),
+        (
+            1e6,
+            "cache off.",
+            "Cache not used: with a feature map from memory a photo takes 1e+09 ms,",
+        ),
+    ],
+)
+def test_what_auto_chose_is_said(trtkit, workspace, photos, tmp_path, read, counted, said):
+    (built,) = workspace.bundles()
+    bundle, stats = tmp_path / built.name, tmp_path / "stats.json"
+    shutil.copytree(built, bundle)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["costs"]["store"]["fp16"].update(read=read, read_cold=read)
+    # Longer than the rounding of the sum, whatever this machine is doing.
+    manifest["costs"]["prefix"] = 1.0
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    ended = trtkit("infer", photos, "--bundle", bundle, "--stats", stats, "--no-cache")
+    assert "Cache" not in ended.err
+    ended = trtkit("infer", photos, "--bundle", bundle, "--stats", stats)
+    assert (ended.code, len(ended.out.splitlines())) == (0, 4)
+    summary, why = ended.err.splitlines()[-2:]
+    assert summary.endswith(counted)
+    assert why.startswith(said)
+    assert json.loads(stats.read_text())["cache"]["why"] == why
 
 
 def test_csv_to_a_file_by_its_ending(trtkit, workspace, photos, tmp_path):
@@ -155,7 +187,7 @@ def test_names_that_are_not_unicode(trtkit, workspace, photos, tmp_path):
     [
         (["build", "--cut", "2", "--fp16", "--fp32"], "both asked for; choose one"),
         (["build"], "No --cut was given"),
-        (["build", "--cut", "auto"], "--cut auto was asked for"),
+        (["build", "--cut", "auto"], "A cut of .* together was asked for, but they share no block"),
         (["build", "--cut", "2", "--batch", "8,9"], "write MIN,OPT,MAX"),
         (["build", "--cut", "2", "--batch", "4,2,8"], "1 <= MIN <= OPT <= MAX"),
         (
@@ -219,7 +251,7 @@ def test_cuts(trtkit, workspace):
 
 
 def test_cache_commands(trtkit, workspace, photos, own_cache):
-    trtkit("infer", photos, "--workspace", workspace.root)
+    trtkit("infer", photos, "--cache", "always", "--workspace", workspace.root)
     info = json.loads(trtkit("cache", "info", "--json").out)
     assert (info["entries"], info["folder"]) == (4, str(own_cache))
     assert trtkit("cache", "verify").code == 0

@@ -29,10 +29,19 @@ def test_build_infer_and_rebuild_elsewhere(monkeypatch, trtkit, place, tmp_path)
     assert (prefix[heavy], tail[heavy]) == ("18 fp16", "3 fp16")
     for count, said in ((0, "0 hits, 3 misses"), (3, "3 hits, 0 misses")):
         ended = trtkit(
-            "infer", tmp_path / "photos", "--gpu-cache", "1MB", "--stats", tmp_path / "s"
-        )
+            "infer", tmp_path / "photos", "--cache", "always", "--gpu-cache", "1MB",
+            "--stats", tmp_path / "s",
+        )  # fmt: skip
         assert (ended.code, said in ended.err) == (0, True)
         assert json.loads((tmp_path / "s").read_text())["cache"]["hits"] == count
+    (manifest,) = place.engines.glob("*/bundle.json")
+    value = json.loads(manifest.read_text())
+    value["costs"]["store"]["fp16"].update(read=1e6, read_cold=1e6)
+    manifest.write_text(json.dumps(value))
+    ended = trtkit("infer", tmp_path / "photos", "--gpu-cache", "1MB")
+    assert "cache: 0 hits, 3 misses." in ended.err
+    assert "Cache on disk not used: with a feature map from memory" in ended.err
+    assert "only read" not in ended.err
     install(monkeypatch, device_name="NVIDIA L4", compute_capability=(8, 9))
     shutil.rmtree(place.exports)
     moved = trtkit("infer", tmp_path / "photos")

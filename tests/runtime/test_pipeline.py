@@ -21,6 +21,8 @@ from trtkit.sizes import parse_size
 
 BUNDLE = "resnet18+resnet34-cut2-fp16"
 NO_CACHE = CacheOptions(mode="off")
+# What `auto` comes to is measured when the bundle is built; test_verdict is about that.
+CACHE = CacheOptions(mode="always")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_batches_and_threads_change_nothing(bundle, photos, batch, workers):
 
 
 def test_a_warm_run_neither_decodes_nor_runs_the_prefix(bundle, photos, monkeypatch):
-    cold, first = run(bundle, [photos], CacheOptions())
+    cold, first = run(bundle, [photos], CACHE)
     assert (first.stats.hits, first.stats.misses) == (0, 11)
 
     def refuse(*args):
@@ -75,7 +77,7 @@ def test_a_warm_run_neither_decodes_nor_runs_the_prefix(bundle, photos, monkeypa
 
     monkeypatch.setattr(module, "load_image", refuse)
     monkeypatch.setattr(Chain, "features", refuse)
-    warm, second = run(bundle, [photos], CacheOptions())
+    warm, second = run(bundle, [photos], CACHE)
     assert (second.stats.hits, second.stats.misses) == (11, 0)
     assert all(r.cached for r in warm)
     # fp16 feature maps are kept bit for bit, so the tail gives the same.
@@ -83,8 +85,8 @@ def test_a_warm_run_neither_decodes_nor_runs_the_prefix(bundle, photos, monkeypa
 
 
 def test_the_other_tail_finds_the_same_feature_maps(bundle, photos):
-    run(bundle, [photos], CacheOptions(), tail="resnet18")
-    results, pipeline = run(bundle, [photos], CacheOptions(), tail="resnet34")
+    run(bundle, [photos], CACHE, tail="resnet18")
+    results, pipeline = run(bundle, [photos], CACHE, tail="resnet34")
     assert pipeline.stats.hits == 11
     expected, _ = run(bundle, [photos], NO_CACHE, tail="resnet34")
     assert best(results) == pytest.approx(best(expected), rel=1e-5)
@@ -93,8 +95,8 @@ def test_the_other_tail_finds_the_same_feature_maps(bundle, photos):
 def test_hits_and_misses_in_one_batch_keep_their_order(bundle, photos):
     paths = sorted(photos.iterdir())
     expected, _ = run(bundle, paths, NO_CACHE)
-    run(bundle, paths[1::3], CacheOptions())
-    results, pipeline = run(bundle, paths, CacheOptions(), batch=5)
+    run(bundle, paths[1::3], CACHE)
+    results, pipeline = run(bundle, paths, CACHE, batch=5)
     assert (pipeline.stats.hits, pipeline.stats.misses) == (4, 7)
     assert [r.cached for r in results] == [i % 3 == 1 for i in range(11)]
     assert best(results) == pytest.approx(best(expected), rel=1e-5)
@@ -110,7 +112,7 @@ def test_a_photo_twice_in_a_batch_runs_the_prefix_once(bundle, photos, monkeypat
         return features(self, images)
 
     monkeypatch.setattr(Chain, "features", count)
-    results, _ = run(bundle, [path, path, path], CacheOptions(), batch=3)
+    results, _ = run(bundle, [path, path, path], CACHE, batch=3)
     assert rows == [1]
     assert len({r.predictions for r in results}) == 1
 
@@ -119,9 +121,9 @@ def test_a_changed_file_is_not_found_in_the_cache(bundle, photos, tmp_path):
     path = tmp_path / "photo.jpg"
     first, second = sorted(photos.iterdir())[:2]
     shutil.copy(first, path)
-    run(bundle, [path], CacheOptions())
+    run(bundle, [path], CACHE)
     shutil.copy(second, path)
-    results, pipeline = run(bundle, [path], CacheOptions())
+    results, pipeline = run(bundle, [path], CACHE)
     assert pipeline.stats.misses == 1
     assert best(results) == best(run(bundle, [second], NO_CACHE)[0])
 
@@ -129,22 +131,22 @@ def test_a_changed_file_is_not_found_in_the_cache(bundle, photos, tmp_path):
 def test_another_model_never_finds_these_feature_maps(bundle, photos, make_workspace):
     place = make_workspace("other")
     report = trtkit.build(["other"], cut=2, precision="fp16", workspace=place.root)
-    run(bundle, [photos], CacheOptions())
-    results, pipeline = run(report.folder, [photos], CacheOptions())
+    run(bundle, [photos], CACHE)
+    results, pipeline = run(report.folder, [photos], CACHE)
     assert pipeline.stats.hits == 0
     assert best(results) == best(run(report.folder, [photos], NO_CACHE)[0])
 
 
 def test_a_damaged_entry_is_computed_again(bundle, photos):
-    expected, _ = run(bundle, [photos], CacheOptions())
+    expected, _ = run(bundle, [photos], CACHE)
     segment = max(cache_folder().rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(segment.read_bytes())
     content[len(content) // 2] ^= 1
     segment.write_bytes(content)
-    results, pipeline = run(bundle, [photos], CacheOptions())
+    results, pipeline = run(bundle, [photos], CACHE)
     assert (pipeline.stats.hits, pipeline.stats.misses) == (10, 1)
     assert best(results) == pytest.approx(best(expected), rel=1e-6)
-    assert run(bundle, [photos], CacheOptions())[1].stats.hits == 11
+    assert run(bundle, [photos], CACHE)[1].stats.hits == 11
 
 
 def test_bad_files_do_not_stop_the_others(bundle, photos, tmp_path):
@@ -154,7 +156,7 @@ def test_bad_files_do_not_stop_the_others(bundle, photos, tmp_path):
     empty = tmp_path / "empty.png"
     empty.touch()
     paths = [bad, good[0], tmp_path / "missing.jpg", empty, good[1]]
-    for cache in (NO_CACHE, CacheOptions()):
+    for cache in (NO_CACHE, CACHE):
         results, pipeline = run(bundle, paths, cache, batch=2)
         assert [r.path for r in results] == [str(path) for path in paths]
         assert [r.error is None for r in results] == [False, True, False, False, True]
@@ -183,7 +185,7 @@ def test_results_are_streamed(bundle, photos, monkeypatch):
 
 
 def test_two_processes_one_writes(bundle, photos):
-    with load(bundle, cache=CacheOptions()) as first, load(bundle, cache=CacheOptions()) as second:
+    with load(bundle, cache=CACHE) as first, load(bundle, cache=CACHE) as second:
         assert first.cache is not None
         assert second.cache is not None
         assert first.cache.store.writable
@@ -196,7 +198,7 @@ def test_two_processes_one_writes(bundle, photos):
 def test_an_unsplit_bundle_uses_no_cache(photos, make_workspace):
     place = make_workspace("resnet18")
     report = trtkit.build(["resnet18"], cut=0, workspace=place.root)
-    _, pipeline = run(report.folder, [photos], CacheOptions())
+    _, pipeline = run(report.folder, [photos], CACHE)
     assert pipeline.cache is None
     assert pipeline.stats_json("auto")["cache"]["mode"] == "off"
 
@@ -237,7 +239,7 @@ def test_sizes_that_are_none(text):
 
 
 def test_a_cache_too_small_says_what_it_did_not_keep(bundle, photos):
-    _, pipeline = run(bundle, [photos], CacheOptions(size=1000))
+    _, pipeline = run(bundle, [photos], CacheOptions("always", size=1000))
     assert (pipeline.stats.misses, pipeline.stats.dropped) == (11, 11)
 
 

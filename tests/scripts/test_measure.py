@@ -38,7 +38,7 @@ def measured(script: str, tmp_path: Path, *options: object) -> dict[str, Any]:
 
 
 def test_all_scripts_are_known() -> None:
-    assert len(SCRIPTS) == 11
+    assert len(SCRIPTS) == 15
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -87,3 +87,36 @@ def test_transfer(tmp_path: Path) -> None:
     assert all(mode["seconds"] > 0 for mode in modes.values())
     assert "| resnet18 | bottleneck |" in page.read_text()
     assert "--workspace" not in page.read_text().splitlines()[4]
+
+
+@pytest.mark.slow
+def test_cuts(tmp_path: Path) -> None:
+    result = measured(
+        "cuts", tmp_path, "--models", "resnet18", "--image-size", 64, "--photos", 2, "--rounds", 1,
+        "--workspace", tmp_path / "workspace",
+    )  # fmt: skip
+    found = result["resnet18-64"]
+    assert list(found["measured"]) == [str(cut) for cut in range(1, 9)]
+    assert all(0 < each["warm"] < each["cold"] for each in list(found["measured"].values())[4:])
+    assert 0 <= found["chosen"] <= 8
+    assert len(result["targets"]) == 3
+    rows = result["tables"][0]["rows"]
+    assert [row[-1] for row in rows].count("chosen") == (1 if found["chosen"] else 0)
+
+
+@pytest.mark.slow
+def test_an_empty_engine_takes_next_to_nothing(tmp_path: Path) -> None:
+    result = measured("overhead", tmp_path, "--rounds", 3, "--photos", 2)
+    seconds = result["samples"]
+    assert len(seconds["empty engine"]) == len(seconds["resnet18 at 32 x 32"]) == 3
+    assert max(seconds["empty engine"]) < min(seconds["resnet18 at 32 x 32"])
+
+
+@pytest.mark.slow
+def test_two_runs_overlap_or_not(tmp_path: Path) -> None:
+    result = measured(
+        "overlap", tmp_path, "--rounds", 1, "--photos", 2, "--seconds", 0.2, "--image-size", 32
+    )
+    ((first, second),) = result["pairs"]
+    overlap = first[0] <= second[2] and second[0] <= first[2]
+    assert result["targets"][0]["measured"] == f"{int(overlap)} of 1"

@@ -6,12 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from itertools import cycle, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from trtkit import __version__, bundle
+from trtkit.api.auto import AUTO, choose_cut
 from trtkit.api.request import Asked, Request, from_bundle, from_exports
 from trtkit.api.sources import Tree
+from trtkit.api.wish import Wish
 from trtkit.bundle import Manifest, Stage
 from trtkit.engines.base import BuildPlace, StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
@@ -20,16 +26,20 @@ from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
 from trtkit.identity import file_digest
 from trtkit.runtime.chain import Chain, Runner, load_chain
+from trtkit.runtime.costing import EngineCosts, engine_costs, measure_costs
+from trtkit.runtime.costs import machine_of
 from trtkit.runtime.samples import SampleImages
 from trtkit.runtime.verify import Comparison, check, compare, limits_for
+from trtkit.tensors import Array
 from trtkit.workspace import Workspace
 
 if TYPE_CHECKING:
     from trtkit.graph.tree import StageGraph
 
 DEFAULT_VERIFY_IMAGES = 16
-# Beside the bundles, hidden from their list.
-TIMING_FOLDER = ".timing-cache"
+# That the processor's times are measured on: to tell what is cheaper, not for the record.
+COST_IMAGES = 4
+COST_PHOTOS = 16
 
 Progress = Callable[[str], None]
 Advance = Callable[[str, float], None]
@@ -37,20 +47,27 @@ Advance = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class BuildReport:
-    """The bundle's folder and manifest. `up_to_date`: it was there already, nothing was built."""
+    """The bundle's folder and manifest.
+
+    `up_to_date`: it was there already, nothing was built. `why`: the reasons for a cut that was
+    chosen, in sentences.
+    """
 
     folder: Path
     manifest: Manifest
     up_to_date: bool
+    why: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.manifest.to_json(), "up_to_date": self.up_to_date}
+        return {**self.manifest.to_json(), "up_to_date": self.up_to_date, "why": list(self.why)}
 
 
 def build(
     names: Sequence[str] = (),
     *,
-    cut: int | None = None,
+    cut: int | str | None = None,
+    hit_rate: float | None = None,
+    storage_per_image: int | None = None,
     precision: str | None = None,
     backend: str = "auto",
     options: BuildOptions | Mapping[str, Any] | None = None,
@@ -63,7 +80,9 @@ def build(
 ) -> BuildReport:
     """Build the bundle of the exported models `names` (all of the workspace by default).
 
-    One prefix up to block `cut` and a tail for each model; cut 0 does not split. `precision`: `fp32`
+    One prefix up to block `cut` and a tail for each model; cut 0 does not split, and for `auto` the
+    cut with the least expected time is chosen by measuring: for a `hit_rate` (0 to 1, 0.8 by default)
+    and feature maps of at most `storage_per_image` bytes. `precision`: `fp32`
     (the default), `fp16` or `int8`. The chain is compared with the unsplit fp32 model on
     `verify_images` photos of `calibration/`, or on generated images when there are none;
     `min_agreement` (0 to 1) takes the place of the precision's own limit on equal top-1 classes. The
@@ -78,6 +97,21 @@ def build(
     """
     place = Workspace.at(workspace)
     asked = Asked(precision, backend, options, verify_images, min_agreement)
+    choice = None
+    if cut == AUTO:
+        choice = choose_cut(place, names, Wish.of(hit_rate, storage_per_image), asked, advance)
+        cut = choice.cut
+    elif hit_rate is not None or storage_per_image is not None:
+        raise TrtkitError(
+            "A hit rate or a storage limit was given without --cut auto, which alone looks at them; "
+            "leave them out, or let it choose."
+        )
+    why = choice.why if choice is not None else ()
+    if isinstance(cut, str):
+        raise TrtkitError(
+            f"Cut {cut} was asked for; give the number of the block to cut after (`trtkit cuts NAME` "
+            f"lists them), 0 for no split, or {AUTO}."
+        )
     if cut is None and not names and bundle_name is not None:
         folder = place.find_bundle(bundle_name)
         request = from_bundle(place, folder, asked)
@@ -91,13 +125,13 @@ def build(
         # the order stays as it is.
         with suppress(OSError):
             (folder / bundle.MANIFEST).touch()
-        return BuildReport(folder, existing, up_to_date=True)
+        return BuildReport(folder, existing, up_to_date=True, why=why)
     require("train", "Building", "onnx")
     with bundle.staging(folder.parent) as staged:
-        ground = BuildPlace(place.engines / TIMING_FOLDER, advance)
+        ground = BuildPlace(place.timing, advance)
         manifest = _build(request, identity, staged, ground, progress)
         bundle.publish(folder, staged, manifest)
-    return BuildReport(folder, manifest, up_to_date=False)
+    return BuildReport(folder, manifest, up_to_date=False, why=why)
 
 
 def _existing(folder: Path, identity: str) -> Manifest | None:
@@ -133,6 +167,7 @@ def _build(
         "by": "onnxruntime" if blocked else request.backend.name,
         "tails": {},
     }
+    measured: dict[str, EngineCosts] = {}
     for tail in manifest.tails:
         progress(f"Verifying {tail.name} on {samples.describe()}")
         if blocked is None:
@@ -141,7 +176,40 @@ def _build(
             chain = _graph_chain(staged, manifest, tail)
         comparison = _verify(chain, request, samples, tail.name)
         verified["tails"][tail.name] = comparison.to_json()
-    return replace(manifest, verified=verified, unverified=blocked)
+        if manifest.cut and blocked is None:
+            # The bundle is good without: a tail that was not measured is one whose cache is used.
+            with suppress(TrtkitError):
+                measured[tail.name] = engine_costs(chain, _cost_batch(request, samples))
+    costs = _costs(measured, request, manifest, samples, progress) if measured else None
+    return replace(manifest, verified=verified, unverified=blocked, costs=costs)
+
+
+def _cost_batch(request: Request, samples: SampleImages) -> Array:
+    """As many images as a run takes by default; fewer on the CPU, where each takes as long alone."""
+    usual = request.options.batch[1]
+    count = usual if request.backend.on_device else min(usual, COST_IMAGES)
+    return np.resize(samples.images, (count, *samples.images.shape[1:]))
+
+
+def _costs(
+    measured: Mapping[str, EngineCosts],
+    request: Request,
+    manifest: Manifest,
+    samples: SampleImages,
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """What the cache costs and saves, with engines that were measured; None where no cache can be made."""
+    progress("Measuring what the cache costs and saves")
+    try:
+        with TemporaryDirectory(prefix="trtkit-photos-") as folder:
+            photos = samples.some(COST_PHOTOS).photos(Path(folder))
+            # Enough to keep all threads busy, however few there are.
+            photos = tuple(islice(cycle(photos), COST_PHOTOS))
+            machine = machine_of(request.backend)
+            return measure_costs(measured, machine, photos, manifest.preprocessing).to_json()
+    except (OSError, TrtkitError) as error:
+        progress(f"It was not measured, and so the cache will be used. {error}")
+        return None
 
 
 def _manifest(request: Request, identity: str, tree: Tree, stages: tuple[Stage, ...]) -> Manifest:

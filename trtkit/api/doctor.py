@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trtkit import __version__
-from trtkit.cpu import usable_cores
+from trtkit.cpu import processor_name, usable_cores
 from trtkit.engines.registry import BACKENDS, BackendEntry, get_backend
 from trtkit.errors import TrtkitError
 from trtkit.extras import EXTRAS, Extra
@@ -90,7 +90,7 @@ def doctor(*, workspace: str | Path | None = None) -> Diagnosis:
         trtkit=__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        processor=_processor(),
+        processor=processor_name(),
         cores=usable_cores(),
         memory_bytes=_memory(),
         gpus=gpus,
@@ -173,15 +173,6 @@ def _listed_gpus() -> tuple[list[Gpu], str | None]:
         if len(fields) == 4 and fields[3].isdigit():
             gpus.append(Gpu(fields[0], fields[1], fields[2], int(fields[3])))
     return gpus, None if gpus else "nvidia-smi lists no GPU"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.lower().startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _memory() -> int | None:

@@ -18,6 +18,8 @@ from trtkit.identity import build_id
 from trtkit.runtime.samples import Samples, choose_samples
 from trtkit.workspace import Workspace, check_name
 
+DEFAULT_PRECISION = "fp32"
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -81,16 +83,22 @@ class Request:
         )
 
 
-def from_exports(
-    place: Workspace, names: Sequence[str], cut: int | None, bundle_name: str | None, asked: Asked
-) -> Request:
-    """A build of exported models, all of the workspace without names. Raises TrtkitError."""
-    names = list(names) or place.exported()
-    if not names:
+def exported(place: Workspace, names: Sequence[str]) -> list[str]:
+    """`names`, all exported models without names. Raises TrtkitError when there is none."""
+    found = list(names) or place.exported()
+    if not found:
         raise TrtkitError(
             f"There is no exported model in {place.exports} to build; run `trtkit export MODEL` "
             "first."
         )
+    return found
+
+
+def from_exports(
+    place: Workspace, names: Sequence[str], cut: int | None, bundle_name: str | None, asked: Asked
+) -> Request:
+    """A build of exported models, all of the workspace without names. Raises TrtkitError."""
+    names = exported(place, names)
     if cut is None:
         raise TrtkitError(
             "No --cut was given; give the number of the block to cut after (`trtkit cuts NAME` lists "
@@ -108,8 +116,8 @@ def from_exports(
             f"A model is called {PREFIX!r}, which is the name of the stage that models share; "
             "export it with another --name."
         )
-    precision = asked.precision or "fp32"
-    chosen = _backend(asked.backend, precision)
+    precision = asked.precision or DEFAULT_PRECISION
+    chosen = choose_backend(asked.backend, precision)
     default = "+".join(stems) + (f"-cut{cut}" if cut else "") + f"-{precision}"
     check_name(bundle_name or default)
     return Request(
@@ -131,7 +139,7 @@ def from_bundle(place: Workspace, folder: Path, asked: Asked) -> Request:
     sources.check()
     precision = asked.precision or manifest.precision
     own = asked.backend == "auto" and can_build(manifest.backend)
-    chosen = _backend(manifest.backend if own else asked.backend, precision)
+    chosen = choose_backend(manifest.backend if own else asked.backend, precision)
     recorded = BuildOptions.from_json(manifest.options)
     if chosen.name != manifest.backend and not chosen.on_device:
         # What is left out was asked of a backend on a GPU.
@@ -148,7 +156,11 @@ def from_bundle(place: Workspace, folder: Path, asked: Asked) -> Request:
     )
 
 
-def _backend(name: str, precision: str) -> Backend:
+def choose_backend(name: str, precision: str) -> Backend:
+    """The backend of that name, or the best here for `auto`, that builds `precision` on this machine.
+
+    Raises TrtkitError when there is none.
+    """
     chosen = get_backend(name)
     if precision not in chosen.computes:
         raise TrtkitError(

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtkit.cli.options import JsonOption, WorkspaceOption
+from trtkit.cli.options import (
+    Fp16Option,
+    Fp32Option,
+    HitRateOption,
+    Int8Option,
+    JsonOption,
+    StorageOption,
+    WorkspaceOption,
+    chosen_precision,
+)
 from trtkit.cli.output import note, print_json, print_table
 from trtkit.cli.progress import phases
 from trtkit.errors import TrtkitError
@@ -22,14 +31,14 @@ def build(
         typer.Argument(metavar="NAME", help="Exported models. Default: all of the workspace."),
     ] = None,
     cut: Annotated[
-        str | None, typer.Option(metavar="N", help="Cut after block N; 0 for no split.")
+        str | None,
+        typer.Option(metavar="N", help="Cut after block N; 0 for no split, auto to measure."),
     ] = None,
-    fp32: Annotated[bool, typer.Option("--fp32", help="fp32 engines (the default).")] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="fp16 engines.")] = False,
-    int8: Annotated[
-        bool,
-        typer.Option("--int8", help="int8 engines, of exports with Q/DQ pairs; the rest fp16."),
-    ] = False,
+    hit_rate: HitRateOption = None,
+    storage_per_image: StorageOption = None,
+    fp32: Fp32Option = False,
+    fp16: Fp16Option = False,
+    int8: Int8Option = False,
     backend: Annotated[
         str, typer.Option(help="Which library makes the engines: TensorRT where there is a GPU.")
     ] = "auto",
@@ -89,6 +98,7 @@ def build(
     from trtkit.sizes import parse_size
 
     memory = parse_size(workspace_memory, "workspace memory") if workspace_memory else None
+    storage = parse_size(storage_per_image, "storage per image") if storage_per_image else None
     asked = {
         "profiles": [_profile(text) for text in batch] if batch else None,
         "tf32": tf32 or None,
@@ -103,7 +113,9 @@ def build(
         report = api.build(
             names or (),
             cut=_cut(cut),
-            precision=_precision(fp32=fp32, fp16=fp16, int8=int8),
+            hit_rate=hit_rate,
+            storage_per_image=storage,
+            precision=chosen_precision(fp32=fp32, fp16=fp16, int8=int8),
             backend=backend,
             options={name: value for name, value in asked.items() if value is not None},
             bundle_name=bundle,
@@ -114,6 +126,8 @@ def build(
             advance=advance,
         )
     manifest = report.manifest
+    for sentence in report.why:
+        note(sentence)
     if report.up_to_date:
         note(f"{report.folder} is up to date (built {manifest.created}): nothing was done.")
     if json:
@@ -177,24 +191,8 @@ def _heavy(record: dict[str, Any]) -> str:
     return ", ".join(found)
 
 
-def _cut(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if text.isdecimal():
-        return int(text)
-    why = ", which this version cannot choose" if text == "auto" else ""
-    raise TrtkitError(
-        f"--cut {text} was asked for{why}; give the number of the block to cut after (`trtkit cuts "
-        "NAME` lists them), or 0 for no split."
-    )
-
-
-def _precision(**asked: bool) -> str | None:
-    chosen = [name for name, given in asked.items() if given]
-    if len(chosen) > 1:
-        flags = " and ".join(f"--{name}" for name in chosen)
-        raise TrtkitError(f"{flags} were both asked for; choose one, or build twice.")
-    return chosen[0] if chosen else None
+def _cut(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 def _profile(text: str) -> Profile:

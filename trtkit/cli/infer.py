@@ -31,7 +31,7 @@ def infer(
     ] = None,
     top: Annotated[int, typer.Option(help="How many classes to show for each photo.")] = 5,
     cache: Annotated[
-        CacheModeChoice, typer.Option(help="Use of the prefix cache.")
+        CacheModeChoice, typer.Option(help="The prefix cache; auto: where it is faster.")
     ] = CacheModeChoice.auto,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="The same as --cache off.")] = False,
     cache_dtype: Annotated[
@@ -66,8 +66,9 @@ def infer(
 ) -> None:
     """Classify photos.
 
-    The feature maps of photos seen before come from the prefix cache: they are neither decoded nor
-    run through the prefix again. Exits with 1 when some photos could not be read.
+    The feature maps of photos seen before come from the prefix cache where reading them is faster:
+    such photos are neither decoded nor run through the prefix again. Exits with 1 when some photos
+    could not be read.
     """
     from trtkit.api.infer import open_bundle
     from trtkit.cli.predictions import choose_format, destination, follow, summary, write_stats
@@ -93,8 +94,9 @@ def infer(
         )
     if pipeline.meaningless:
         note(f"The weights of {pipeline.tail.name} are random: its labels mean nothing.")
-    if pipeline.cache is not None and pipeline.cache.store.read_only_reason:
-        note(f"The cache is only read, not written. {pipeline.cache.store.read_only_reason}")
+    kept = pipeline.cache
+    if kept is not None and kept.reads and kept.store.read_only_reason:
+        note(f"The cache is only read, not written. {kept.store.read_only_reason}")
     if options.mode == "always" and not pipeline.chain.split:
         note(f"The bundle {pipeline.manifest.name} is not split: there is nothing to cache.")
     with pipeline:
@@ -103,6 +105,8 @@ def infer(
             follow(results, choose_format(format and format.value, output), stream)
     report = pipeline.stats_json(options.mode)
     note(summary(report))
+    if pipeline.verdict is not None:
+        note(pipeline.verdict.why)
     if pipeline.stats.dropped:
         note(
             f"{pipeline.stats.dropped} feature maps were not kept: the cache takes {cache_size}, and "

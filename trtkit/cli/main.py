@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from trtkit import __version__
-from trtkit.cli import bench, build, cache, cuts, doctor, evaluate, export, infer, train
+from trtkit.cli import bench, build, cache, cuts, doctor, evaluate, export, infer, profile, train
 from trtkit.cli.output import note
 from trtkit.cpu import own_process
 from trtkit.errors import TrtkitError
@@ -28,6 +28,7 @@ app.command()(doctor.doctor)
 app.command()(train.train)
 app.command()(export.export)
 app.command()(cuts.cuts)
+app.command()(profile.profile)
 app.command()(build.build)
 app.command()(infer.infer)
 app.command()(evaluate.evaluate)

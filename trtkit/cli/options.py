@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from trtkit.errors import TrtkitError
+
 WorkspaceOption = Annotated[
     Path | None,
     typer.Option(
@@ -27,6 +29,30 @@ CacheDirOption = Annotated[
         help="Where the prefix cache lies. Default: trtkit/features in the user's cache folder.",
     ),
 ]
+
+
+Fp32Option = Annotated[bool, typer.Option("--fp32", help="fp32 engines (the default).")]
+Fp16Option = Annotated[bool, typer.Option("--fp16", help="fp16 engines.")]
+Int8Option = Annotated[
+    bool, typer.Option("--int8", help="int8 engines, of exports with Q/DQ pairs; the rest fp16.")
+]
+HitRateOption = Annotated[
+    float | None,
+    typer.Option(help="To choose a cut: share of photos seen again, 0 to 1. Default: 0.8."),
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="To choose a cut: what a feature map may take, as 200K."),
+]
+
+
+def chosen_precision(**asked: bool) -> str | None:
+    """The one that was asked for, None when none was. Raises TrtkitError for several."""
+    chosen = [name for name, given in asked.items() if given]
+    if len(chosen) > 1:
+        flags = " and ".join(f"--{name}" for name in chosen)
+        raise TrtkitError(f"{flags} were both asked for; choose one, or run it twice.")
+    return chosen[0] if chosen else None
 
 
 class CacheModeChoice(str, Enum):

@@ -43,7 +43,7 @@ def stage_tree(models: Sequence[Model], cut: int, precision: str) -> list[StageG
     what it computes, every weight's bits included. Raises TrtkitError, naming the first weight that
     differs or how far the models are shared, when it is not.
     """
-    _check_preprocessing(models)
+    check_preprocessing(models)
     if cut == 0:
         return [
             StageGraph(model.name, _id(model.graph, precision), None, model.graph, _classes(model))
@@ -99,7 +99,8 @@ def _classes(model: Model) -> tuple[str, ...]:
     return tuple(model.card.classes)
 
 
-def _check_preprocessing(models: Sequence[Model]) -> None:
+def check_preprocessing(models: Sequence[Model]) -> None:
+    """Raise TrtkitError unless all prepare photos the same way."""
     first = models[0]
     for model in models[1:]:
         if model.card.preprocessing != first.card.preprocessing:

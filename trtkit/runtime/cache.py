@@ -8,10 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
 
+from trtkit.cpu import available_memory
 from trtkit.errors import TrtkitError, listed
 from trtkit.identity import bytes_digest, feature_key
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.store import FeatureStore
+from trtkit.runtime.store import FeatureStore, store_bytes
 from trtkit.tensors import Array
 
 ENVIRONMENT = "TRTKIT_CACHE"
@@ -32,13 +33,24 @@ def cache_folder(folder: str | Path | None = None) -> Path:
     return Path(base) / "trtkit" / "features"
 
 
+def fits_memory(folder: Path) -> bool:
+    """Whether the system can keep all that is cached in `folder` in memory; so where nothing says."""
+    available = available_memory()
+    try:
+        return available is None or store_bytes(folder) <= available
+    except OSError:
+        # There is none yet, or it is not to be read: opening it says so.
+        return True
+
+
 @dataclass(frozen=True)
 class CacheOptions:
     """How `infer` uses the cache.
 
-    `mode`: `auto` (on; once there is a cost model it decides), `always`, `off`. `dtype`: what an fp32
-    feature map is stored as, `fp16` by default (relative rounding error 2^-11), `fp32` for exact
-    ones; an fp16 map is kept as it is. `codec`: `none`, `lz4` or `zstd`. `size`: bytes on disk.
+    `mode`: `auto` (where reading is cheaper than computing again, by what the build measured),
+    `always`, `off`. `dtype`: what an fp32 feature map is stored as, `fp16` by default (relative
+    rounding error 2^-11), `fp32` for exact ones; an fp16 map is kept as it is. `codec`: `none`, `lz4`
+    or `zstd`. `size`: bytes on disk.
     """
 
     mode: CacheMode = "auto"
@@ -57,29 +69,44 @@ class CacheOptions:
 class PrefixCache:
     """Feature maps of one prefix and one preprocessing, in a feature store that others may share.
 
-    `get` and `key` may be called from several threads.
+    `get` and `key` may be called from several threads. `reads` False: `get` finds nothing.
     """
 
-    def __init__(self, store: FeatureStore, preprocessing: Preprocessing, prefix_id: str) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        preprocessing: Preprocessing,
+        prefix_id: str,
+        *,
+        reads: bool = True,
+    ) -> None:
         self.store = store
+        self.reads = reads
         self._preprocessing = preprocessing.digest
         self._prefix_id = prefix_id
 
     @classmethod
     def open(
-        cls, options: CacheOptions, preprocessing: Preprocessing, prefix_id: str
+        cls,
+        options: CacheOptions,
+        preprocessing: Preprocessing,
+        prefix_id: str,
+        *,
+        idle: bool = False,
     ) -> PrefixCache:
         """The cache in the options' folder; for reading only where another process is writing.
 
-        Raises TrtkitError when the folder cannot be used at all.
+        `idle`: only its keys are wanted; it neither finds nor keeps anything. Raises TrtkitError when
+        the folder cannot be used at all.
         """
         store = FeatureStore(
             cache_folder(options.folder),
+            mode="read" if idle else "auto",
             dtype=options.dtype,
             codec=options.codec,
             max_bytes=options.size,
         )
-        return cls(store, preprocessing, prefix_id)
+        return cls(store, preprocessing, prefix_id, reads=not idle)
 
     def __enter__(self) -> PrefixCache:
         return self
@@ -101,7 +128,7 @@ class PrefixCache:
 
         It is read into `into`, 1-D uint8, where that is possible.
         """
-        return self.store.get(key, into)
+        return self.store.get(key, into) if self.reads else None
 
     def put(self, key: bytes, feature: Array) -> None:
         """Keep a copy of a feature map; it is written in the background."""

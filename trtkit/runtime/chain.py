@@ -208,6 +208,11 @@ def load_chain(
     engines: list[Any] = [
         backend.load(folder / stage.file, stage.engine, rebuild) for stage in path
     ]
+    return chain_of(engines, backend, gpu_cache=gpu_cache)
+
+
+def chain_of(engines: Sequence[Any], backend: Backend, *, gpu_cache: int = 0) -> Runner:
+    """Loaded engines of `backend` that follow each other, from the root to one tail."""
     if not backend.on_device:
         return Chain(engines)
     from trtkit.runtime.device.chain import DeviceChain

@@ -15,9 +15,11 @@ import numpy as np
 
 from trtkit.bundle import Manifest, Stage, read_manifest
 from trtkit.cpu import usable_cores
+from trtkit.engines.base import Backend
 from trtkit.errors import ImageError, TrtkitError
-from trtkit.runtime.cache import CacheMode, CacheOptions, PrefixCache
+from trtkit.runtime.cache import CacheMode, CacheOptions, PrefixCache, cache_folder, fits_memory
 from trtkit.runtime.chain import Lease, Pending, Runner, backend_of, load_chain, softmax
+from trtkit.runtime.costs import Costs, Verdict, format_name, machine_of, weigh
 from trtkit.runtime.files import FoundImage, find_images
 from trtkit.runtime.images import load_image, read_file
 from trtkit.runtime.prefetch import ordered_map
@@ -91,16 +93,23 @@ class Pipeline:
     """A bundle's tail, loaded and ready to classify files.
 
     Not for several threads at once. `close()` it, or use it as a context manager, so that what is
-    still on its way to the cache is written.
+    still on its way to the cache is written. `verdict`: whether the cache on disk is used and why,
+    where the cache mode left it open.
     """
 
     def __init__(
-        self, manifest: Manifest, tail: Stage, chain: Runner, cache: PrefixCache | None = None
+        self,
+        manifest: Manifest,
+        tail: Stage,
+        chain: Runner,
+        cache: PrefixCache | None = None,
+        verdict: Verdict | None = None,
     ) -> None:
         self.manifest = manifest
         self.tail = tail
         self.chain = chain
         self.cache = cache if chain.split else None
+        self.verdict = verdict
         self.stats = InferenceStats()
 
     def __enter__(self) -> Pipeline:
@@ -125,7 +134,10 @@ class Pipeline:
         return self.manifest.weights.get(self.tail.name, "").startswith("random")
 
     def stats_json(self, mode: CacheMode) -> dict[str, Any]:
-        """The object of `infer --stats`; `mode` is the cache mode that was asked for."""
+        """The object of `infer --stats`; `mode` is the cache mode that was asked for.
+
+        `why` in its `cache` is the sentence of the verdict, null where the mode left nothing open.
+        """
         stats = self.stats
         return {
             "images": stats.images,
@@ -138,6 +150,7 @@ class Pipeline:
                 "evicted": stats.evicted,
                 "dropped": stats.dropped,
                 "gpu_hits": stats.gpu_hits,
+                "why": self.verdict.why if self.verdict is not None else None,
             },
             "backend": self.manifest.backend,
             "bundle": self.manifest.name,
@@ -306,12 +319,38 @@ def load(
         raise TrtkitError(
             f"A GPU cache was asked for with the bundle {manifest.name}, {why}; leave --gpu-cache out."
         )
-    chain = load_chain(folder, manifest, chosen, backend_of(manifest), gpu_cache=gpu_cache)
-    prefix_cache = None
+    backend = backend_of(manifest)
+    chain = load_chain(folder, manifest, chosen, backend, gpu_cache=gpu_cache)
+    verdict, prefix_cache = None, None
     if chain.split and cache is not None and used:
-        prefix = manifest.path_to(chosen)[0]
-        prefix_cache = PrefixCache.open(cache, manifest.preprocessing, prefix.id)
-    return Pipeline(manifest, chosen, chain, prefix_cache)
+        if cache.mode == "auto":
+            name = "Cache on disk" if gpu_cache else "Cache"
+            verdict = _weigh(manifest, chosen, backend, cache, name)
+        idle = verdict is not None and not verdict.use
+        # Asked for by its size, the one on the card is used all the same; it needs the keys.
+        if gpu_cache or not idle:
+            prefix = manifest.path_to(chosen)[0]
+            prefix_cache = PrefixCache.open(cache, manifest.preprocessing, prefix.id, idle=idle)
+    return Pipeline(manifest, chosen, chain, prefix_cache, verdict)
+
+
+def _weigh(
+    manifest: Manifest, tail: Stage, backend: Backend, cache: CacheOptions, name: str
+) -> Verdict:
+    """Whether the cache on disk, called `name`, is worth it by what the build measured."""
+    try:
+        costs = Costs.from_json(manifest.costs) if manifest.costs is not None else None
+    except ValueError:
+        # Of a trtkit that measured otherwise; the engines are as good as their digests say.
+        costs = None
+    return weigh(
+        costs,
+        machine_of(backend),
+        tail.name,
+        format_name(cache.dtype, cache.codec),
+        resident=fits_memory(cache_folder(cache.folder)),
+        name=name,
+    )
 
 
 def _distinct(misses: Sequence[_Photo]) -> tuple[list[_Photo], list[int]]:

@@ -19,10 +19,37 @@ GENERATED = "generated"
 
 @dataclass(frozen=True)
 class SampleImages:
-    """Prepared images, uint8 N x H x W x 3; `source` is the folder they are from or `generated`."""
+    """Prepared images, uint8 N x H x W x 3; `source` is the folder they are from or `generated`.
+
+    `files` are the photos they were read from, as many, or none.
+    """
 
     images: Array
     source: str
+    files: tuple[Path, ...] = ()
+
+    def some(self, count: int) -> SampleImages:
+        """`count` of them, evenly spread, all of them where there are not more."""
+        total = len(self.images)
+        rows = sorted({number * total // count for number in range(count)})
+        files = tuple(self.files[row] for row in rows) if self.files else ()
+        return SampleImages(self.images[rows], self.source, files)
+
+    def photos(self, folder: Path) -> tuple[Path, ...]:
+        """The files; where the images were generated, they are written to `folder` as JPEG.
+
+        Those have twice the width and height, so that decoding them takes about what it does for a
+        photo: of 224 x 224 images they have 448 x 448 pixels, ImageNet's photos 500 x 375.
+        """
+        if self.files:
+            return self.files
+        from PIL import Image
+
+        paths = tuple(folder / f"generated-{number}.jpg" for number in range(len(self.images)))
+        for path, image in zip(paths, self.images, strict=True):
+            height, width, _ = image.shape
+            Image.fromarray(image).resize((2 * width, 2 * height)).save(path, quality=90)
+        return paths
 
     def describe(self) -> str:
         count = len(self.images)
@@ -58,15 +85,16 @@ class Samples:
 
     def load(self, preprocessing: Preprocessing) -> SampleImages:
         """Decode and prepare them. A photo that cannot be read is left out."""
-        images = []
+        images, read = [], []
         for path in self.files:
             try:
                 images.append(load_image(read_file(path), preprocessing))
             except ImageError:
                 # Which photos of the folder are damaged is what calibrating on them reports.
                 continue
+            read.append(path)
         if images:
-            return SampleImages(np.stack(images), str(self.folder))
+            return SampleImages(np.stack(images), str(self.folder), tuple(read))
         return SampleImages(generate_images(self.count, preprocessing), GENERATED)
 
 

@@ -7,6 +7,7 @@ from trtkit.runtime.store.maintenance import (
     VerifyReport,
     clear,
     info,
+    store_bytes,
     verify,
 )
 from trtkit.runtime.store.store import FeatureStore, StoreStats
@@ -20,5 +21,6 @@ __all__ = [
     "VerifyReport",
     "clear",
     "info",
+    "store_bytes",
     "verify",
 ]

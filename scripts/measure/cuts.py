@@ -1,0 +1,247 @@
+"""Measure every cut of a model, beside what its profile predicts and what `--cut auto` takes.
+
+Each cut is built and run as `infer` runs it, from files to the best classes: with the cache warm, with
+it empty, and in the same rounds the unsplit model without a cache. Times are told as shares of the
+latter's, since these machines are busier at one time than at another. Predicted are those of
+`trtkit profile`, measured before, block by block and not cut by cut.
+
+The expected time of a cut is that of a photo on average, at the hit rate that `--cut auto` takes by
+default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from common import Outcome, Table, Target, argument_parser, at_most, positive, progress, run, timed
+from subjects import classify, exported, photos
+
+from trtkit import __version__
+from trtkit.api.auto import choose_cut
+from trtkit.api.profile import profile
+from trtkit.api.request import Asked
+from trtkit.api.wish import Wish
+from trtkit.bundle import Manifest, Stage
+from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+from trtkit.engines.options import BuildOptions
+from trtkit.graph.boundaries import cut_points
+from trtkit.graph.card import ModelCard
+from trtkit.graph.files import read_model
+from trtkit.graph.split import split
+from trtkit.graph.tree import Model
+from trtkit.identity import file_digest
+from trtkit.profiling.profile import Profile
+from trtkit.profiling.workbench import BuiltFile, Workbench
+from trtkit.runtime.cache import CacheOptions, PrefixCache
+from trtkit.runtime.chain import chain_of
+from trtkit.runtime.pipeline import Pipeline
+from trtkit.workspace import Workspace
+
+MODELS = ("resnet50", "resnet152", "vgg16")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Of one cut, as shares of the time that the unsplit model takes in the same round."""
+
+    warm: float
+    cold: float
+
+    def expected(self, hit_rate: float) -> float:
+        return hit_rate * self.warm + (1 - hit_rate) * self.cold
+
+
+def load(root: Path, name: str) -> Model:
+    graph = read_model(Workspace(root).export_path(name))
+    return Model(name, graph, ModelCard.read_from(graph, name))
+
+
+def pipeline(
+    model: Model, bench: Workbench, built: Sequence[BuiltFile], cache: Path | None
+) -> Pipeline:
+    """As `infer` makes it of a bundle, without the bundle's proofs, which take most of a build."""
+    stages = [
+        Stage(
+            name=each.path.stem,
+            id=file_digest(each.path),
+            parent=None,
+            file=each.path.name,
+            digest="",
+            inputs=(),
+            outputs=(),
+            classes=tuple(model.card.classes),
+        )
+        for each in built
+    ]
+    engines = [bench.backend.load(each.path, each.record, "") for each in built]
+    image = model.card.preprocessing
+    manifest = Manifest(
+        name=model.name, build_id="", cut=0, precision=bench.precision, computes="",
+        backend=bench.backend.name, backend_version="", trtkit_version=__version__, created="",
+        batch=(1, 8, 64), preprocessing=image, stages=tuple(stages),
+    )  # fmt: skip
+    store = None
+    if cache is not None:
+        options = CacheOptions("always", folder=cache)
+        store = PrefixCache.open(options, image, stages[0].id)
+    return Pipeline(manifest, stages[-1], chain_of(engines, bench.backend), store)
+
+
+def cold(make: Callable[[], Pipeline], cache: Path, folder: Path, batch: int) -> float:
+    """Seconds with an empty cache, until all of it is on the disk."""
+    shutil.rmtree(cache, ignore_errors=True)
+    used = make()
+
+    def once() -> None:
+        classify(used, folder, batch)
+        if used.cache is not None:
+            used.cache.store.flush()
+
+    seconds = timed(once)
+    used.close()
+    return seconds
+
+
+def measure_cut(
+    model: Model,
+    cut: int,
+    whole: Pipeline,
+    bench: Workbench,
+    folder: Path,
+    options: argparse.Namespace,
+) -> Taken:
+    sides = split(model.graph, cut_points(model.graph, model.card)[cut - 1].tensor)
+    built = [
+        bench.build(sides.prefix, "prefix", root=True, leaf=False),
+        bench.build(sides.tail, "tail", root=False, leaf=True),
+    ]
+    cache = bench.folder / "cache"
+    make = partial(pipeline, model, bench, built, cache)
+    warm, empty = [], []
+    for turn in range(-1, options.rounds):
+        without = timed(partial(classify, whole, folder, options.batch))
+        misses = cold(make, cache, folder, options.batch)
+        with make() as used:
+            classify(used, folder, options.batch)
+            hits = timed(partial(classify, used, folder, options.batch))
+        if turn >= 0:
+            warm.append(hits / without)
+            empty.append(misses / without)
+    return Taken(statistics.median(warm), statistics.median(empty))
+
+
+def measure_model(
+    architecture: str, options: argparse.Namespace, root: Path, outcome: Outcome
+) -> None:
+    name = exported(root, architecture, options.image_size)
+    folder = photos(root, options.photos)
+    progress(f"Profiling {name}")
+    predicted = profile(name, precision=options.precision, batch=options.batch, workspace=root)
+    progress(f"Choosing a cut of {name}")
+    asked = Asked(options.precision, "onnxruntime", None, 1, None)
+    choice = choose_cut(Workspace(root), [name], Wish(), asked)
+    model = load(root, name)
+    work = root / "cuts"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    bench = Workbench(
+        OnnxRuntimeBackend(),
+        options.precision,
+        BuildOptions(),
+        work,
+        work,
+        lambda phase, share: None,
+    )
+    # Its graph is built last, for a build changes it; so it is loaded again.
+    whole = pipeline(
+        model, bench, [bench.build(load(root, name).graph, "whole", root=True, leaf=True)], None
+    )
+    taken = {}
+    for cut in predicted.cuts:
+        taken[cut.cut] = measure_cut(model, cut.cut, whole, bench, folder, options)
+        progress(f"{name}: cut {cut.cut} of {len(predicted.cuts)} measured")
+    shutil.rmtree(work)
+    tell(name, predicted, choice.cut, choice.why, taken, outcome)
+
+
+def tell(
+    name: str,
+    predicted: Profile,
+    chosen: int,
+    why: Sequence[str],
+    taken: dict[int, Taken],
+    outcome: Outcome,
+) -> None:
+    rate = Wish().hit_rate
+    rows, off = [], []
+    for cut in predicted.cuts:
+        foreseen = predicted.warm(cut) / predicted.computed
+        measured = taken[cut.cut]
+        off.append(measured.warm / foreseen - 1)
+        rows.append(
+            (
+                str(cut.cut), cut.block, f"{foreseen:.3f}", f"{measured.warm:.3f}", f"{off[-1]:+.1%}",
+                f"{predicted.expected(cut, rate) / predicted.computed:.3f}",
+                f"{measured.expected(rate):.3f}", "chosen" if cut.cut == chosen else "",
+            )
+        )  # fmt: skip
+    title = (
+        f"{name}, {predicted.precision}, batch {predicted.batch}, {predicted.threads} threads: a photo "
+        f"takes {1e3 * predicted.computed:.1f} ms unsplit; shares of that"
+    )
+    columns = (
+        "cut", "block", "warm, predicted", "warm, measured", "off by",
+        f"expected at {rate:.0%} hits, predicted", "measured", "--cut auto",
+    )  # fmt: skip
+    outcome.tables.append(Table(title, columns, tuple(rows)))
+    total = sum(block.seconds for block in predicted.blocks) / predicted.whole
+    worst = max(off, key=abs)
+    within = sum(abs(each) <= 0.1 for each in off)
+    least = min(taken, key=lambda cut: taken[cut].expected(rate))
+    slower = taken[chosen].expected(rate) / taken[least].expected(rate) if chosen else float("nan")
+    outcome.targets += [
+        Target(
+            f"Sum of block latencies against the whole model, {name}", "within 10%",
+            f"{total - 1:+.1%}", abs(total - 1) <= 0.1,
+        ),
+        Target(
+            f"Predicted against measured time of each cut, {name}", "within 10%",
+            f"{within} of {len(off)} cuts, the worst {worst:+.1%}", within == len(off),
+        ),
+        at_most(f"--cut auto (cut {chosen}) against the best measured (cut {least}), {name}", 1.03, slower),
+    ]  # fmt: skip
+    outcome.data[name] = {
+        "profile": predicted.to_json(),
+        "chosen": chosen,
+        "why": list(why),
+        "measured": {cut: {"warm": each.warm, "cold": each.cold} for cut, each in taken.items()},
+    }
+
+
+def measure(options: argparse.Namespace, root: Path) -> Outcome:
+    outcome = Outcome()
+    for architecture in options.models:
+        measure_model(architecture, options, root, outcome)
+    return outcome
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, rounds=5)
+    parser.add_argument(
+        "--models", nargs="+", default=list(MODELS), help=f"default {' '.join(MODELS)}"
+    )
+    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="fp16")
+    parser.add_argument("--photos", type=positive, default=6, help="default 6")
+    parser.add_argument("--image-size", type=positive, default=224, help="default 224")
+    parser.add_argument("--batch", type=positive, default=1, help="default 1")
+    run(parser, measure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What the system says of the processor and the memory, and what is made of it where it says nothing."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from trtkit import cpu
+
+MEMORY = "MemTotal:       16308408 kB\nMemFree:  12 kB\nMemAvailable:   1000 kB\n"
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """Write what the system says, by the name of the constant; nothing is said else."""
+
+    def path(name: str) -> Path:
+        return tmp_path / name
+
+    for name in ("CPU_INFO", "BOARD", "MEMORY_INFO"):
+        monkeypatch.setattr(cpu, name, path(name))
+    monkeypatch.setattr(cpu, "MEMORY_LIMITS", (path("v2"), path("v1")))
+    return lambda **said: [path(name).write_text(text) for name, text in said.items()]
+
+
+def test_the_processor_by_its_name(system):
+    system(CPU_INFO="processor\t: 0\nmodel name\t: AMD EPYC: 7B13 \nmodel name\t: other\n")
+    assert cpu.processor_name() == "AMD EPYC: 7B13"
+
+
+def test_an_arm_board_by_its_own(system):
+    system(CPU_INFO="processor\t: 0\nCPU part\t: 0xd42\n", BOARD="Jetson Orin Nano\0")
+    assert cpu.processor_name() == "Jetson Orin Nano"
+
+
+def test_elsewhere_by_what_python_knows(system, monkeypatch):
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    assert cpu.processor_name() == "arm64"
+    monkeypatch.setattr(platform, "processor", lambda: "i386")
+    assert cpu.processor_name() == "i386"
+
+
+def test_memory_is_what_is_available(system):
+    system(MEMORY_INFO=MEMORY)
+    assert cpu.available_memory() == 1000 * 1024
+
+
+@pytest.mark.parametrize(
+    ("limits", "bytes_"),
+    [
+        ({"v2": "4096\n"}, 4096),
+        ({"v1": "8192\n"}, 8192),
+        ({"v2": "max\n"}, 1000 * 1024),
+        ({"v1": "9223372036854771712\n"}, 1000 * 1024),
+    ],
+)
+def test_a_container_has_no_more_than_its_limit(system, limits, bytes_):
+    system(MEMORY_INFO=MEMORY, **limits)
+    assert cpu.available_memory() == bytes_
+
+
+def test_where_nothing_says_how_much_memory_there_is(system):
+    assert cpu.available_memory() is None
+    system(MEMORY_INFO="MemTotal: 16308408 kB\n")
+    assert cpu.available_memory() is None
+
+
+def test_what_may_not_be_read_says_nothing(system, monkeypatch):
+    system(CPU_INFO="model name: x\n", MEMORY_INFO=MEMORY)
+
+    def refuse(self, *args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert cpu.available_memory() is None
+    assert cpu.processor_name()
+
+
+def test_this_machine():
+    assert cpu.processor_name() == cpu.processor_name().strip() != ""
+    memory = cpu.available_memory()
+    assert memory is None or memory > 0
+    assert cpu.usable_cores() >= 1

@@ -1,0 +1,1 @@
+"""What every block of a model takes, and the cut that follows from it."""

@@ -1,0 +1,151 @@
+"""What a feature map costs to read and to compute again, and whether the cache is worth it.
+
+All times are seconds per photo, as a pipeline spends them: reading and decoding in its threads, the
+engines in batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trtkit.cpu import processor_name, usable_cores
+from trtkit.engines.base import Backend
+
+
+@dataclass(frozen=True)
+class StoreCosts:
+    """Of one boundary in one format of the cache.
+
+    `bytes` on the disk for each photo; `read`: finding the photo's map by the hash of its file, from
+    memory that the system keeps the files in; `read_cold`: the same from the disk itself, None where
+    the system cannot be told to forget; `write`: until it is committed to the disk.
+    """
+
+    bytes: int
+    read: float
+    read_cold: float | None
+    write: float
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> StoreCosts:
+        cold = value["read_cold"]
+        return cls(
+            bytes=int(value["bytes"]),
+            read=_seconds(value["read"]),
+            read_cold=_seconds(cold) if cold is not None else None,
+            write=_seconds(value["write"]),
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured of a bundle on one machine.
+
+    `machine`: what has to be the same for them to hold; `decode`: from the file to the image;
+    `prefix`: what an image takes longer than a feature map, in batches of `batch`; `tails`: from the
+    feature map to the logits, by the tail's name; `store`: by the format's name (`format_name`).
+    `overlaps`: the engines run beside the processor, so that not the sum counts but the longer.
+    """
+
+    machine: tuple[str, ...]
+    batch: int
+    decode: float
+    prefix: float
+    tails: Mapping[str, float]
+    store: Mapping[str, StoreCosts]
+    overlaps: bool
+
+    def computed(self, tail: str) -> float:
+        """Seconds a photo, without the cache."""
+        return together(self.decode, self.prefix + self.tails[tail], overlaps=self.overlaps)
+
+    def cached(self, tail: str, read: float) -> float:
+        """Seconds a photo whose feature map takes `read` seconds to get."""
+        return together(read, self.tails[tail], overlaps=self.overlaps)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "machine": list(self.machine)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Costs:
+        """The costs of such an object; what else it holds is left out. Raises ValueError for another."""
+        try:
+            return cls(
+                machine=tuple(value["machine"]),
+                batch=int(value["batch"]),
+                decode=_seconds(value["decode"]),
+                prefix=_seconds(value["prefix"]),
+                tails={name: _seconds(each) for name, each in value["tails"].items()},
+                store={name: StoreCosts.from_json(each) for name, each in value["store"].items()},
+                overlaps=bool(value["overlaps"]),
+            )
+        except (AttributeError, KeyError, TypeError, OverflowError) as error:
+            raise ValueError(f"these are no costs ({error})") from error
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{value} is no time")
+    return seconds
+
+
+def together(host: float, engines: float, *, overlaps: bool) -> float:
+    """Seconds of both: the longer where they run at the same time, else the sum.
+
+    On the CPU every core is the engines' already, so what the reading threads take is missing there.
+    """
+    return max(host, engines) if overlaps else host + engines
+
+
+def format_name(dtype: str, codec: str) -> str:
+    """What a format of the cache is called in results: `fp16`, `fp16 lz4`."""
+    return dtype if codec == "none" else f"{dtype} {codec}"
+
+
+def machine_of(backend: Backend) -> tuple[str, ...]:
+    """What has to be the same for measured times to hold."""
+    return (processor_name(), f"{usable_cores()} cores", backend.name, *backend.target())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the cache is used, and why, as a sentence."""
+
+    use: bool
+    why: str
+
+
+def weigh(
+    costs: Costs | None,
+    machine: tuple[str, ...],
+    tail: str,
+    form: str,
+    *,
+    resident: bool,
+    name: str = "Cache",
+) -> Verdict:
+    """Whether reading the feature maps of `tail` in the format `form` is cheaper than computing them.
+
+    `resident`: what is cached fits into this machine's memory, so that reads seldom go to the disk.
+    Where nothing was measured on this `machine` (`machine_of`) the cache is used. `name`: what the
+    sentence calls the cache.
+    """
+    if costs is None or costs.machine != machine or tail not in costs.tails:
+        return Verdict(True, f"{name} used: what it costs was not measured on this machine.")
+    stored = costs.store.get(form)
+    if stored is None:
+        return Verdict(True, f"{name} used: what reading {form} maps costs was not measured.")
+    read = stored.read if resident or stored.read_cold is None else stored.read_cold
+    tier = "memory" if resident or stored.read_cold is None else "disk"
+    cached, computed = costs.cached(tail, read), costs.computed(tail)
+    figures = (
+        f"with a feature map from {tier} a photo takes {1e3 * cached:.3g} ms, computed anew "
+        f"{1e3 * computed:.3g} ms"
+    )
+    if cached < computed:
+        return Verdict(True, f"{name} used: {figures}.")
+    return Verdict(False, f"{name} not used: {figures} (--cache always uses it all the same).")
