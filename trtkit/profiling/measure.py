@@ -2,7 +2,8 @@
 
 Each block's time is what the backend's own profiler says of its layers in the engine of the whole
 model, so that layers are fused as they will be. A cut costs something besides: its feature map is
-converted and handed over. That is measured with a real prefix and tail at the first cut of each shape.
+converted and handed over. That is measured with a real prefix and tail at the first and the last cut of
+each shape, and taken to change evenly between them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from trtkit.graph.values import image_input
 from trtkit.profiling.profile import BlockTime, CutCost, KindTime, Profile
 from trtkit.profiling.workbench import Advance, Timed, Workbench, repeated, rounds_for
 from trtkit.runtime.cache import CacheOptions
-from trtkit.runtime.costing import decode_seconds, entry_bytes, store_costs
+from trtkit.runtime.costing import decode_seconds, entry_bytes, reading_threads, store_costs
 from trtkit.runtime.costs import StoreCosts, format_name, machine_of
 from trtkit.runtime.samples import SampleImages
 from trtkit.tensors import Array
@@ -76,21 +77,13 @@ def measure_profile(request: ProfileRequest) -> Profile:
         bench = _Bench(request, Path(folder), points)
         request.advance("Measuring the blocks", 0.0)
         blocks, kinds = bench.layers()
-        maps = bench.maps()
+        whole = statistics.median(bench.whole_seconds)
+        # What passes between the layers belongs to nobody, and so to all alike.
+        shares = [whole * seconds / sum(blocks) for seconds in blocks]
         photos = request.samples.photos(Path(folder))
-        preprocessing = request.model.card.preprocessing
-        shapes = list(dict.fromkeys(point.shape for point in points))
-        handing: dict[tuple[int, ...], Handing] = {}
-        stored: dict[tuple[int, ...], dict[str, StoreCosts]] = {}
-        for number, shape in enumerate(shapes):
-            point = next(point for point in points if point.shape == shape)
-            request.advance(f"Measuring cut {point.cut}", (number + 1) / (len(shapes) + 1))
-            handing[shape] = bench.handing(point, blocks)
-            stored[shape] = {
-                _name(options): store_costs(photos, maps[point.cut], preprocessing, options)
-                for options in STORED
-            }
-        decode = decode_seconds(photos, preprocessing)
+        cuts = _cuts(bench, request, points, shares, photos)
+        workers = reading_threads(overlaps=request.backend.on_device)
+        decode = decode_seconds(photos, request.model.card.preprocessing, workers)
         return Profile(
             model=request.model.name,
             digest=request.digest,
@@ -103,7 +96,7 @@ def measure_profile(request: ProfileRequest) -> Profile:
             batch=request.batch,
             threads=usable_cores(),
             rounds=len(bench.whole_seconds),
-            whole=statistics.median(bench.whole_seconds),
+            whole=whole,
             decode=decode,
             overlaps=request.backend.on_device,
             blocks=tuple(
@@ -113,11 +106,36 @@ def measure_profile(request: ProfileRequest) -> Profile:
                 )
             ),
             kinds=kinds,
-            cuts=tuple(
-                _cut_cost(point, blocks, handing[point.shape], stored[point.shape], maps[point.cut])
-                for point in points
-            ),
+            cuts=cuts,
         )
+
+
+def _cuts(
+    bench: _Bench,
+    request: ProfileRequest,
+    points: Sequence[CutPoint],
+    shares: Sequence[float],
+    photos: Sequence[Path],
+) -> tuple[CutCost, ...]:
+    """All cuts, from the blocks' `shares` of the whole and what is measured for each shape."""
+    maps = bench.maps()
+    workers = reading_threads(overlaps=request.backend.on_device)
+    found: list[CutCost] = []
+    for alike in _by_shape(points):
+        first, last = alike[0], alike[-1]
+        request.advance(f"Measuring cut {first.cut}", first.cut / (len(points) + 1))
+        stored = {
+            _name(options): store_costs(
+                photos, maps[first.cut], request.model.card.preprocessing, options, workers
+            )
+            for options in STORED
+        }
+        ends = [bench.handing(point, shares) for point in dict.fromkeys((first, last))]
+        for point in alike:
+            along = (point.cut - first.cut) / max(1, last.cut - first.cut)
+            handing = ends[0].towards(ends[-1], along)
+            found.append(_cut_cost(point, shares, handing, stored, maps[point.cut]))
+    return tuple(sorted(found, key=lambda each: each.cut))
 
 
 @dataclass(frozen=True)
@@ -126,6 +144,21 @@ class Handing:
 
     prefix: float
     tail: float
+
+    def towards(self, other: Handing, share: float) -> Handing:
+        """Between the two: itself at 0, the other at 1."""
+        return Handing(
+            self.prefix + share * (other.prefix - self.prefix),
+            self.tail + share * (other.tail - self.tail),
+        )
+
+
+def _by_shape(points: Sequence[CutPoint]) -> list[list[CutPoint]]:
+    """The cuts that hand over the same shape, together, each in order."""
+    found: dict[tuple[int, ...], list[CutPoint]] = defaultdict(list)
+    for point in points:
+        found[point.shape].append(point)
+    return list(found.values())
 
 
 def _cut_cost(

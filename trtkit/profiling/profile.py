@@ -36,8 +36,8 @@ class CutCost:
     """One cut: what runs before and behind it, and its feature map in each format of the cache.
 
     `prefix` and `tail`: the sum of the blocks, and what handing over costs. `shape` is per image.
-    `stored`: by the format's name, in the order of `infer`'s options; times of the nearest cut before
-    it with a map of that shape, bytes of its own.
+    `stored`: by the format's name, in the order of `infer`'s options; times of the first cut with a map
+    of that shape, bytes of its own.
     """
 
     cut: int

@@ -94,11 +94,12 @@ def measure_costs(
     """
     options = CacheOptions()
     first = next(iter(tails.values()))
-    stored = store_costs(photos, list(first.features), preprocessing, options)
+    workers = reading_threads(overlaps=first.overlaps)
+    stored = store_costs(photos, list(first.features), preprocessing, options, workers)
     return Costs(
         machine=machine,
         batch=len(first.features),
-        decode=decode_seconds(photos, preprocessing),
+        decode=decode_seconds(photos, preprocessing, workers),
         prefix=statistics.median(each.prefix for each in tails.values()),
         tails={name: each.tail for name, each in tails.items()},
         store={format_name(options.dtype, options.codec): stored},
@@ -106,9 +107,18 @@ def measure_costs(
     )
 
 
-def decode_seconds(photos: Sequence[Path], preprocessing: Preprocessing) -> float:
-    """From a photo's file to the image that the engines take."""
-    with _threads() as threads:
+def reading_threads(*, overlaps: bool) -> int:
+    """How many threads reading and decoding are to be measured with.
+
+    Beside a GPU as many as a pipeline has. On the CPU one: where a reader takes a core, the engines'
+    thread on that core comes late, and all the others wait for it, so what counts is the core's time.
+    """
+    return default_workers() if overlaps else 1
+
+
+def decode_seconds(photos: Sequence[Path], preprocessing: Preprocessing, workers: int = 1) -> float:
+    """From a photo's file to the image that the engines take, by so many threads."""
+    with _threads(workers) as threads:
         return _seconds(threads, lambda path: load_image(read_file(path), preprocessing), photos)
 
 
@@ -117,11 +127,13 @@ def store_costs(
     features: Sequence[Array],
     preprocessing: Preprocessing,
     options: CacheOptions,
+    workers: int = 1,
 ) -> StoreCosts:
     """Write and read feature maps (each without a batch dimension) as the maps of `photos`.
 
-    Fewer maps than photos come again and again. In a new cache beside the one of `options`, that is
-    removed afterwards. Raises TrtkitError when none can be made or filled.
+    They are read by `workers` threads. Fewer maps than photos come again and again. In a new cache
+    beside the one of `options`, that is removed afterwards. Raises TrtkitError when none can be made
+    or filled.
     """
     with _beside(cache_folder(options.folder)) as (folder, same_disk):
         own = replace(options, mode="always", folder=folder)
@@ -143,7 +155,7 @@ def store_costs(
 
             places = range(len(photos))
             cold = None
-            with _threads() as threads:
+            with _threads(workers) as threads:
                 warm = _seconds(threads, read, places)
                 if same_disk and hasattr(os, "posix_fadvise"):
                     cold = _seconds(threads, read, places, before=lambda: _forget(segments))
@@ -177,9 +189,8 @@ def _key(cache: PrefixCache, path: Path, number: int) -> bytes:
     return bytes_digest(cache.key(read_file(path)) + number.to_bytes(8, "little"))
 
 
-def _threads() -> ThreadPoolExecutor:
-    """As many as decode photos for a pipeline."""
-    return ThreadPoolExecutor(default_workers(), thread_name_prefix="trtkit-costs")
+def _threads(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="trtkit-costs")
 
 
 def _seconds(

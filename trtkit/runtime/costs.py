@@ -1,7 +1,7 @@
 """What a feature map costs to read and to compute again, and whether the cache is worth it.
 
-All times are seconds per photo, as a pipeline spends them: reading and decoding in its threads, the
-engines in batches.
+All times are seconds per photo: the engines in batches; reading and decoding of a core on the CPU, and
+beside a GPU by all the threads that a pipeline has.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _seconds(value: Any) -> float:
 def together(host: float, engines: float, *, overlaps: bool) -> float:
     """Seconds of both: the longer where they run at the same time, else the sum.
 
-    On the CPU every core is the engines' already, so what the reading threads take is missing there.
+    On the CPU every core is the engines' already, so that they wait while a reading thread has one.
     """
     return max(host, engines) if overlaps else host + engines
 
