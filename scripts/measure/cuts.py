@@ -39,7 +39,7 @@ from trtkit.identity import file_digest
 from trtkit.profiling.profile import Profile
 from trtkit.profiling.workbench import BuiltFile, Workbench
 from trtkit.runtime.cache import CacheOptions, PrefixCache
-from trtkit.runtime.chain import chain_of
+from trtkit.runtime.chain import Runner
 from trtkit.runtime.pipeline import Pipeline
 from trtkit.workspace import Workspace
 
@@ -63,7 +63,11 @@ def load(root: Path, name: str) -> Model:
 
 
 def pipeline(
-    model: Model, bench: Workbench, built: Sequence[BuiltFile], cache: Path | None
+    model: Model,
+    bench: Workbench,
+    built: Sequence[BuiltFile],
+    chain: Runner,
+    cache: Path | None = None,
 ) -> Pipeline:
     """As `infer` makes it of a bundle, without the bundle's proofs, which take most of a build."""
     stages = [
@@ -79,7 +83,6 @@ def pipeline(
         )
         for each in built
     ]
-    engines = [bench.backend.load(each.path, each.record, "") for each in built]
     image = model.card.preprocessing
     manifest = Manifest(
         name=model.name, build_id="", cut=0, precision=bench.precision, computes="",
@@ -90,7 +93,7 @@ def pipeline(
     if cache is not None:
         options = CacheOptions("always", folder=cache)
         store = PrefixCache.open(options, image, stages[0].id)
-    return Pipeline(manifest, stages[-1], chain_of(engines, bench.backend), store)
+    return Pipeline(manifest, stages[-1], chain, store)
 
 
 def cold(make: Callable[[], Pipeline], cache: Path, folder: Path, batch: int) -> float:
@@ -143,7 +146,8 @@ def measure_cut(
         bench.build(sides.tail, "tail", root=False, leaf=True),
     ]
     cache = bench.folder / "cache"
-    make = partial(pipeline, model, bench, built, cache)
+    # Loaded once: on the CPU closing a pipeline closes its cache alone.
+    make = partial(pipeline, model, bench, built, bench.chain(built), cache)
     warm, empty = [], []
     for turn in range(-1, options.rounds):
         without = timed(partial(classify, whole, folder, options.batch))
@@ -179,9 +183,8 @@ def measure_model(
         lambda phase, share: None,
     )
     # Its graph is built last, for a build changes it; so it is loaded again.
-    whole = pipeline(
-        model, bench, [bench.build(load(root, name).graph, "whole", root=True, leaf=True)], None
-    )
+    unsplit = [bench.build(load(root, name).graph, "whole", root=True, leaf=True)]
+    whole = pipeline(model, bench, unsplit, bench.chain(unsplit))
     taken = {}
     for cut in predicted.cuts:
         taken[cut.cut] = measure_cut(model, cut.cut, whole, bench, folder, options)
