@@ -99,9 +99,11 @@ def test_models_that_share_no_block(
     make_workspace: Callable[..., Workspace], measured: Callable[..., list[str]]
 ) -> None:
     place = make_workspace("resnet18", "other")
-    measured({"resnet18": EIGHT, "other": EIGHT})
+    asked = measured({"resnet18": EIGHT, "other": EIGHT})
     with pytest.raises(TrtkitError, match=r"share no block; train one on the other's prefix"):
         trtkit.build(["resnet18", "other"], cut="auto", workspace=place.root)
+    # It is known without measuring.
+    assert asked == []
 
 
 def test_bad_requests(make_workspace: Callable[..., Workspace]) -> None:

@@ -21,7 +21,6 @@ from trtkit.workspace import Workspace
 if TYPE_CHECKING:
     from trtkit.graph.tree import Model
     from trtkit.profiling.choice import Choice
-    from trtkit.profiling.profile import Profile
 
 AUTO = "auto"
 
@@ -43,6 +42,9 @@ def choose_cut(
     names = exported(place, names)
     precision, options = asked.precision or DEFAULT_PRECISION, asked.over(BuildOptions())
     chosen = choose_backend(asked.backend, precision)
+    models = [_model(place, name) for name in names]
+    # Before anything is measured, which takes minutes.
+    shared = _shared(models)
     profiles = [
         profile(
             name, precision=precision, backend=chosen.name, batch=profile_batch(chosen, options),
@@ -50,8 +52,6 @@ def choose_cut(
         )
         for name in names
     ]  # fmt: skip
-    models = [_model(place, name) for name in names]
-    shared = _shared(models, profiles)
     choice = choose(profiles, shared=shared, hit_rate=wish.hit_rate, storage=wish.storage)
     if not choice.cut:
         return choice
@@ -91,13 +91,15 @@ def _model(place: Workspace, name: str) -> Model:
     return Model(path.stem, graph, ModelCard.read_from(graph, path.stem))
 
 
-def _shared(models: Sequence[Model], profiles: Sequence[Profile]) -> int:
+def _shared(models: Sequence[Model]) -> int:
     """The last cut up to which all compute the same. Raises TrtkitError when there is none."""
+    from trtkit.graph.boundaries import cut_points
     from trtkit.graph.tree import check_preprocessing, shared_cut
 
     check_preprocessing(models)
     first, *others = models
-    shared = min([len(profiles[0].cuts), *(shared_cut(first, other) for other in others)])
+    last = len(cut_points(first.graph, first.card))
+    shared = min([last, *(shared_cut(first, other) for other in others)])
     if others and not shared:
         raise TrtkitError(
             f"A cut of {listed([model.name for model in models])} together was asked for, but they "
