@@ -142,7 +142,9 @@ def test_odd_costs_are_refused_or_can_be_weighed(field, odd):
         costs = Costs.from_json({**COSTS.to_json(), field: odd})
     except ValueError:
         return
-    weigh(costs, costs.machine, "cat", "fp16", resident=False)
+    verdict = weigh(costs, costs.machine, "cat", "fp16", resident=False)
+    # Whatever it says, the sentence and the decision are the same.
+    assert verdict.why.startswith("Cache used: " if verdict.use else "Cache not used: ")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from trtkit.api.profile import Advance, profile, profile_batch, profiles_folder
 from trtkit.api.request import DEFAULT_PRECISION, Asked, choose_backend, exported
+from trtkit.api.sources import load_model
 from trtkit.api.wish import Wish
 from trtkit.atomic import whole_file
 from trtkit.engines.options import BuildOptions
@@ -23,6 +24,35 @@ if TYPE_CHECKING:
     from trtkit.profiling.choice import Choice
 
 AUTO = "auto"
+
+
+def resolve_cut(
+    place: Workspace,
+    names: Sequence[str],
+    cut: int | str | None,
+    hit_rate: float | None,
+    storage: int | None,
+    asked: Asked,
+    advance: Advance,
+) -> tuple[int | None, tuple[str, ...]]:
+    """The number of the cut that was asked for, and the reasons where it was chosen.
+
+    Raises TrtkitError for what is no cut, and for what only a choice looks at without one.
+    """
+    if cut == AUTO:
+        choice = choose_cut(place, names, Wish.of(hit_rate, storage), asked, advance)
+        return choice.cut, choice.why
+    if hit_rate is not None or storage is not None:
+        raise TrtkitError(
+            "A hit rate or a storage limit was given without --cut auto, which alone looks at them; "
+            "leave them out, or let it choose."
+        )
+    if isinstance(cut, str):
+        raise TrtkitError(
+            f"Cut {cut} was asked for; give the number of the block to cut after (`trtkit cuts NAME` "
+            f"lists them), 0 for no split, or {AUTO}."
+        )
+    return cut, ()
 
 
 def choose_cut(
@@ -42,7 +72,8 @@ def choose_cut(
     names = exported(place, names)
     precision, options = asked.precision or DEFAULT_PRECISION, asked.over(BuildOptions())
     chosen = choose_backend(asked.backend, precision)
-    models = [_model(place, name) for name in names]
+    paths = [place.find_export(name) for name in names]
+    models = [load_model(path.stem, path) for path in paths]
     # Before anything is measured, which takes minutes.
     shared = _shared(models)
     profiles = [
@@ -79,16 +110,6 @@ def choose_cut(
         with whole_file(kept) as temporary:
             temporary.write_text(json.dumps(measured) + "\n", encoding="utf-8")
     return settle(choice, measured)
-
-
-def _model(place: Workspace, name: str) -> Model:
-    from trtkit.graph.card import ModelCard
-    from trtkit.graph.files import read_model
-    from trtkit.graph.tree import Model
-
-    path = place.find_export(name)
-    graph = read_model(path)
-    return Model(path.stem, graph, ModelCard.read_from(graph, path.stem))
 
 
 def _shared(models: Sequence[Model]) -> int:

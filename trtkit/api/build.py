@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtkit import __version__, bundle
-from trtkit.api.auto import AUTO, choose_cut
+from trtkit.api.auto import resolve_cut
 from trtkit.api.request import Asked, Request, from_bundle, from_exports
 from trtkit.api.sources import Tree
-from trtkit.api.wish import Wish
 from trtkit.bundle import Manifest, Stage
 from trtkit.engines.base import BuildPlace, StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
@@ -97,26 +96,12 @@ def build(
     """
     place = Workspace.at(workspace)
     asked = Asked(precision, backend, options, verify_images, min_agreement)
-    choice = None
-    if cut == AUTO:
-        choice = choose_cut(place, names, Wish.of(hit_rate, storage_per_image), asked, advance)
-        cut = choice.cut
-    elif hit_rate is not None or storage_per_image is not None:
-        raise TrtkitError(
-            "A hit rate or a storage limit was given without --cut auto, which alone looks at them; "
-            "leave them out, or let it choose."
-        )
-    why = choice.why if choice is not None else ()
-    if isinstance(cut, str):
-        raise TrtkitError(
-            f"Cut {cut} was asked for; give the number of the block to cut after (`trtkit cuts NAME` "
-            f"lists them), 0 for no split, or {AUTO}."
-        )
-    if cut is None and not names and bundle_name is not None:
+    number, why = resolve_cut(place, names, cut, hit_rate, storage_per_image, asked, advance)
+    if number is None and not names and bundle_name is not None:
         folder = place.find_bundle(bundle_name)
         request = from_bundle(place, folder, asked)
     else:
-        request = from_exports(place, names, cut, bundle_name, asked)
+        request = from_exports(place, names, number, bundle_name, asked)
         folder = place.engines / request.bundle
     identity = request.id()
     existing = _existing(folder, identity)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtkit import __version__
 from trtkit.api.request import DEFAULT_PRECISION, choose_backend
+from trtkit.api.sources import load_model
 from trtkit.api.wish import Wish
 from trtkit.atomic import whole_file
 from trtkit.cpu import usable_cores
@@ -53,9 +54,6 @@ def profile(
     machine, backend and options. Raises TrtkitError.
     """
     require("train", "Profiling", "onnx")
-    from trtkit.graph.card import ModelCard
-    from trtkit.graph.files import read_model
-    from trtkit.graph.tree import Model
     from trtkit.profiling.measure import ProfileRequest, measure_profile
 
     place = Workspace.at(workspace)
@@ -79,17 +77,16 @@ def profile(
     known = None if again else _kept(kept)
     if known is not None:
         return known
-    graph = read_model(path)
-    card = ModelCard.read_from(graph, path.stem)
+    model = load_model(path.stem, path)
     found = measure_profile(
         ProfileRequest(
-            model=Model(path.stem, graph, card),
+            model=model,
             digest=digest,
             backend=chosen,
             precision=precision,
             options=built,
             batch=batch,
-            samples=samples.load(card.preprocessing),
+            samples=samples.load(model.card.preprocessing),
             timing=place.timing,
             advance=advance,
         )

@@ -57,7 +57,9 @@ class ExportSources:
     def tree(self, cut: int, precision: str) -> Tree:
         from trtkit.graph.tree import stage_tree
 
-        models = [_read(name, path) for name, path in zip(self.names, self.exports, strict=True)]
+        models = [
+            load_model(name, path) for name, path in zip(self.names, self.exports, strict=True)
+        ]
         return Tree(
             stage_tree(models, cut, precision),
             models[0].card.preprocessing,
@@ -120,7 +122,8 @@ class BundleSources:
         return self.folder / stage.source
 
 
-def _read(name: str, path: Path) -> Model:
+def load_model(name: str, path: Path) -> Model:
+    """The exported model in that file. Raises TrtkitError when it is none of trtkit's."""
     from trtkit.graph.card import ModelCard
     from trtkit.graph.files import read_model
     from trtkit.graph.tree import Model
