@@ -16,6 +16,7 @@ def make_profile(
     *,
     model: str = "model",
     decode: float = 0.001,
+    serve: float = 0.0,
     read: float = 0.0005,
     write: float = 0.0015,
     sizes: Sequence[int] | None = None,
@@ -37,6 +38,7 @@ def make_profile(
         rounds=9,
         whole=sum(blocks) + head,
         decode=decode,
+        serve=serve,
         overlaps=overlaps,
         blocks=(
             *(BlockTime(f"block{n}", s) for n, s in enumerate(blocks, start=1)),

@@ -36,6 +36,18 @@ def test_beside_the_processor_the_longer_counts() -> None:
     assert profile.cold(last) == pytest.approx(0.51)
 
 
+def test_serving_counts_for_every_photo() -> None:
+    profile, served = make_profile(), make_profile(serve=0.25)
+    cut = served.cuts[1]
+    assert served.computed == pytest.approx(profile.computed + 0.25)
+    assert served.warm(cut) == pytest.approx(profile.warm(cut) + 0.25)
+    assert served.cold(cut) == pytest.approx(profile.cold(cut) + 0.25)
+    assert served.saved(cut) == pytest.approx(profile.saved(cut))
+    # Beside a GPU it is the processor's work.
+    beside = make_profile(serve=0.25, overlaps=True)
+    assert beside.warm(cut) == pytest.approx(0.2505)
+
+
 def test_a_read_that_costs_more_is_never_worth_it() -> None:
     profile = make_profile(read=0.2)
     assert profile.break_even(profile.cuts[0]) is None

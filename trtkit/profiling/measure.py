@@ -34,6 +34,7 @@ from trtkit.runtime.cache import CacheOptions
 from trtkit.runtime.costing import decode_seconds, entry_bytes, reading_threads, store_costs
 from trtkit.runtime.costs import StoreCosts, format_name, machine_of
 from trtkit.runtime.samples import SampleImages
+from trtkit.runtime.serving import serving_seconds
 from trtkit.tensors import Array
 
 # Profiled runs and plain ones take turns in so many parts: loading a profiled engine takes long.
@@ -98,6 +99,7 @@ def measure_profile(request: ProfileRequest) -> Profile:
             rounds=len(bench.whole_seconds),
             whole=whole,
             decode=decode,
+            serve=serving_seconds(photos, request.model.card.classes, request.batch),
             overlaps=request.backend.on_device,
             blocks=tuple(
                 BlockTime(name, seconds)

@@ -9,7 +9,7 @@ from typing import Any
 from trtkit.runtime.cache import CacheOptions
 from trtkit.runtime.costs import StoreCosts, format_name, together
 
-FORMAT = 1
+FORMAT = 2
 # What `infer` keeps feature maps as when nothing else is asked for.
 USUAL = format_name(CacheOptions().dtype, CacheOptions().codec)
 
@@ -55,7 +55,8 @@ class Profile:
     """A model on one machine, one backend, one precision and one batch size.
 
     `whole`: the engine of the unsplit model; `decode`: from a photo's file to the engine's image;
-    `overlaps`: the engines run beside the processor. `rounds`: how often the whole was measured.
+    `serve`: what `infer` itself does for a photo, whatever becomes of it; `overlaps`: the engines run
+    beside the processor. `rounds`: how often the whole was measured.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Profile:
     rounds: int
     whole: float
     decode: float
+    serve: float
     overlaps: bool
     blocks: tuple[BlockTime, ...]
     kinds: tuple[KindTime, ...]
@@ -139,7 +141,7 @@ class Profile:
         )
 
     def _together(self, host: float, engines: float) -> float:
-        return together(host, engines, overlaps=self.overlaps)
+        return together(self.serve + host, engines, overlaps=self.overlaps)
 
 
 def _cut_cost(value: Mapping[str, Any]) -> CutCost:
