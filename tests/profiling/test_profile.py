@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.profiles import make_profile
-from trtkit.profiling.profile import Profile
+from trtkit.profiling.profile import FORMAT, Profile
 
 SECONDS = st.floats(1e-6, 1.0)
 
@@ -80,4 +80,4 @@ def test_json_of_another_format_is_refused() -> None:
     with pytest.raises(ValueError, match="format 99"):
         Profile.from_json({**value, "format": 99})
     with pytest.raises(KeyError):
-        Profile.from_json({"format": 1})
+        Profile.from_json({"format": FORMAT})
