@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, cast
 
+import trtkit
 from trtkit.benchmark.protocol import ContestantFailed, uncollected
 from trtkit.cpu import own_process, usable_cores
 from trtkit.errors import TrtkitError, listed, os_reason
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 FACTORY = "trtkit.benchmark.competitors:load"
 COMMANDS = ("load", "round", "labels", "close")
 
-LAUNCH = Path(__file__).with_name("launch.py")
+LAUNCH = Path(trtkit.__file__).with_name("launch.py")
 
 # Seconds for a process that was asked to end; then it is killed.
 GRACE = 10.0
@@ -148,7 +149,7 @@ class WorkerContestant:
         self._received = b""
         try:
             self._process = subprocess.Popen(
-                [sys.executable, str(LAUNCH), str(self.cores or 0)],
+                [sys.executable, str(LAUNCH), "benchmark.worker", str(self.cores or 0)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._said,
@@ -356,12 +357,12 @@ def confine(cores: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
-def main(cores: int) -> None:
+def main(cores: str) -> None:
     """Keep the pipes for requests and answers; what else is read is empty, what is printed is stderr.
 
     `cores` as `confine` takes them.
     """
-    confine(cores)
+    confine(int(cores))
     # As the command line says of its own, so that engines are set up alike.
     own_process()
     # The copies are not inherited, so that processes of the work do not keep the pipes open.

@@ -1,4 +1,6 @@
-"""Starts a worker, as a file that Python is given: `python launch.py CORES`.
+"""Starts a worker, as a file that Python is given: `python launch.py MODULE ARGUMENT ...`.
+
+MODULE is one of trtkit's, whose `main` gets the arguments as they are.
 
 With `-m` and `-c` Python looks for every module in the current folder first, where a user's `queue.py`
 or `numpy.py` would be taken for the real one; given a file it looks in the file's own folder. Options
@@ -17,20 +19,18 @@ if __name__ == "__main__":
     if sys.path and os.path.realpath(sys.path[0]) == os.path.realpath(here):
         del sys.path[0]
 
+    import importlib
     import importlib.util
 
-    package = os.path.dirname(here)  # noqa: PTH120
     spec = importlib.util.spec_from_file_location(
         "trtkit",
-        os.path.join(package, "__init__.py"),  # noqa: PTH118
-        submodule_search_locations=[package],
+        os.path.join(here, "__init__.py"),  # noqa: PTH118
+        submodule_search_locations=[here],
     )
     if spec is None or spec.loader is None:
-        raise ImportError(f"{package} is no package")
+        raise ImportError(f"{here} is no package")
     module = importlib.util.module_from_spec(spec)
     sys.modules["trtkit"] = module
     spec.loader.exec_module(module)
 
-    from trtkit.benchmark.worker import main
-
-    main(int(sys.argv[1]))
+    importlib.import_module(f"trtkit.{sys.argv[1]}").main(*sys.argv[2:])
