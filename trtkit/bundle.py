@@ -101,7 +101,8 @@ class Manifest:
     training and `models` the digest of its export, by model
     name. `options` is the JSON of the build's options. `unverified` says why the engines themselves
     were never run and compared, None when they were. `costs` is what the prefix cache costs and saves
-    on the machine of the build (trtkit.runtime.costs), None where nothing was measured.
+    on the machine of the build (trtkit.runtime.costs), None where nothing was measured. `quantized`:
+    how int8 was calibrated and judged, by trtkit; None for other precisions and foreign int8.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Manifest:
     options: dict[str, Any] = field(default_factory=dict)
     unverified: str | None = None
     costs: dict[str, Any] | None = None
+    quantized: dict[str, Any] | None = None
 
     @property
     def tails(self) -> tuple[Stage, ...]:
@@ -171,6 +173,7 @@ class Manifest:
             "options": self.options,
             "unverified": self.unverified,
             "costs": self.costs,
+            "quantized": self.quantized,
         }
 
     @classmethod
@@ -198,6 +201,7 @@ class Manifest:
             options=value.get("options", {}),
             unverified=value.get("unverified"),
             costs=value.get("costs"),
+            quantized=value.get("quantized"),
         )
 
 

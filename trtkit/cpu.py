@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
+# Of /proc/cpuinfo's flags.
+BYTE_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8")
 BOARD = Path("/proc/device-tree/model")
 MEMORY_INFO = Path("/proc/meminfo")
 # Of a container, in the two forms that Linux has had.
@@ -32,9 +35,19 @@ def processor_name() -> str:
     for line in _text(CPU_INFO).splitlines():
         if line.lower().startswith("model name"):
             return line.partition(":")[2].strip()
-    import platform
-
     return _text(BOARD).strip("\0\n ") or platform.processor() or platform.machine()
+
+
+def adds_byte_products_exactly() -> bool:
+    """Whether int8 kernels here add products in 32 bits; without, two of them may saturate 16 bits.
+
+    That is so on x86 before VNNI, by ONNX Runtime's page on quantization (section "Data type
+    selection"). Where the system does not say, as on x86 without Linux, it is taken to be old.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686"):
+        return True
+    flags = set(_text(CPU_INFO).split())
+    return bool(flags.intersection(BYTE_PRODUCTS))
 
 
 def available_memory() -> int | None:

@@ -81,7 +81,15 @@ EXTRAS = {
             ),
         ),
         Extra("pycuda", "pycuda contexts and arrays", (Package("pycuda", ("pycuda",)),)),
-        Extra("quantize", "INT8", (Package("modelopt", ("nvidia-modelopt",)),)),
+        Extra(
+            "quantize",
+            "INT8",
+            (
+                Package("modelopt", ("nvidia-modelopt",)),
+                Package("onnx_graphsurgeon", ("onnx_graphsurgeon", "onnx-graphsurgeon")),
+                Package("onnxslim", ("onnxslim",)),
+            ),
+        ),
         Extra(
             "video",
             "ingest video",

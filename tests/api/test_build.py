@@ -291,7 +291,8 @@ def test_a_link_that_leads_nowhere_among_the_photos(make_workspace):
     ("options", "message"),
     [
         ({"cut": 9}, "which has 8 blocks; choose 1 to 8"),
-        ({"cut": 2, "precision": "int8"}, "which builds fp32 and fp16"),
+        ({"cut": 2, "precision": "fp8"}, "which builds fp32 and fp16 and int8"),
+        ({"cut": 2, "precision": "int8"}, "int8 needs photos to measure ranges on"),
         ({"cut": 2, "backend": "openvino"}, "There is no backend 'openvino'"),
         ({}, "No --cut was given"),
         ({"cut": 2, "min_agreement": 99}, "give a share from 0 to 1"),

@@ -271,7 +271,7 @@ def test_int8_from_a_quantized_export(monkeypatch, place, tmp_path):
     quantize(place.export_path("resnet18"), place.export_path("small"), images)
     with pytest.raises(TrtkitError, match="prefix is quantized: .* build with --int8"):
         build(place, "small", cut=2, precision="fp16")
-    with pytest.raises(TrtkitError, match="int8 was asked for, but prefix has no QuantizeLinear"):
+    with pytest.raises(TrtkitError, match="int8 needs photos to measure ranges on"):
         build(place, "resnet18", cut=2, precision="int8")
     built = build(place, "small", cut=2, precision="int8").manifest
     for stage in built.stages:

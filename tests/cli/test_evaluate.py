@@ -42,14 +42,20 @@ def own_data(made, tmp_path) -> Path:
 def test_one_subject_class_by_class(trtkit, made):
     ended = trtkit("evaluate", made / "data", "--checkpoint", made / "one.safetensors")
     assert (ended.code, ended.err) == (0, "")
-    assert [line.split("\t") for line in ended.out.splitlines()] == [
-        ["name", "kind", "precision", "images", "top-1", "top-5", "agreement", "with"],
-        ["one", "checkpoint", "fp32", "6", "33.3%", "100.0%", "-", ""],
+    rows = [line.split("\t") for line in ended.out.splitlines()]
+    megabytes = (made / "one.safetensors").stat().st_size / 1e6
+    assert rows[1][10] == f"{megabytes:.1f}"
+    assert float(rows[1][11]) > 0
+    rows[1][10:] = ["size", "speed"]
+    assert rows == [
+        ["name", "kind", "precision", "images", "top-1", "top-5", "agreement", "with", "logits err",
+         "cut err", "MB", "images/s"],
+        ["one", "checkpoint", "fp32", "6", "33.3%", "100.0%", "-", "", "-", "-", "size", "speed"],
         ["class", "images", "precision", "recall"],
         ["astronaut", "2", "-", "0.0%"],
         ["chelsea", "2", "33.3%", "100.0%"],
         ["coffee", "2", "-", "0.0%"],
-    ]
+    ]  # fmt: skip
 
 
 def test_several_subjects_in_one_table(trtkit, made, tmp_path):
@@ -61,9 +67,11 @@ def test_several_subjects_in_one_table(trtkit, made, tmp_path):
     assert ended.code == 0
     assert ended.err == f"{picture} shows one alone.\n"
     rows = [line.split("\t") for line in ended.out.splitlines()]
-    assert [[row[0], *row[6:]] for row in rows] == [
-        ["name", "agreement", "with"], ["one", "-", ""], ["two", "100.0%", "one"],
-    ]  # fmt: skip
+    assert [[row[0], *row[6:10]] for row in rows] == [
+        ["name", "agreement", "with", "logits err", "cut err"],
+        ["one", "-", "", "-", "-"],
+        ["two", "100.0%", "one", "0.0e+00", "-"],
+    ]
     with Image.open(picture) as image:
         assert image.format == "PNG"
 

@@ -12,7 +12,14 @@ from hypothesis.extra import numpy as arrays
 from sklearn import metrics as reference
 
 from trtkit import TrtkitError
-from trtkit.evaluation.metrics import Scores, Tally, agreement, predicted, ranks
+from trtkit.evaluation.metrics import (
+    Scores,
+    Tally,
+    agreement,
+    predicted,
+    ranks,
+    relative_error,
+)
 
 
 @st.composite
@@ -156,3 +163,29 @@ def test_nan_is_no_prediction():
     logits[2, 1] = np.nan
     with pytest.raises(TrtkitError, match="logits of 1 of 4 images are NaN"):
         Scores.of(logits, [0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "error"),
+    [
+        ([3.0, 4.0], [3.0, 4.0], 0.0),
+        ([3.0, 4.0], [0.0, 5.0], 10**0.5 / 5),
+        ([[6.0, 0.0], [8.0, 0.0]], [[3.0, 0.0], [4.0, 0.0]], 1.0),
+        ([0.0, 0.0], [3.0, 4.0], 1.0),
+        ([0.0, 0.0], [0.0, 0.0], 0.0),
+        ([0.1, 0.0], [0.0, 0.0], np.inf),
+        ([np.inf, 0.0], [1.0, 1.0], np.inf),
+        ([1.0, 0.0], [np.inf, 1.0], np.inf),
+        ([-np.inf, 0.0], [-np.inf, 1.0], np.inf),
+        ([np.nan, 0.0], [1.0, 1.0], np.inf),
+    ],
+)
+def test_relative_errors_by_hand(value, expected, error):
+    assert relative_error(value, expected) == pytest.approx(error)
+
+
+def test_the_relative_error_of_narrow_numbers():
+    """Squares and differences of fp16 and of bytes do not fit into their own types."""
+    large = np.full(4, 60000, np.float16)
+    assert relative_error(-large, large) == pytest.approx(2.0)
+    assert relative_error(np.uint8([3]), np.uint8([4])) == pytest.approx(0.25)

@@ -238,6 +238,36 @@ def test_sizes_that_are_none(text):
         parse_size(text)
 
 
+def test_feature_maps_and_logits_of_one_run(bundle, photos):
+    with load(bundle) as pipeline:
+        images = prepared(pipeline, photos)
+        logits, features = pipeline.logits_and_features(images)
+        prefix, _ = pipeline.manifest.path_to(pipeline.tail)
+        assert features.dtype.name == prefix.outputs[0].dtype == "float16"
+        assert features.shape == (len(images), *prefix.outputs[0].shape[1:])
+        np.testing.assert_array_equal(logits, pipeline.logits(images))
+        # What a cache would hold: the tail goes on from there to the same logits.
+        onwards = pipeline.chain.submit([], list(features)).result().logits
+        np.testing.assert_allclose(onwards, logits, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(pipeline.features(images), features)
+
+
+def test_no_feature_maps_without_a_cut(make_workspace, photos):
+    workspace = make_workspace("resnet18")
+    trtkit.build(["resnet18"], cut=0, bundle_name="whole", workspace=workspace.root)
+    with load(workspace.root / "engines/whole") as pipeline:
+        images = prepared(pipeline, photos)
+        logits, features = pipeline.logits_and_features(images)
+        np.testing.assert_array_equal(logits, pipeline.logits(images))
+        assert features is None
+        assert pipeline.features(images) is None
+
+
+def prepared(pipeline: Pipeline, photos: Path) -> np.ndarray:
+    preprocessing = pipeline.manifest.preprocessing
+    return np.stack([load_image(p.read_bytes(), preprocessing) for p in sorted(photos.iterdir())])
+
+
 def test_a_cache_too_small_says_what_it_did_not_keep(bundle, photos):
     _, pipeline = run(bundle, [photos], CacheOptions("always", size=1000))
     assert (pipeline.stats.misses, pipeline.stats.dropped) == (11, 11)

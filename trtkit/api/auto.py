@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtkit.api.profile import Advance, profile, profile_batch, profiles_folder
-from trtkit.api.request import DEFAULT_PRECISION, Asked, choose_backend, exported
+from trtkit.api.profile import Advance, Progress, profile, profile_batch, profiles_folder
+from trtkit.api.quantized import int8_to_measure
+from trtkit.api.request import DEFAULT_PRECISION, Asked, choose_backend, exported, int8_options
 from trtkit.api.sources import load_model
 from trtkit.api.wish import Wish
 from trtkit.atomic import whole_file
@@ -33,6 +34,7 @@ def resolve_cut(
     hit_rate: float | None,
     storage: int | None,
     asked: Asked,
+    progress: Progress,
     advance: Advance,
 ) -> tuple[int | None, tuple[str, ...]]:
     """The number of the cut that was asked for, and the reasons where it was chosen.
@@ -40,7 +42,7 @@ def resolve_cut(
     Raises TrtkitError for what is no cut, and for what only a choice looks at without one.
     """
     if cut == AUTO:
-        choice = choose_cut(place, names, Wish.of(hit_rate, storage), asked, advance)
+        choice = choose_cut(place, names, Wish.of(hit_rate, storage), asked, progress, advance)
         return choice.cut, choice.why
     if hit_rate is not None or storage is not None:
         raise TrtkitError(
@@ -60,6 +62,7 @@ def choose_cut(
     names: Sequence[str],
     wish: Wish,
     asked: Asked,
+    progress: Progress = lambda message: None,
     advance: Advance = lambda phase, share: None,
 ) -> Choice:
     """The cut for the exported models `names` together (all without names), 0 for none, and why.
@@ -76,10 +79,12 @@ def choose_cut(
     models = [load_model(path.stem, path) for path in paths]
     # Before anything is measured, which takes minutes.
     shared = _shared(models)
+    int8 = int8_options(place, precision, asked)
     profiles = [
         profile(
             name, precision=precision, backend=chosen.name, batch=profile_batch(chosen, options),
-            options=options, again=False, workspace=place.root, advance=advance,
+            options=options, again=False, int8=int8, workspace=place.root, progress=progress,
+            advance=advance,
         )
         for name in names
     ]  # fmt: skip
@@ -95,6 +100,10 @@ def choose_cut(
     if measured is None:
         from trtkit.profiling.neighbours import measure_cuts
 
+        models = [
+            int8_to_measure(model, each.digest, chosen, int8, progress, advance)
+            for model, each in zip(models, profiles, strict=True)
+        ]
         samples = choose_samples(place.calibration, profiles[0].batch)
         measured = measure_cuts(
             profiles,

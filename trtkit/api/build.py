@@ -15,8 +15,9 @@ import numpy as np
 
 from trtkit import __version__, bundle
 from trtkit.api.auto import resolve_cut
-from trtkit.api.request import Asked, Request, from_bundle, from_exports
-from trtkit.api.sources import Tree
+from trtkit.api.quantized import quantized
+from trtkit.api.request import Asked, Calibration, Request, from_bundle, from_exports
+from trtkit.api.sources import BundleSources, QuantizedSources, Tree
 from trtkit.bundle import Manifest, Stage
 from trtkit.engines.base import BuildPlace, StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
@@ -73,6 +74,9 @@ def build(
     bundle_name: str | None = None,
     verify_images: int = DEFAULT_VERIFY_IMAGES,
     min_agreement: float | None = None,
+    calibration: str | Path | None = None,
+    calibration_images: int | None = None,
+    calibration_method: str | None = None,
     workspace: str | Path | None = None,
     progress: Progress = lambda message: None,
     advance: Advance = lambda phase, share: None,
@@ -84,7 +88,10 @@ def build(
     and feature maps of at most `storage_per_image` bytes. `precision`: `fp32`
     (the default), `fp16` or `int8`. The chain is compared with the unsplit fp32 model on
     `verify_images` photos of `calibration/`, or on generated images when there are none;
-    `min_agreement` (0 to 1) takes the place of the precision's own limit on equal top-1 classes. The
+    `min_agreement` (0 to 1) takes the place of the precision's own limit on equal top-1 classes. For
+    int8 of a model that has no Q/DQ pairs ranges are measured on `calibration_images` (512) photos of
+    `calibration` (the workspace's calibration/) by `calibration_method` (`entropy` or `max`), and on
+    others of them layers return to float until `min_agreement` holds. The
     bundle appears as a whole or not at all; the same request again builds nothing.
 
     With a `bundle_name` but without `names` and `cut` it rebuilds that bundle for this machine from
@@ -95,8 +102,11 @@ def build(
     TrtkitError.
     """
     place = Workspace.at(workspace)
-    asked = Asked(precision, backend, options, verify_images, min_agreement)
-    number, why = resolve_cut(place, names, cut, hit_rate, storage_per_image, asked, advance)
+    ranges = Calibration(calibration, calibration_images, calibration_method)
+    asked = Asked(precision, backend, options, verify_images, min_agreement, ranges)
+    number, why = resolve_cut(
+        place, names, cut, hit_rate, storage_per_image, asked, progress, advance
+    )
     if number is None and not names and bundle_name is not None:
         folder = place.find_bundle(bundle_name)
         request = from_bundle(place, folder, asked)
@@ -112,9 +122,13 @@ def build(
             (folder / bundle.MANIFEST).touch()
         return BuildReport(folder, existing, up_to_date=True, why=why)
     require("train", "Building", "onnx")
-    with bundle.staging(folder.parent) as staged:
+    with (
+        bundle.staging(folder.parent) as staged,
+        quantized(request, progress, advance) as ready,
+    ):
         ground = BuildPlace(place.timing, advance)
-        manifest = _build(request, identity, staged, ground, progress)
+        # The id is that of what was asked for.
+        manifest = _build(ready, identity, staged, ground, progress)
         bundle.publish(folder, staged, manifest)
     return BuildReport(folder, manifest, up_to_date=False, why=why)
 
@@ -215,11 +229,22 @@ def _manifest(request: Request, identity: str, tree: Tree, stages: tuple[Stage, 
         trained_on=tree.trained_on,
         models=request.sources.digests(),
         options=request.options.to_json(),
+        quantized=_quantization(request),
     )
+
+
+def _quantization(request: Request) -> dict[str, Any] | None:
+    """How int8 was made; of a bundle that is rebuilt, what it says."""
+    if isinstance(request.sources, QuantizedSources):
+        return request.sources.record
+    if isinstance(request.sources, BundleSources) and request.precision == "int8":
+        return request.sources.manifest.quantized
+    return None
 
 
 def _build_stage(stage: StageGraph, request: Request, staged: Path, place: BuildPlace) -> Stage:
     from trtkit.graph.files import write_model
+    from trtkit.graph.typed import quantize_from_fp32
 
     backend = request.backend
     kept = staged / f"{stage.name}.source"
@@ -237,6 +262,7 @@ def _build_stage(stage: StageGraph, request: Request, staged: Path, place: Build
     engine = backend.build(work, raw, place)
     file, digest = _name(raw, stage.name, backend.suffix)
     if backend.cannot_run() is not None:
+        quantize_from_fp32(stage.graph.graph)
         write_model(stage.graph, staged / _graph_file(stage.name))
     return Stage(
         name=stage.name,

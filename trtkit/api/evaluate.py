@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from trtkit.errors import ImageError, TrtkitError, listed
+from trtkit.evaluation.compared import Run, side_by_side
 from trtkit.evaluation.dataset import (
     AUTO,
     PARTS,
@@ -25,7 +26,7 @@ from trtkit.evaluation.dataset import (
     read_part,
     unsplit_classes,
 )
-from trtkit.evaluation.metrics import ClassScores, Scores, Tally, predicted
+from trtkit.evaluation.metrics import ClassScores, Scores
 from trtkit.evaluation.plots import check_picture, draw_confusion
 from trtkit.evaluation.provenance import may_be_of, photos_trained_on
 from trtkit.evaluation.subjects import (
@@ -53,7 +54,12 @@ class SubjectReport:
     """The scores of one checkpoint or tail; shares are 0 to 1.
 
     `agreement`: the share of images with the same best label as `agrees_with`: for a tail the
-    checkpoint of its name if there is one, else the first subject; both None for that one. `classes`
+    checkpoint of its name if there is one, else the first subject; both None for that one.
+    `logits_error`: the norm of the difference from that subject's logits, divided by the norm of
+    those, of the median image; None where their classes differ. `boundary_error`: the same of the
+    feature maps at the cut, against `boundary_with`, the first subject of the same tail, cut and
+    shape of the map; both None without. `bytes`: the size of its engine files, or of the checkpoint.
+    `images_per_second`: by this run's median batch, compute only; a rough figure. `classes`
     are those of the data, and those of the model that were predicted, in the model's order; `confusion`
     has a row for each by its images, a column by what was predicted.
     """
@@ -73,6 +79,11 @@ class SubjectReport:
     top5: float
     agreement: float | None
     agrees_with: str | None
+    logits_error: float | None
+    boundary_error: float | None
+    boundary_with: str | None
+    bytes: int
+    images_per_second: float | None
     classes: tuple[ClassScores, ...]
     confusion: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...] = ()
@@ -95,21 +106,6 @@ class EvaluateReport:
 
     def to_json(self) -> list[dict[str, Any]]:
         return [subject.to_json() for subject in self.subjects]
-
-
-@dataclass
-class _Run:
-    """A subject under way: where its classes are among the data's, and what was counted."""
-
-    subject: Subject
-    labels: npt.NDArray[np.int64]
-    tally: Tally
-    # The same number for the same label, whichever subject's class it is.
-    identities: npt.NDArray[np.int64]
-    # Whom it is compared with; None for the first.
-    reference: _Run | None = None
-    agreeing: int = 0
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,7 @@ def evaluate(
     with ExitStack() as opened:
         subjects = _open(place, checkpoints, bundles, tails, batch, image_size, opened)
         photos = _photos(Path(data), part, split_seed, subjects, workers, advance)
-        runs = _runs(subjects, photos)
+        runs = side_by_side(subjects, photos.classes)
         skipped, digests = _score(runs, photos, workers, advance)
         for run in runs:
             if not may_be_of(photos, run.subject.trained_on):
@@ -234,25 +230,8 @@ def _photos(
     return read_part(root, part, seed=seed, workers=workers, advance=advance)
 
 
-def _runs(subjects: Sequence[Subject], photos: Part) -> list[_Run]:
-    identities: dict[str, int] = {}
-    runs: list[_Run] = []
-    for subject in subjects:
-        own = [run for run in runs if run.subject.tail is None and run.subject.name == subject.tail]
-        run = _Run(
-            subject,
-            match_labels(subject, photos.classes),
-            Tally(len(subject.classes)),
-            np.array([identities.setdefault(name, len(identities)) for name in subject.classes]),
-            reference=next(iter(own or runs), None),
-            notes=[*subject.notes],
-        )
-        runs.append(run)
-    return runs
-
-
 def _score(
-    runs: Sequence[_Run], photos: Part, workers: int | None, advance: Advance
+    runs: Sequence[Run], photos: Part, workers: int | None, advance: Advance
 ) -> tuple[list[SkippedPhoto], dict[Path, bytes]]:
     """Run every subject over every photo: what could not be read, and the digests of the rest.
 
@@ -293,23 +272,15 @@ def _score(
     return skipped, digests
 
 
-def _add(runs: Sequence[_Run], batch: Sequence[_Decoded]) -> None:
+def _add(runs: Sequence[Run], batch: Sequence[_Decoded]) -> None:
     """Count a batch for every subject."""
     labels = np.array([item.photo.label for item in batch])
-    predictions: dict[str, Array] = {}
     stacked: dict[Preprocessing, Array] = {}
     for run in runs:
         kind = run.subject.preprocessing
         if kind not in stacked:
             stacked[kind] = np.stack([item.images[kind] for item in batch])
-        logits = run.subject.logits(stacked[kind])
-        try:
-            run.tally.add(logits, run.labels[labels])
-        except TrtkitError as error:
-            raise TrtkitError(f"{run.subject.name}: {error}") from error
-        best = predictions[run.subject.place] = run.identities[predicted(logits)]
-        if run.reference is not None:
-            run.agreeing += int((best == predictions[run.reference.subject.place]).sum())
+        run.add(stacked[kind], labels)
 
 
 def _trained_note(subject: Subject, photos: Part, trained: int, images: int) -> str:
@@ -319,7 +290,7 @@ def _trained_note(subject: Subject, photos: Part, trained: int, images: int) -> 
     return f"{note}; --part val --split-seed {subject.trained_on.get('seed', 0)} evaluates on the others."
 
 
-def _report(run: _Run, photos: Part, skipped: int) -> SubjectReport:
+def _report(run: Run, photos: Part, skipped: int) -> SubjectReport:
     subject, scores = run.subject, run.tally.scores()
     classes, confusion = _shown(subject.classes, scores, run.labels)
     return SubjectReport(
@@ -338,6 +309,11 @@ def _report(run: _Run, photos: Part, skipped: int) -> SubjectReport:
         top5=scores.top5,
         agreement=None if run.reference is None else run.agreeing / scores.images,
         agrees_with=None if run.reference is None else run.reference.subject.name,
+        logits_error=run.logits_error,
+        boundary_error=run.boundary_error,
+        boundary_with=None if run.boundary is None else run.boundary.subject.name,
+        bytes=subject.bytes,
+        images_per_second=subject.pace.images_per_second,
         classes=classes,
         confusion=confusion,
         notes=tuple(run.notes),

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtkit import __version__
-from trtkit.api.request import DEFAULT_PRECISION, choose_backend
+from trtkit.api.quantized import int8_to_measure
+from trtkit.api.request import DEFAULT_PRECISION, choose_backend, usual_int8
 from trtkit.api.sources import load_model
 from trtkit.api.wish import Wish
 from trtkit.atomic import whole_file
@@ -25,6 +26,7 @@ from trtkit.workspace import Workspace
 if TYPE_CHECKING:
     from trtkit.profiling.choice import Choice
     from trtkit.profiling.profile import Profile
+    from trtkit.quantization.options import Int8Options
 
 DEFAULT_BATCH = 1
 DEFAULT_PHOTOS = 16
@@ -32,6 +34,7 @@ DEFAULT_PHOTOS = 16
 FOLDER = ".profiles"
 
 Advance = Callable[[str, float], None]
+Progress = Callable[[str], None]
 
 
 def profile(
@@ -43,7 +46,9 @@ def profile(
     options: BuildOptions | Mapping[str, Any] | None = None,
     photos: int = DEFAULT_PHOTOS,
     again: bool = True,
+    int8: Int8Options | None = None,
     workspace: str | Path | None = None,
+    progress: Progress = lambda message: None,
     advance: Advance = lambda phase, share: None,
 ) -> Profile:
     """Measure the exported model `name` block by block on a backend of this machine.
@@ -51,7 +56,9 @@ def profile(
     At `precision` (`fp32`, the default, `fp16`, `int8`), in batches of `batch` images; `photos` of
     `calibration/` are decoded and cached, or generated images where there are none. What was measured
     is kept in the workspace; without `again` it is taken from there if it is of the same model,
-    machine, backend and options. Raises TrtkitError.
+    machine, backend and options. `int8`: how to calibrate a model that has no Q/DQ pairs, by default on
+    the workspace's calibration/. `progress` is told each step, `advance(phase, share)` how far one is.
+    Raises TrtkitError.
     """
     require("train", "Profiling", "onnx")
     from trtkit.profiling.measure import ProfileRequest, measure_profile
@@ -73,11 +80,14 @@ def profile(
     built = options if isinstance(options, BuildOptions) else BuildOptions().changed(options or {})
     samples = choose_samples(place.calibration, photos)
     digest = file_digest(path)
-    kept = _place(place, chosen, precision, built, batch, digest, samples)
+    calibrating = int8 or (usual_int8(place) if precision == "int8" else None)
+    kept = _place(place, chosen, precision, built, batch, digest, samples, calibrating)
     known = None if again else _kept(kept)
     if known is not None:
         return known
-    model = load_model(path.stem, path)
+    model = int8_to_measure(
+        load_model(path.stem, path), digest, chosen, calibrating, progress, advance
+    )
     found = measure_profile(
         ProfileRequest(
             model=model,
@@ -140,6 +150,7 @@ def _place(
     batch: int,
     digest: str,
     samples: Samples,
+    int8: Int8Options | None,
 ) -> Path:
     """The file of a profile: named by all that the times depend on."""
     identity = build_id(
@@ -151,6 +162,7 @@ def _place(
         batch=batch,
         samples=samples.digest,
         trtkit=__version__,
+        **({} if int8 is None else {"int8": int8.digest()}),
     )
     return profiles_folder(place) / f"{identity[:32]}.json"
 

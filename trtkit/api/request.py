@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from trtkit import __version__, bundle
 from trtkit.api.sources import BundleSources, ExportSources, Sources
-from trtkit.bundle import PREFIX
+from trtkit.bundle import PREFIX, Manifest
 from trtkit.engines.base import Backend
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import can_build, get_backend
 from trtkit.errors import TrtkitError, listed
 from trtkit.identity import build_id
+from trtkit.quantization.options import Int8Options
 from trtkit.runtime.samples import Samples, choose_samples
 from trtkit.workspace import Workspace, check_name
 
 DEFAULT_PRECISION = "fp32"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How int8 was asked to be calibrated; None where nothing was said."""
+
+    folder: str | Path | None = None
+    images: int | None = None
+    method: str | None = None
+
+    def refuse(self, what: str) -> None:
+        """Raise TrtkitError when something was said, which `what` has no use for."""
+        said = [name for name in ("folder", "images", "method") if getattr(self, name) is not None]
+        if said:
+            raise TrtkitError(
+                f"Photos to calibrate on (their {listed(said)}) were given with {what}; leave the "
+                "--calibration options out."
+            )
 
 
 @dataclass(frozen=True)
@@ -30,6 +49,7 @@ class Asked:
     options: BuildOptions | Mapping[str, Any] | None
     verify_images: int
     min_agreement: float | None
+    calibration: Calibration = field(default_factory=lambda: Calibration())
 
     def samples(self, place: Workspace) -> Samples:
         """The images to compare on. Raises TrtkitError for a number or an agreement that cannot be."""
@@ -42,7 +62,10 @@ class Asked:
                 f"An agreement of at least {self.min_agreement} was asked for; give a share from 0 to "
                 "1, such as 0.99."
             )
-        return choose_samples(place.calibration, self.verify_images)
+        folder = self.calibration.folder
+        return choose_samples(
+            place.calibration if folder is None else Path(folder), self.verify_images
+        )
 
     def over(self, usual: BuildOptions) -> BuildOptions:
         """The options: those given as a dict change `usual`, given as a whole they replace it."""
@@ -63,6 +86,7 @@ class Request:
     samples: Samples
     min_agreement: float | None
     bundle: str
+    int8: Int8Options | None = None
 
     @property
     def arithmetic(self) -> str:
@@ -80,6 +104,7 @@ class Request:
             samples=self.samples.digest,
             min_agreement=self.min_agreement,
             trtkit=__version__,
+            **({} if self.int8 is None else {"int8": self.int8.digest()}),
         )
 
 
@@ -129,6 +154,7 @@ def from_exports(
         samples=asked.samples(place),
         min_agreement=asked.min_agreement,
         bundle=bundle_name or default,
+        int8=int8_options(place, precision, asked),
     )
 
 
@@ -138,8 +164,10 @@ def from_bundle(place: Workspace, folder: Path, asked: Asked) -> Request:
     sources = BundleSources(folder, manifest)
     sources.check()
     precision = asked.precision or manifest.precision
+    asked.calibration.refuse("a bundle that is rebuilt, whose ranges are in it")
     own = asked.backend == "auto" and can_build(manifest.backend)
     chosen = choose_backend(manifest.backend if own else asked.backend, precision)
+    _check_form(manifest, chosen)
     recorded = BuildOptions.from_json(manifest.options)
     if chosen.name != manifest.backend and not chosen.on_device:
         # What is left out was asked of a backend on a GPU.
@@ -154,6 +182,38 @@ def from_bundle(place: Workspace, folder: Path, asked: Asked) -> Request:
         min_agreement=asked.min_agreement,
         bundle=manifest.name,
     )
+
+
+def int8_options(place: Workspace, precision: str, asked: Asked) -> Int8Options | None:
+    """How int8 is calibrated; None for other precisions. Raises TrtkitError."""
+    said = asked.calibration
+    if precision != "int8":
+        said.refuse(f"{precision}, which has no ranges")
+        return None
+    usual = usual_int8(place)
+    return replace(
+        usual,
+        folder=Path(said.folder) if said.folder is not None else usual.folder,
+        images=said.images if said.images is not None else usual.images,
+        method=said.method if said.method is not None else usual.method,
+        least=asked.min_agreement if asked.min_agreement is not None else usual.least,
+        given=said != Calibration(),
+    )
+
+
+def usual_int8(place: Workspace) -> Int8Options:
+    """int8 calibrated on the photos of the workspace."""
+    return Int8Options(place.calibration, place.calibration)
+
+
+def _check_form(manifest: Manifest, backend: Backend) -> None:
+    """Raise TrtkitError for an int8 bundle whose graphs are in another backend's form."""
+    form = (manifest.quantized or {}).get("form", backend.int8_form)
+    if manifest.backend != backend.name and form != backend.int8_form:
+        raise TrtkitError(
+            f"The bundle {manifest.name} was quantized for {manifest.backend} (activations {form}), not "
+            f"for {backend.name} ({backend.int8_form}); build the exported models with --cut and --int8."
+        )
 
 
 def choose_backend(name: str, precision: str) -> Backend:

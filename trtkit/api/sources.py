@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,20 +56,41 @@ class ExportSources:
         return {name: _digest(path) for name, path in zip(self.names, self.exports, strict=True)}
 
     def tree(self, cut: int, precision: str) -> Tree:
-        from trtkit.graph.tree import stage_tree
+        return _tree(self.models(), cut, precision)
 
-        models = [
-            load_model(name, path) for name, path in zip(self.names, self.exports, strict=True)
-        ]
-        return Tree(
-            stage_tree(models, cut, precision),
-            models[0].card.preprocessing,
-            {model.name: model.card.weights for model in models},
-            {model.name: model.card.trained_on for model in models if model.card.trained_on},
-        )
+    def models(self) -> list[Model]:
+        return [load_model(name, path) for name, path in zip(self.names, self.exports, strict=True)]
 
     def reference(self, tail: str) -> Chain:
         path = self.exports[self.names.index(tail)]
+        return Chain([OnnxRuntimeBackend(exact=True).load(path)])
+
+
+@dataclass(frozen=True)
+class QuantizedSources:
+    """Exported models that were made int8, each also as a file in `folder`."""
+
+    exports: ExportSources
+    models: tuple[Model, ...]
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.exports.names
+
+    def digests(self) -> dict[str, str]:
+        return self.exports.digests()
+
+    def tree(self, cut: int, precision: str) -> Tree:
+        return _tree(self.models, cut, precision)
+
+    def reference(self, tail: str) -> Chain:
+        """What the int8 graph says, computed in fp32 between its pairs."""
+        from trtkit.graph.files import write_model
+
+        path = self.folder / f"{tail}.onnx"
+        write_model(self.models[self.names.index(tail)].graph, path)
         return Chain([OnnxRuntimeBackend(exact=True).load(path)])
 
 
@@ -120,6 +142,17 @@ class BundleSources:
                 "from; give the exported models and --cut."
             )
         return self.folder / stage.source
+
+
+def _tree(models: Sequence[Model], cut: int, precision: str) -> Tree:
+    from trtkit.graph.tree import stage_tree
+
+    return Tree(
+        stage_tree(models, cut, precision),
+        models[0].card.preprocessing,
+        {model.name: model.card.weights for model in models},
+        {model.name: model.card.trained_on for model in models if model.card.trained_on},
+    )
 
 
 def load_model(name: str, path: Path) -> Model:

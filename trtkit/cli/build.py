@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trtkit.cli.options import (
+    Bf16Option,
+    Fp8Option,
     Fp16Option,
     Fp32Option,
     HitRateOption,
@@ -39,6 +42,8 @@ def build(
     fp32: Fp32Option = False,
     fp16: Fp16Option = False,
     int8: Int8Option = False,
+    fp8: Fp8Option = False,
+    bf16: Bf16Option = False,
     backend: Annotated[
         str, typer.Option(help="Which library makes the engines: TensorRT where there is a GPU.")
     ] = "auto",
@@ -63,6 +68,19 @@ def build(
     min_agreement: Annotated[
         float | None,
         typer.Option(help="Least share of equal top-1 classes, 0 to 1. Default: the precision's."),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Photos to calibrate int8 on. Default: the workspace's calibration/.",
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        int | None, typer.Option(help="Photos to calibrate int8 on at most. Default: 512.")
+    ] = None,
+    calibration_method: Annotated[
+        str | None, typer.Option(help="How ranges are found: entropy (the default) or max.")
     ] = None,
     tf32: Annotated[
         bool, typer.Option("--tf32", help="Let fp32 layers round to TF32 (TensorRT).")
@@ -115,12 +133,15 @@ def build(
             cut=_cut(cut),
             hit_rate=hit_rate,
             storage_per_image=storage,
-            precision=chosen_precision(fp32=fp32, fp16=fp16, int8=int8),
+            precision=chosen_precision(fp32=fp32, fp16=fp16, int8=int8, fp8=fp8, bf16=bf16),
             backend=backend,
             options={name: value for name, value in asked.items() if value is not None},
             bundle_name=bundle,
             verify_images=verify_images,
             min_agreement=min_agreement,
+            calibration=calibration,
+            calibration_images=calibration_images,
+            calibration_method=calibration_method,
             workspace=workspace,
             progress=note,
             advance=advance,

@@ -68,11 +68,12 @@ def evaluate(
     json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Score checkpoints and bundles on labelled photos: top-1, top-5, classes, agreement.
+    """Score checkpoints and bundles on labelled photos: accuracy, agreement, errors, size, speed.
 
     The folder that a photo lies in is its class. Checkpoints come first, then the models of the
-    bundles; each is compared with the checkpoint of its name, or else with the first. Exits with 1
-    when some photos could not be read.
+    bundles; each is compared with the checkpoint of its name, or else with the first. The speed is
+    that of this run, and rough: `trtkit bench` measures it. Exits with 1 when some photos could not
+    be read.
     """
     from trtkit.api import evaluate as api
 
@@ -107,9 +108,10 @@ def evaluate(
 def _print(report: EvaluateReport) -> None:
     """A line for each subject, and one for each class when there is a single subject."""
     print_table(
-        ["name", "kind", "precision", "images", "top-1", "top-5", "agreement", "with"],
+        ["name", "kind", "precision", "images", "top-1", "top-5", "agreement", "with", "logits err",
+         "cut err", "MB", "images/s"],
         [_summary(subject) for subject in report.subjects],
-    )
+    )  # fmt: skip
     if len(report.subjects) > 1:
         return
     print_table(
@@ -131,8 +133,22 @@ def _summary(subject: SubjectReport) -> list[Any]:
         _share(subject.top5),
         _share(subject.agreement),
         subject.agrees_with or "",
+        _error(subject.logits_error),
+        _error(subject.boundary_error),
+        f"{subject.bytes / 1e6:.1f}",
+        _speed(subject.images_per_second),
     ]
 
 
 def _share(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
+
+
+def _error(error: float | None) -> str:
+    return "-" if error is None else f"{error:.1e}"
+
+
+def _speed(images: float | None) -> str:
+    if images is None:
+        return "-"
+    return f"{images:.0f}" if images >= 100 else f"{images:.1f}"

@@ -34,8 +34,10 @@ CacheDirOption = Annotated[
 Fp32Option = Annotated[bool, typer.Option("--fp32", help="fp32 engines (the default).")]
 Fp16Option = Annotated[bool, typer.Option("--fp16", help="fp16 engines.")]
 Int8Option = Annotated[
-    bool, typer.Option("--int8", help="int8 engines, of exports with Q/DQ pairs; the rest fp16.")
+    bool, typer.Option("--int8", help="int8 engines, calibrated on photos; the rest fp16.")
 ]
+Fp8Option = Annotated[bool, typer.Option("--fp8", help="fp8 engines: no backend has them yet.")]
+Bf16Option = Annotated[bool, typer.Option("--bf16", help="bf16 engines: no backend has them yet.")]
 HitRateOption = Annotated[
     float | None,
     typer.Option(help="To choose a cut: share of photos seen again, 0 to 1. Default: 0.8."),
@@ -64,6 +66,7 @@ class CacheModeChoice(str, Enum):
 class CacheDtypeChoice(str, Enum):
     fp16 = "fp16"
     fp32 = "fp32"
+    int8 = "int8"
 
 
 class CodecChoice(str, Enum):

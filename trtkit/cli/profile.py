@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trtkit.cli.options import (
+    Bf16Option,
+    Fp8Option,
     Fp16Option,
     Fp32Option,
     HitRateOption,
@@ -29,6 +31,8 @@ def profile(
     fp32: Fp32Option = False,
     fp16: Fp16Option = False,
     int8: Int8Option = False,
+    fp8: Fp8Option = False,
+    bf16: Bf16Option = False,
     backend: Annotated[
         str, typer.Option(help="Whose engines are measured: TensorRT where there is a GPU.")
     ] = "auto",
@@ -55,11 +59,12 @@ def profile(
     with phases() as advance:
         report = api.profile(
             name,
-            precision=chosen_precision(fp32=fp32, fp16=fp16, int8=int8),
+            precision=chosen_precision(fp32=fp32, fp16=fp16, int8=int8, fp8=fp8, bf16=bf16),
             backend=backend,
             batch=batch,
             photos=photos,
             workspace=workspace,
+            progress=note,
             advance=advance,
         )
     choice = api.best_cut(report, wish)

@@ -99,14 +99,17 @@ class Backend(Protocol):
     """A library that makes stages runnable.
 
     `suffix` is the ending of its engine files; `computes` says, for each precision it can build,
-    in what it really computes. `on_device`: its engines live on a GPU and take each other's outputs
-    there.
+    in what it really computes. `int8_form` names the form of graphs that it takes as int8
+    (trtkit.graph.quantize). `on_device`: its engines live on a GPU and take each other's outputs there.
     """
 
     name: str
     suffix: str
     computes: Mapping[str, str]
     on_device: bool
+
+    @property
+    def int8_form(self) -> str: ...
 
     @property
     def version(self) -> str: ...

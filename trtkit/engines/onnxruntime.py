@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from trtkit.cpu import process_is_ours, usable_cores
+from trtkit.cpu import adds_byte_products_exactly, process_is_ours, usable_cores
 from trtkit.engines.base import BuildPlace, BuiltEngine, LayerTime, StageBuild, Tensor
 from trtkit.errors import TrtkitError, listed
 from trtkit.tensors import Array, TensorSpec
@@ -21,7 +21,12 @@ from trtkit.tensors import Array, TensorSpec
 if TYPE_CHECKING:
     import onnx
 
-DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+}
 PROVIDERS = ["CPUExecutionProvider"]
 ERRORS_ONLY = 3
 # In a profile: the ending of the events that are a kernel's work, and the unit of their durations.
@@ -77,10 +82,15 @@ class OnnxRuntimeBackend:
         "fp32": "fp32",
         "fp16": "fp32 (ONNX Runtime's CPU kernels have no fp16: weights and feature maps are stored "
         "as fp16)",
+        "int8": "int8 (the rest in fp32)",
     }
 
     def __init__(self, *, exact: bool = False) -> None:
         self._exact = exact
+
+    @property
+    def int8_form(self) -> str:
+        return "unsigned" if adds_byte_products_exactly() else "unsigned-7-bits"
 
     @property
     def version(self) -> str:
@@ -105,7 +115,7 @@ class OnnxRuntimeBackend:
                 f"{listed(beyond)} was asked of {self.name}, which has no such choice; leave it out, "
                 "or build with --backend tensorrt."
             )
-        if not stage.root:
+        if not stage.root and stage.precision != "int8":
             _enter_blocked_layout(stage.graph.graph)
         if stage.precision == "fp16":
             store_half(stage.graph, feature_input=not stage.root, feature_output=not stage.leaf)

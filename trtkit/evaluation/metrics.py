@@ -1,10 +1,10 @@
-"""Scores of a classifier: top-1, top-5, the confusion matrix, and agreement with another one."""
+"""Scores of a classifier: top-1, top-5, the confusion matrix, and how far it is from another one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import inf, isinf, isnan
 
 import numpy as np
 import numpy.typing as npt
@@ -151,6 +151,24 @@ def agreement(logits: Array, reference: Array) -> float:
     return (
         float(np.mean(predicted(logits) == predicted(reference))) if len(logits) else float("nan")
     )
+
+
+def relative_error(value: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+    """The L2 norm of the difference divided by that of the reference, of two arrays of one shape.
+
+    0 where both are nothing but zeros, infinite where only the reference is, and where a number of
+    either is not finite.
+    """
+    expected = np.asarray(reference, np.float64)
+    with np.errstate(invalid="ignore"):
+        # Two infinities of one sign have no difference.
+        away = np.ravel(np.asarray(value, np.float64) - expected)
+    difference = float(np.linalg.norm(away))
+    size = float(np.linalg.norm(np.ravel(expected)))
+    if difference == 0.0:
+        return 0.0
+    error = difference / size if size > 0 else inf
+    return inf if isnan(error) or isinf(size) else error
 
 
 def _shares(part: Counts, whole: Counts) -> Shares:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from trtkit.bundle import read_manifest
+from trtkit.bundle import Manifest, Stage, read_manifest
 from trtkit.errors import TrtkitError, listed, nearest
+from trtkit.evaluation.pace import Pace
 from trtkit.extras import require
 from trtkit.models.names import CHECKPOINTS
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.pipeline import load
+from trtkit.runtime.pipeline import INTEGERS, load
 from trtkit.tensors import Array
 
 if TYPE_CHECKING:
@@ -24,6 +27,38 @@ if TYPE_CHECKING:
 CHECKPOINT_BATCH: Final = 32
 
 
+@dataclass(frozen=True)
+class FeatureMap:
+    """What a prefix hands over: the block it is cut behind, and the map's shape for one image.
+
+    An integer q of it stands for (q - `zero`) * `scale`; 0 and 1 for maps that hold the numbers.
+    """
+
+    cut: int
+    shape: tuple[int | None, ...]
+    scale: float = 1.0
+    zero: float = 0.0
+
+    @classmethod
+    def of(cls, manifest: Manifest, tail: Stage) -> FeatureMap | None:
+        """That of the tail's prefix; None without one, without a fixed shape, and for integers of
+        which the manifest does not say what they stand for."""
+        prefix = manifest.path_to(tail)[0]
+        shape = prefix.outputs[0].shape[1:]
+        if prefix is tail or None in shape:
+            return None
+        if prefix.outputs[0].dtype not in INTEGERS:
+            return cls(manifest.cut, shape)
+        boundary = (manifest.quantized or {}).get("boundary")
+        if boundary is None:
+            return None
+        return cls(manifest.cut, shape, float(boundary["scale"]), float(boundary["zero"]))
+
+    def values(self, stored: Array) -> Array:
+        """The numbers, float64, that a map as the prefix gives it stands for, in its shape."""
+        return (stored.astype(np.float64) - self.zero) * self.scale
+
+
 class Subject(Protocol):
     """A classifier to be evaluated: what it is called and takes, and the logits it gives.
 
@@ -31,7 +66,8 @@ class Subject(Protocol):
     or `bundle`; `checkpoint` is the file, `bundle` and `tail` are names, None where they do not apply;
     `precision` and `backend` are what it runs in. `notes` are sentences that its scores have to be
     read with. `trained_on` is what a model says about the data that it was trained on, empty where it
-    says nothing.
+    says nothing. `bytes` is the size of the files it is loaded from; `feature_map` what is handed over
+    at the cut, None where there is none; `pace` how fast it was so far.
     """
 
     name: str
@@ -46,11 +82,15 @@ class Subject(Protocol):
     preprocessing: Preprocessing
     notes: tuple[str, ...]
     trained_on: Mapping[str, Any]
+    bytes: int
+    feature_map: FeatureMap | None
+    pace: Pace
 
-    def logits(self, images: Array) -> Array:
+    def compute(self, images: Array, *, features: bool = False) -> tuple[Array, Array | None]:
         """Logits, float32 N x classes, of any number of uint8 images N x H x W x 3, RGB.
 
-        H and W are those of `preprocessing`. Raises TrtkitError when it cannot be run.
+        H and W are those of `preprocessing`. With `features` also the maps at the cut, N x ..., as the
+        prefix gives them, where there is a cut; else None. Raises TrtkitError when it cannot be run.
         """
         ...
 
@@ -66,6 +106,7 @@ class CheckpointSubject:
     precision: str = "fp32"
     backend: str = "torch"
     notes: tuple[str, ...] = ()
+    feature_map: FeatureMap | None = None
 
     def __init__(self, path: Path, image_size: int | None = None, batch: int | None = None) -> None:
         """Read the file. `image_size` (pixels) takes the place of its own, `batch` images a run.
@@ -98,16 +139,15 @@ class CheckpointSubject:
             else weighted.preprocessing or Preprocessing()
         )
         self.trained_on: Mapping[str, Any] = weighted.trained_on
+        self.bytes = path.stat().st_size
+        self.pace = Pace()
         self._batch = batch or CHECKPOINT_BATCH
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = weighted.model.network.eval().to(self._device)
         self._normalise = Normalise().to(self._device)
 
-    def logits(self, images: Array) -> Array:
-        pieces = [
-            self._run(images[i : i + self._batch]) for i in range(0, len(images), self._batch)
-        ]
-        return np.concatenate(pieces)
+    def compute(self, images: Array, *, features: bool = False) -> tuple[Array, Array | None]:
+        return _in_batches(images, self._batch, self.pace, lambda some: (self._run(some), None))
 
     def _run(self, images: Array) -> Array:
         import torch
@@ -161,14 +201,17 @@ class TailSubject:
         self.preprocessing = manifest.preprocessing
         self.trained_on: Mapping[str, Any] = manifest.trained_on.get(tail, {})
         self.notes: tuple[str, ...] = tuple(self._notes())
+        path = manifest.path_to(self._pipeline.tail)
+        self.bytes = sum((folder / stage.file).stat().st_size for stage in path)
+        self.feature_map = FeatureMap.of(manifest, self._pipeline.tail)
+        self.pace = Pace()
 
-    def logits(self, images: Array) -> Array:
-        return np.concatenate(
-            [
-                self._pipeline.logits(images[i : i + self._batch])
-                for i in range(0, len(images), self._batch)
-            ]
-        )
+    def compute(self, images: Array, *, features: bool = False) -> tuple[Array, Array | None]:
+        run = self._pipeline.logits_and_features if features else self._logits
+        return _in_batches(images, self._batch, self.pace, run)
+
+    def _logits(self, images: Array) -> tuple[Array, None]:
+        return self._pipeline.logits(images), None
 
     def close(self) -> None:
         self._pipeline.close()
@@ -232,6 +275,25 @@ def match_labels(subject: Subject, classes: Sequence[str]) -> npt.NDArray[np.int
             "not say which; export it with --classes and names that differ."
         )
     return np.array([place[name] for name in classes], np.int64)
+
+
+def _in_batches(
+    images: Array, size: int, pace: Pace, run: Callable[[Array], tuple[Array, Array | None]]
+) -> tuple[Array, Array | None]:
+    """Logits and feature maps of all images, run `size` at a time; `pace` is told how fast."""
+    logits: list[Array] = []
+    kept: Array | None = None
+    for start in range(0, len(images), size):
+        began = time.perf_counter()
+        some, features = run(images[start : start + size])
+        pace.add(len(some), time.perf_counter() - began)
+        logits.append(some)
+        if features is not None:
+            if kept is None:
+                kept = np.empty((len(images), *features.shape[1:]), features.dtype)
+            # At once: the next run may use their memory.
+            kept[start : start + size] = features
+    return np.concatenate(logits), kept
 
 
 def _class_names(weighted: Weighted) -> tuple[str, ...]:

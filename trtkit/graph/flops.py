@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import onnx
 
-from trtkit.graph.values import TensorInfo
+from trtkit.graph.values import TensorInfo, tensor_infos
+
+
+def flops_share(model: onnx.ModelProto, names: Collection[str]) -> float:
+    """The part, 0 to 1, of the model's FLOPs that is in the nodes of those names."""
+    infos = tensor_infos(model)
+    flops = {node.name: node_flops(node, infos) for node in model.graph.node}
+    return sum(each for name, each in flops.items() if name in names) / (sum(flops.values()) or 1)
 
 
 def node_flops(node: onnx.NodeProto, infos: dict[str, TensorInfo]) -> int:

@@ -51,6 +51,9 @@ class _Half:
         self._nodes: list[onnx.NodeProto] = []
 
     def input(self, value: onnx.ValueInfoProto) -> None:
+        if value.type.tensor_type.elem_type != TensorProto.FLOAT:
+            # A feature map that is int8 already.
+            return
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
         self._half.add(value.name)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from trtkit.errors import TrtkitError
 from trtkit.graph.half import compute_half
@@ -10,6 +12,28 @@ from trtkit.graph.precision import half_ends, heavy_precisions, name_nodes, rais
 
 # The first opset whose Q/DQ pairs may have fp16 scales and give fp16 values.
 HALF_SCALES_OPSET = 19
+
+
+def quantize_from_fp32(graph: onnx.GraphProto) -> None:
+    """Cast what is quantized to fp32 first, in place: for ONNX Runtime, to see what a graph says.
+
+    Until 1.24 it truncates where it quantizes fp16, and ONNX rounds.
+    """
+    weights = {weight.name: weight for weight in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        scale = weights.get(node.input[1]) if node.op_type == "QuantizeLinear" else None
+        if scale is not None and scale.data_type == TensorProto.FLOAT16:
+            wide = f"{node.output[0]}_fp32"
+            values = numpy_helper.to_array(scale).astype(np.float32)
+            graph.initializer.append(numpy_helper.from_array(values, f"{wide}_scale"))
+            cast = helper.make_node("Cast", [node.input[0]], [wide], wide, to=TensorProto.FLOAT)
+            nodes.append(cast)
+            node.input[0], node.input[1] = wide, f"{wide}_scale"
+        nodes.append(node)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def write_precision(

@@ -27,7 +27,7 @@ from trtkit.graph.files import write_model
 from trtkit.graph.segments import label_segments, segment_of
 from trtkit.graph.split import split
 from trtkit.graph.tree import Model
-from trtkit.graph.values import image_input
+from trtkit.graph.values import image_input, tensor_infos
 from trtkit.profiling.profile import BlockTime, CutCost, KindTime, Profile
 from trtkit.profiling.workbench import Advance, Timed, Workbench, repeated, rounds_for
 from trtkit.runtime.cache import CacheOptions
@@ -223,8 +223,9 @@ class _Bench:
         """A few photos' feature maps at every cut, in the dtype that the engines hand over."""
         graph = onnx.ModelProto()
         graph.CopyFrom(self._request.model.graph)
+        infos = tensor_infos(graph)
         outputs = [
-            onnx.helper.make_tensor_value_info(point.tensor, onnx.TensorProto.FLOAT, None)
+            onnx.helper.make_tensor_value_info(point.tensor, infos[point.tensor].dtype, None)
             for point in self._points
         ]
         graph.graph.output.extend(outputs)
@@ -236,7 +237,9 @@ class _Bench:
         for image in self._request.samples.images[:MAPS]:
             values = engine.run({engine.inputs[0].name: image[None]})
             for point in self._points:
-                found[point.cut].append(values[point.tensor].numpy()[0].astype(dtype))
+                value = values[point.tensor].numpy()[0]
+                # What is quantized is handed over as it is.
+                found[point.cut].append(value.astype(dtype) if value.dtype.kind == "f" else value)
         return found
 
     def handing(self, point: CutPoint, blocks: Sequence[float]) -> Handing:

@@ -49,15 +49,21 @@ class CacheOptions:
 
     `mode`: `auto` (where reading is cheaper than computing again, by what the build measured),
     `always`, `off`. `dtype`: what an fp32 feature map is stored as, `fp16` by default (relative
-    rounding error 2^-11), `fp32` for exact ones; an fp16 map is kept as it is. `codec`: `none`, `lz4`
+    rounding error 2^-11), `fp32` for exact ones; an fp16 map is kept as it is, and an int8 one as well,
+    which `int8` asks for: only an int8 bundle has those. `codec`: `none`, `lz4`
     or `zstd`. `size`: bytes on disk.
     """
 
     mode: CacheMode = "auto"
-    dtype: Literal["fp16", "fp32"] = "fp16"
+    dtype: Literal["fp16", "fp32", "int8"] = "fp16"
     codec: Literal["none", "lz4", "zstd"] = "none"
     size: int = DEFAULT_SIZE
     folder: Path | None = None
+
+    @property
+    def floats(self) -> Literal["fp16", "fp32"]:
+        """What floats are stored as; integers stay what they are whatever is asked for."""
+        return "fp16" if self.dtype == "int8" else self.dtype
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(CacheMode):
@@ -102,7 +108,7 @@ class PrefixCache:
         store = FeatureStore(
             cache_folder(options.folder),
             mode="read" if idle else "auto",
-            dtype=options.dtype,
+            dtype=options.floats,
             codec=options.codec,
             max_bytes=options.size,
         )

@@ -25,6 +25,9 @@ from trtkit.runtime.images import load_image, read_file
 from trtkit.runtime.prefetch import ordered_map
 from trtkit.tensors import Array
 
+# Of a feature map that the engines quantize.
+INTEGERS = ("int8", "uint8")
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -160,6 +163,20 @@ class Pipeline:
     def logits(self, images: Array) -> Array:
         """Logits, float32 N x classes, of prepared images, uint8 N x H x W x 3 RGB. No cache."""
         return self.chain.logits(images)
+
+    def logits_and_features(self, images: Array) -> tuple[Array, Array | None]:
+        """Logits, float32 N x classes, and the feature maps at the cut, N x ..., of one run. No cache.
+
+        `images`: uint8 N x H x W x 3 RGB, 1 to the bundle's largest batch. The maps are in the dtype
+        that the prefix gives and valid until the next run; None where nothing is split.
+        """
+        outcome = self.chain.submit(list(images), (), keep=True).result()
+        return outcome.logits, outcome.features if self.chain.split else None
+
+    def features(self, images: Array) -> Array | None:
+        """A copy of the feature maps alone; for the rest see `logits_and_features`."""
+        features = self.logits_and_features(images)[1]
+        return None if features is None else features.copy()
 
     def logits_on_device(self, images: Any) -> Any:
         """Logits of prepared images that lie on the GPU, left there: float32 N x classes. No cache.
@@ -322,6 +339,8 @@ def load(
     backend = backend_of(manifest)
     chain = load_chain(folder, manifest, chosen, backend, gpu_cache=gpu_cache)
     verdict, prefix_cache = None, None
+    if cache is not None and used:
+        _check_dtype(manifest, chosen, cache)
     if chain.split and cache is not None and used:
         if cache.mode == "auto":
             name = "Cache on disk" if gpu_cache else "Cache"
@@ -332,6 +351,17 @@ def load(
             prefix = manifest.path_to(chosen)[0]
             prefix_cache = PrefixCache.open(cache, manifest.preprocessing, prefix.id, idle=idle)
     return Pipeline(manifest, chosen, chain, prefix_cache, verdict)
+
+
+def _check_dtype(manifest: Manifest, tail: Stage, cache: CacheOptions) -> None:
+    """Raise TrtkitError when feature maps are to be kept as int8 that the engines do not make so."""
+    given = manifest.path_to(tail)[0].outputs[0]
+    if cache.dtype == "int8" and given.dtype not in INTEGERS:
+        raise TrtkitError(
+            f"Feature maps kept as int8 were asked for, but those of the bundle {manifest.name} are "
+            f"{given.dtype}, and only quantizing knows their scale; build with --int8, or choose fp16 or "
+            "fp32."
+        )
 
 
 def _weigh(
@@ -347,7 +377,7 @@ def _weigh(
         costs,
         machine_of(backend),
         tail.name,
-        format_name(cache.dtype, cache.codec),
+        format_name(cache.floats, cache.codec),
         resident=fits_memory(cache_folder(cache.folder)),
         name=name,
     )

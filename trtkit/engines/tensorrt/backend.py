@@ -42,6 +42,10 @@ class TensorRTBackend:
         self._library: Library = load_library(flavour)
 
     @property
+    def int8_form(self) -> str:
+        return "symmetric"
+
+    @property
     def version(self) -> str:
         return self._library.version
 
