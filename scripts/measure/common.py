@@ -31,6 +31,7 @@ from trtkit.cpu import own_process, usable_cores
 PACKAGES = (
     "trtkit", "numpy", "onnxruntime", "onnxruntime-gpu", "simplejpeg",
     "opencv-contrib-python-headless", "blake3", "onnx", "torch", "torchvision",
+    "nvidia-modelopt", "tensorrt-rtx-cu13-bindings",
 )  # fmt: skip
 
 BY_ROUND = "by round: p10, median, p90"

@@ -220,7 +220,7 @@ def accuracy_table(options: argparse.Namespace, runs: list[dict[str, float]]) ->
         where = f"on {CHEAP}'s blocks 1 to {reuse.cut}"
         rows.append((reuse.expensive, f"{where}, as it is", of(f"{reuse} as it is"), as_it_is))
         rows.append((reuse.expensive, f"{where}, retrained", of(f"{reuse} retrained"), retrained))
-    rows.append(("resnet152", "int8: trtkit does not quantize yet", "", ""))
+    rows.append(("resnet152", "int8: not measured here, see int8_accuracy.py", "", ""))
     title = (
         f"Top-1 on {runs[0]['images']} photos that were not trained on, {options.image_size} x "
         f"{options.image_size}: mean of {len(runs)} runs (least to greatest); published: {SOURCE}"

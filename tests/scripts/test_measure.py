@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from trtkit.engines.registry import can_build
+
 MEASURE = Path(__file__).resolve().parents[2] / "scripts" / "measure"
 SCRIPTS = sorted(
     path.stem
@@ -38,7 +40,7 @@ def measured(script: str, tmp_path: Path, *options: object) -> dict[str, Any]:
 
 
 def test_all_scripts_are_known() -> None:
-    assert len(SCRIPTS) == 15
+    assert len(SCRIPTS) == 18
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -120,3 +122,60 @@ def test_two_runs_overlap_or_not(tmp_path: Path) -> None:
     ((first, second),) = result["pairs"]
     overlap = first[0] <= second[2] and second[0] <= first[2]
     assert result["targets"][0]["measured"] == f"{int(overlap)} of 1"
+
+
+@pytest.mark.slow
+def test_int8(tmp_path: Path) -> None:
+    pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed")
+    result = measured(
+        "int8", tmp_path, "--model", "resnet18", "--image-size", 64, "--cut", 2, "--batch", 2,
+        "--images", 8, "--photos", 2, "--rounds", 1,
+    )  # fmt: skip
+    kernels = result["forms"]["convolutions"]
+    assert kernels["fp32, as trtkit builds it"] == [0, 20]
+    assert kernels["int8, as trtkit builds it"] == [20, 20]
+    assert len(kernels) == 5
+    maps = result["feature_maps"]
+    assert {name: found["dtype"] for name, found in maps.items()} == {
+        "int8": "uint8", "fp16": "float16", "fp32": "float32",
+    }  # fmt: skip
+    assert maps["fp32"]["bytes"] == 2 * maps["fp16"]["bytes"] == 4 * maps["int8"]["bytes"]
+    assert maps["int8"]["kept"]["none"] > maps["int8"]["kept"]["zstd"] > 0
+    assert 0 < maps["int8"]["zeros"] < 1
+    met = [target["met"] for target in result["targets"]]
+    # The first is how fast it is.
+    assert met[1:] == [True] * (3 if can_build("tensorrt-rtx") else 1)
+
+
+@pytest.mark.slow
+def test_int8_calibration(tmp_path: Path) -> None:
+    pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed")
+    result = measured(
+        "int8_calibration", tmp_path, "--model", "resnet18", "--image-size", 64, "--few", 4,
+        "--many", 8,
+    )  # fmt: skip
+    assert [found["photos"] for found in result["calibration"].values()] == [4, 8]
+    for found in result["calibration"].values():
+        assert 0 < found["largest"] <= found["peak"]
+        assert found["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_int8_accuracy(tmp_path: Path) -> None:
+    pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed")
+    result = measured(
+        "int8_accuracy", tmp_path, "--architectures", "resnet18", "--image-size", 32, "--cut", 2,
+        "--count", 10, "--epochs", 1, "--renderings", 2, "--images", 12, "--min-agreement", 0,
+    )  # fmt: skip
+    assert result["photos"] == {"train": 60, "calibration": 40, "test": 40}
+    scores = result["models"]["resnet18"]
+    assert scores["fp32"]["images"] == scores["fp16"]["images"] == 40
+    assert scores["fp32"]["agreement"] is None and scores["fp16"]["agreement"] > 0.9
+    assert scores["fp32"]["gate"] is None and scores["fp16"]["gate"] is None
+    assert len(scores) == 4
+    for score, target in zip(list(scores.values())[2:], result["targets"], strict=True):
+        # One of few held-out photos that is lost is more than a point of top-1.
+        if score["refused"] is None:
+            assert (score["images"], score["gate"]["images"]) == (40, 28)
+            assert 0 <= score["gate"]["kept_flops_share"] < 1
+        assert target["met"] == (score["refused"] is None)
