@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from trtkit.workspace import Workspace
 if TYPE_CHECKING:
     from trtkit.graph.tree import Model
     from trtkit.profiling.choice import Choice
+    from trtkit.profiling.profile import Profile
 
 AUTO = "auto"
 
@@ -92,33 +93,49 @@ def choose_cut(
     if not choice.cut:
         return choice
     cuts = sorted((choice.cut, *choice.neighbours))
-    identity = build_id(
-        profiles=[each.to_json() for each in profiles], cuts=cuts, wish=wish.hit_rate
-    )
-    kept = profiles_folder(place) / f"cuts-{identity[:32]}.json"
-    measured = _read(kept)
-    if measured is None:
+
+    def measure() -> dict[int, float]:
         from trtkit.profiling.neighbours import measure_cuts
 
-        models = [
+        # Those of a request that is not for int8 are as they were.
+        ready = [
             int8_to_measure(model, each.digest, chosen, int8, progress, advance)
             for model, each in zip(models, profiles, strict=True)
         ]
         samples = choose_samples(place.calibration, profiles[0].batch)
-        measured = measure_cuts(
+        return measure_cuts(
             profiles,
-            models,
+            ready,
             cuts,
             hit_rate=wish.hit_rate,
             backend=chosen,
             options=options,
-            images=samples.load(models[0].card.preprocessing).images,
+            images=samples.load(ready[0].card.preprocessing).images,
             timing=place.timing,
             advance=advance,
         )
-        with whole_file(kept) as temporary:
+
+    return settle(choice, _kept(place, profiles, cuts, wish, measure))
+
+
+def _kept(
+    place: Workspace,
+    profiles: Sequence[Profile],
+    cuts: Sequence[int],
+    wish: Wish,
+    measure: Callable[[], dict[int, float]],
+) -> dict[int, float]:
+    """What these cuts take: as measured before with the same profiles, else measured now, and kept."""
+    identity = build_id(
+        profiles=[each.to_json() for each in profiles], cuts=list(cuts), wish=wish.hit_rate
+    )
+    path = profiles_folder(place) / f"cuts-{identity[:32]}.json"
+    measured = _read(path)
+    if measured is None:
+        measured = measure()
+        with whole_file(path) as temporary:
             temporary.write_text(json.dumps(measured) + "\n", encoding="utf-8")
-    return settle(choice, measured)
+    return measured
 
 
 def _shared(models: Sequence[Model]) -> int:

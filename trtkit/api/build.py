@@ -85,14 +85,14 @@ def build(
 
     One prefix up to block `cut` and a tail for each model; cut 0 does not split, and for `auto` the
     cut with the least expected time is chosen by measuring: for a `hit_rate` (0 to 1, 0.8 by default)
-    and feature maps of at most `storage_per_image` bytes. `precision`: `fp32`
-    (the default), `fp16` or `int8`. The chain is compared with the unsplit fp32 model on
-    `verify_images` photos of `calibration/`, or on generated images when there are none;
-    `min_agreement` (0 to 1) takes the place of the precision's own limit on equal top-1 classes. For
-    int8 of a model that has no Q/DQ pairs ranges are measured on `calibration_images` (512) photos of
-    `calibration` (the workspace's calibration/) by `calibration_method` (`entropy` or `max`), and on
-    others of them layers return to float until `min_agreement` holds. The
-    bundle appears as a whole or not at all; the same request again builds nothing.
+    and feature maps of at most `storage_per_image` bytes. `precision`: `fp32` (the default), `fp16` or
+    `int8`. The chain is compared with the unsplit fp32 model on `verify_images` photos of
+    `calibration/`, or on generated images when there are none; `min_agreement` (0 to 1) takes the place
+    of the precision's own limit on equal top-1 classes. For int8 of a model that has no Q/DQ pairs
+    ranges are measured on `calibration_images` (512) photos of `calibration` (the workspace's
+    calibration/) by `calibration_method` (`entropy` or `max`), and others of them decide which layers
+    return to float until `min_agreement` holds. The bundle appears as a whole or not at all; the same
+    request again builds nothing.
 
     With a `bundle_name` but without `names` and `cut` it rebuilds that bundle for this machine from
     the ONNX it keeps: for the backend it was built for where that can build here, at its precision and
@@ -107,12 +107,7 @@ def build(
     number, why = resolve_cut(
         place, names, cut, hit_rate, storage_per_image, asked, progress, advance
     )
-    if number is None and not names and bundle_name is not None:
-        folder = place.find_bundle(bundle_name)
-        request = from_bundle(place, folder, asked)
-    else:
-        request = from_exports(place, names, number, bundle_name, asked)
-        folder = place.engines / request.bundle
+    request, folder = _request(place, names, number, bundle_name, asked)
     identity = request.id()
     existing = _existing(folder, identity)
     if existing is not None:
@@ -131,6 +126,17 @@ def build(
         manifest = _build(ready, identity, staged, ground, progress)
         bundle.publish(folder, staged, manifest)
     return BuildReport(folder, manifest, up_to_date=False, why=why)
+
+
+def _request(
+    place: Workspace, names: Sequence[str], cut: int | None, bundle_name: str | None, asked: Asked
+) -> tuple[Request, Path]:
+    """What is to be built, and the bundle's folder."""
+    if cut is None and not names and bundle_name is not None:
+        folder = place.find_bundle(bundle_name)
+        return from_bundle(place, folder, asked), folder
+    request = from_exports(place, names, cut, bundle_name, asked)
+    return request, place.engines / request.bundle
 
 
 def _existing(folder: Path, identity: str) -> Manifest | None:

@@ -71,12 +71,7 @@ def profile(
         )
     precision = precision or DEFAULT_PRECISION
     chosen = choose_backend(backend, precision)
-    blocked = chosen.cannot_run()
-    if blocked is not None:
-        raise TrtkitError(
-            f"A profile on {chosen.name} was asked for, which needs a GPU, but {blocked}; profile where "
-            "there is one, or with --backend onnxruntime."
-        )
+    _check_runs(chosen)
     built = options if isinstance(options, BuildOptions) else BuildOptions().changed(options or {})
     samples = choose_samples(place.calibration, photos)
     digest = file_digest(path)
@@ -104,6 +99,15 @@ def profile(
     with whole_file(kept) as temporary:
         temporary.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
     return found
+
+
+def _check_runs(backend: Backend) -> None:
+    blocked = backend.cannot_run()
+    if blocked is not None:
+        raise TrtkitError(
+            f"A profile on {backend.name} was asked for, which needs a GPU, but {blocked}; profile where "
+            "there is one, or with --backend onnxruntime."
+        )
 
 
 def best_cut(profile: Profile, wish: Wish) -> Choice:

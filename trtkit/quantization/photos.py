@@ -14,7 +14,7 @@ from blake3 import blake3
 from trtkit.errors import ImageError, TrtkitError
 from trtkit.evaluation.folders import SkippedPhoto, class_names, part_folders
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.files import find_images
+from trtkit.runtime.files import file_state, find_images
 from trtkit.runtime.images import load_image, read_file
 from trtkit.runtime.pipeline import default_workers
 from trtkit.runtime.prefetch import ordered_map
@@ -84,12 +84,7 @@ def listing_digest(folder: Path) -> str:
     """BLAKE3 (hex) of the names, sizes and times of the photos below `folder`; reads none of them."""
     content = blake3()
     for path in _paths(folder):
-        try:
-            stat = path.stat()
-            state = f"{stat.st_size} {stat.st_mtime_ns}"
-        except OSError:
-            state = "unreadable"
-        content.update(f"{path}\0{state}\0".encode("utf-8", "surrogateescape"))
+        content.update(f"{path}\0{file_state(path)}\0".encode("utf-8", "surrogateescape"))
     return content.hexdigest()
 
 

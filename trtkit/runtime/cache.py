@@ -18,6 +18,9 @@ from trtkit.tensors import Array
 ENVIRONMENT = "TRTKIT_CACHE"
 DEFAULT_SIZE = 10 * 2**30
 
+# Of a feature map that the engines quantize.
+INTEGERS = ("int8", "uint8")
+
 CacheMode = Literal["auto", "always", "off"]
 
 
@@ -64,6 +67,14 @@ class CacheOptions:
     def floats(self) -> Literal["fp16", "fp32"]:
         """What floats are stored as; integers stay what they are whatever is asked for."""
         return "fp16" if self.dtype == "int8" else self.dtype
+
+    def check_dtype(self, dtype: str, bundle: str) -> None:
+        """Raise TrtkitError when int8 is asked for of feature maps that the engines give as `dtype`."""
+        if self.dtype == "int8" and dtype not in INTEGERS:
+            raise TrtkitError(
+                f"Feature maps kept as int8 were asked for, but those of the bundle {bundle} are {dtype}, "
+                "and only quantizing knows their scale; build with --int8, or choose fp16 or fp32."
+            )
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(CacheMode):

@@ -47,6 +47,16 @@ class _Folder:
     identity: tuple[int, int]
 
 
+def file_state(path: Path) -> str:
+    """Its size and time, which change when its content does, without reading it."""
+    try:
+        stat = path.stat()
+    except OSError:
+        # A link that leads nowhere, say: once it is mended it is another file.
+        return "unreadable"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
 def find_images(paths: Iterable[str | Path]) -> Iterator[FoundImage]:
     """The photos that `paths` name, path by path in the order given.
 

@@ -25,9 +25,6 @@ from trtkit.runtime.images import load_image, read_file
 from trtkit.runtime.prefetch import ordered_map
 from trtkit.tensors import Array
 
-# Of a feature map that the engines quantize.
-INTEGERS = ("int8", "uint8")
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -340,7 +337,7 @@ def load(
     chain = load_chain(folder, manifest, chosen, backend, gpu_cache=gpu_cache)
     verdict, prefix_cache = None, None
     if cache is not None and used:
-        _check_dtype(manifest, chosen, cache)
+        cache.check_dtype(manifest.path_to(chosen)[0].outputs[0].dtype, manifest.name)
     if chain.split and cache is not None and used:
         if cache.mode == "auto":
             name = "Cache on disk" if gpu_cache else "Cache"
@@ -351,17 +348,6 @@ def load(
             prefix = manifest.path_to(chosen)[0]
             prefix_cache = PrefixCache.open(cache, manifest.preprocessing, prefix.id, idle=idle)
     return Pipeline(manifest, chosen, chain, prefix_cache, verdict)
-
-
-def _check_dtype(manifest: Manifest, tail: Stage, cache: CacheOptions) -> None:
-    """Raise TrtkitError when feature maps are to be kept as int8 that the engines do not make so."""
-    given = manifest.path_to(tail)[0].outputs[0]
-    if cache.dtype == "int8" and given.dtype not in INTEGERS:
-        raise TrtkitError(
-            f"Feature maps kept as int8 were asked for, but those of the bundle {manifest.name} are "
-            f"{given.dtype}, and only quantizing knows their scale; build with --int8, or choose fp16 or "
-            "fp32."
-        )
 
 
 def _weigh(

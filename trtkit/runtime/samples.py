@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from trtkit.errors import ImageError, TrtkitError
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.files import find_images
+from trtkit.runtime.files import file_state, find_images
 from trtkit.runtime.images import load_image, read_file
 from trtkit.tensors import Array
 
@@ -74,13 +74,8 @@ class Samples:
     def digest(self) -> str:
         content = blake3(str(self.count).encode())
         for path in self.files:
-            try:
-                stat = path.stat()
-                state = f"{stat.st_size} {stat.st_mtime_ns}"
-            except OSError:
-                # A link that leads nowhere, say: once it is mended the images are others.
-                state = "unreadable"
-            content.update(f"{path.name}\0{state}\0".encode("utf-8", "surrogateescape"))
+            entry = f"{path.name}\0{file_state(path)}\0"
+            content.update(entry.encode("utf-8", "surrogateescape"))
         return content.hexdigest()
 
     def load(self, preprocessing: Preprocessing) -> SampleImages:
