@@ -19,10 +19,16 @@ from tests.engines.simulated import install
 from trtkit.bundle import read_manifest
 from trtkit.engines.registry import get_backend
 from trtkit.errors import TrtkitError
+from trtkit.extras import EXTRAS
 from trtkit.identity import file_digest
 from trtkit.quantization import quantizer
 from trtkit.quantization.ranges import Ranges, ranges_path, read_ranges
 from trtkit.workspace import Workspace
+
+pytestmark = pytest.mark.skipif(
+    not all(package.installed for package in EXTRAS["quantize"].packages),
+    reason="ModelOpt is not installed, which has nothing for Python 3.10",
+)
 
 NAMES = ("resnet18", "resnet34")
 CUT = 2

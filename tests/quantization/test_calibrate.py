@@ -15,12 +15,18 @@ from PIL import Image
 import trtkit
 from tests.graph.onnx_graphs import classifier
 from trtkit.errors import TrtkitError
+from trtkit.extras import EXTRAS
 from trtkit.graph.card import ModelCard
 from trtkit.graph.foreign import adopt
 from trtkit.graph.precision import name_nodes
 from trtkit.graph.tree import Model
 from trtkit.quantization.calibrate import measure_ranges
 from trtkit.quantization.photos import CalibrationPhotos, calibration_photos, prepared
+
+pytestmark = pytest.mark.skipif(
+    not all(package.installed for package in EXTRAS["quantize"].packages),
+    reason="ModelOpt is not installed, which has nothing for Python 3.10",
+)
 
 SIZE = 8
 
