@@ -196,6 +196,16 @@ def test_names_that_are_not_unicode(trtkit, workspace, photos, tmp_path):
         ),
         (["build", "--cut", "2", "--fp16", "--int8"], "--fp16 and --int8 were both asked for"),
         (["build", "--cut", "2", "--optimization-level", "9"], "give 0 .* to 5"),
+        (
+            ["build", "resnet18", "--cut", "2", "--int8", "--calibration", "gone"],
+            "but gone holds none; put",
+        ),
+        (["build", "resnet18", "--cut", "2", "--fp8"], "Precision fp8 was asked of"),
+        (
+            ["build", "resnet18", "--cut", "2", "--calibration-images", "9"],
+            "fp32, which has no ranges",
+        ),
+        (["infer", ".", "--cache-dtype", "int8"], "are float16, and only quantizing knows"),
         (["infer", "x", "--gpu-cache", "0"], "was given as a GPU cache size"),
         (["build", "nothing", "--cut", "2"], "no exported model 'nothing'"),
         (["cuts", "nothing"], "no exported model 'nothing'"),

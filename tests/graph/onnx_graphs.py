@@ -21,18 +21,6 @@ def run(model: onnx.ModelProto, value: np.ndarray) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: value})[0]
 
 
-def rounds_fp16() -> bool:
-    """Whether this ONNX Runtime rounds when it quantizes fp16: 1.23, of Python 3.10, truncates."""
-    nodes = [
-        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
-        helper.make_node("QuantizeLinear", ["h", "s", "z"], ["q"]),
-        helper.make_node("Cast", ["q"], ["y"], to=TensorProto.FLOAT),
-    ]
-    weights = {"s": np.ones((), np.float16), "z": np.zeros((), np.int8)}
-    model = make_model(nodes, [1], ("y", [1]), weights, opset=19)
-    return float(run(model, np.full(1, 1.75, np.float32))[0]) == 2.0
-
-
 def make_model(
     nodes: Sequence[onnx.NodeProto],
     shape: Sequence[int | str],

@@ -7,13 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.graph.onnx_graphs import classifier, make_model, rounds_fp16, run
+from tests.graph.onnx_graphs import classifier, make_model, run
 from tests.quantized import quantize
 from trtkit.errors import TrtkitError
 from trtkit.graph.card import METADATA_KEY
 from trtkit.graph.foreign import adopt
 from trtkit.graph.split import split
-from trtkit.graph.typed import HALF_SCALES_OPSET, write_precision
+from trtkit.graph.typed import HALF_SCALES_OPSET, quantize_from_fp32, write_precision
 from trtkit.graph.values import producers, tensor_infos
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -116,7 +116,6 @@ def test_fp16_is_in_the_types_whether_they_decide_or_not(strong):
     np.testing.assert_allclose(logits, expected, atol=15 * 2**-11 * np.abs(expected).max())
 
 
-@pytest.mark.skipif(not rounds_fp16(), reason="this ONNX Runtime truncates what is fp16")
 def test_int8_is_fp16_around_its_pairs(quantized):
     expected = run(quantized, IMAGES)
     assert opset(quantized) < HALF_SCALES_OPSET
@@ -124,6 +123,7 @@ def test_int8_is_fp16_around_its_pairs(quantized):
     assert opset(quantized) == HALF_SCALES_OPSET
     assert types_of(quantized, ("Conv", "Gemm", "Add", "Relu", "DequantizeLinear")) == {HALF}
     assert types_of(quantized, ("Sub", "Mul")) == {FLOAT}
+    quantize_from_fp32(quantized.graph)
     logits = run(quantized, IMAGES)
     assert logits.dtype == np.float32
     # A rounding to fp16 moves what lies between two of 127 steps to the other one at times.
@@ -231,3 +231,22 @@ def test_a_made_name_is_not_one_that_another_node_has():
     weights = {"w": np.ones((3, 3, 1, 1), np.float32)}
     model = make_model(nodes, ["N", 3, 8, 8], ("g", ["N", 3, 8, 8]), weights)
     assert len(write(model, "fp32")) == 2
+
+
+def test_what_is_quantized_from_fp32_is_rounded_by_every_onnx_runtime():
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=HALF),
+        helper.make_node("QuantizeLinear", ["h", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("Cast", ["d"], ["y"], to=FLOAT),
+    ]
+    weights = {"s": np.array(0.5, np.float16), "z": np.zeros((), np.int8)}
+    model = make_model(nodes, [4], ("y", [4]), weights, opset=19)
+    quantize_from_fp32(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    value = np.array([0.8, -0.8, 0.2, 0.74], np.float32)
+    assert run(model, value).tolist() == [1.0, -1.0, 0.0, 0.5]
+    # Nothing is left to be changed in one of fp32.
+    before = model.SerializeToString()
+    quantize_from_fp32(model.graph)
+    assert model.SerializeToString() == before
