@@ -85,6 +85,16 @@ def test_only_trtkit_has_a_cache_and_only_end_to_end(bundle, tmp_path):
     assert all(spec.cache == "off" for name, spec in whole.items() if "trtkit" not in name)
 
 
+def test_baselines_run_what_is_not_quantized(bundle, tmp_path):
+    folder, manifest = bundle
+    int8 = (tmp_path / "int8", replace(manifest, name="int8", precision="int8"))
+    found = specs(int8, tmp_path, others=[bundle])
+    assert found["torch"].bundle == found["onnxruntime"].bundle == str(folder)
+    assert found["trtkit int8 on onnxruntime"].bundle == str(tmp_path / "int8")
+    # There is no other.
+    assert specs(int8, tmp_path)["onnxruntime"].bundle == str(tmp_path / "int8")
+
+
 def test_a_contest(fakes, bundle, tmp_path):
     found = held(bundle, tmp_path)
     assert (found.baseline, found.rounds, found.stopped) == ("torch", 2, "most rounds")

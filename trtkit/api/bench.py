@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trtkit.api.doctor import doctor
-from trtkit.benchmark.contest import MEASURES, Contest, Subject, competitors_of, hold
+from trtkit.benchmark.contest import MEASURES, Contest, Subject, competitors_of, hold, source_of
 from trtkit.benchmark.kinds import BASELINES, GPU_BASELINES, baselines_for, missing, no_gpu
 from trtkit.benchmark.protocol import INTERRUPTED, Settings
 from trtkit.bundle import Manifest, read_manifest
@@ -176,6 +176,12 @@ def _contests(
     """One contest for each kind of figure and batch size. Adds to `notes` what is to be said."""
     files = _photos(asked.photos, group.manifest, asked.count, max(asked.batches), notes)
     baselines = baselines_for(group.manifest.backend)
+    source = source_of(group.subjects)[1]
+    if source.precision == "int8":
+        notes.append(
+            f"The baselines run the int8 graph of {source.name}; build the same models in fp32 at the same "
+            "cut as well to compare with those."
+        )
     built = scratch / "built"
     built.mkdir(exist_ok=True)
     for measure, batch in product(asked.measures, asked.batches):

@@ -95,12 +95,13 @@ def competitors_of(
     """The competitors of a contest by name: the baselines, and trtkit with each use of its cache.
 
     `subjects`: bundles of the same model with the same preprocessing, in other precisions for example.
-    The baselines run what the first one was built from; those that build an engine do so for each
+    The baselines run what the first one was built from, if it can be one that is not int8, since what an
+    int8 bundle keeps is quantized; those that build an engine do so for each
     precision that there is. `scratch`: a folder for caches, of this contest alone; `built`: one for
     engines that the next contests take again.
     """
     common = Spec(
-        kind="", measure=measure, bundle=str(subjects[0][0]), tail=tail, photos=photos, batch=batch,
+        kind="", measure=measure, bundle=str(source_of(subjects)[0]), tail=tail, photos=photos, batch=batch,
         threads=threads, built_dir=str(built),
     )  # fmt: skip
     specs: dict[str, Spec] = {}
@@ -123,6 +124,11 @@ def competitors_of(
             place.mkdir(parents=True, exist_ok=True)
             specs[f"{own}, cache {cache}"] = replace(mine, cache=cache, cache_dir=str(place))
     return specs
+
+
+def source_of(subjects: Sequence[Subject]) -> Subject:
+    """The bundle whose ONNX the baselines run: the first that is not int8, else the first."""
+    return next((each for each in subjects if each[1].precision != "int8"), subjects[0])
 
 
 def _names(subjects: Sequence[Subject]) -> list[str]:
