@@ -273,7 +273,7 @@ def test_top1_may_fall_by_one_point_exactly(images, data):
 def test_top1_that_falls_is_told():
     assert replace(RIGHT, top1=0.89).misses(0.99) is None
     assert replace(RIGHT, top1=0.885).misses(0.99) == (
-        "top-1 on 200 held-out photos falls from 90.0% to 88.5% (at most 1 points less)"
+        "top-1 on 200 held-out photos falls from 90.0% to 88.5% (at most 1.0% less)"
     )
     # Who lets one in twenty change lets as many become wrong.
     assert replace(RIGHT, top1=0.85).misses(0.95) is None

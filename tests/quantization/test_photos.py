@@ -225,16 +225,15 @@ def test_fewer_than_a_hundred_are_warned_about(tmp_path):
     found = calibration_photos(fill(tmp_path / "few", range(120)), MANY)
     assert len(found.chosen) == 96
     assert list(found.warnings()) == [
-        f"Only 96 photos of {tmp_path / 'few'} are there to calibrate on; ranges measured on fewer "
+        f"Photos of {tmp_path / 'few'} to calibrate on: 96; ranges measured on fewer "
         "than 100 may not hold for others.",
-        f"Only 24 photos of {tmp_path / 'few'} are there to judge int8 by, so that one of them is 4.2%.",
+        f"Photos of {tmp_path / 'few'} to judge int8 by: 24, so that one of them is 4.2%.",
     ]
     found = calibration_photos(fill(tmp_path / "enough", range(125)), MANY)
     assert (len(found.chosen), len(found.held_out)) == (100, 25)
     # Enough to measure on, not to judge by.
     assert list(found.warnings()) == [
-        f"Only 25 photos of {tmp_path / 'enough'} are there to judge int8 by, so that one of them is "
-        "4.0%."
+        f"Photos of {tmp_path / 'enough'} to judge int8 by: 25, so that one of them is 4.0%."
     ]
 
 
@@ -242,8 +241,8 @@ def test_fewer_than_a_hundred_are_warned_about(tmp_path):
 def test_fewer_than_a_hundred_to_judge_by_are_warned_about(tmp_path, held_out):
     found = calibration_photos(fill(tmp_path / "photos", range(held_out + 100)), 100)
     assert (len(found.chosen), len(found.held_out)) == (100, held_out)
-    assert [warning.split(" are there ")[1] for warning in found.warnings()] == (
-        ["to judge int8 by, so that one of them is 1.0%."] if held_out < 100 else []
+    assert [warning.split(" to judge ")[1] for warning in found.warnings()] == (
+        ["int8 by: 99, so that one of them is 1.0%."] if held_out < 100 else []
     )
 
 
@@ -318,7 +317,7 @@ def test_a_single_photo_is_measured_and_judged_by(tmp_path):
     assert names(found.chosen) == ["0003.png"]
     assert found.held_out == found.chosen
     to_measure_on, to_judge_by = found.warnings()
-    assert to_measure_on.startswith("Only 1 ")
+    assert "to calibrate on: 1; " in to_measure_on
     assert to_judge_by.endswith("one of them is 100.0%.")
 
 

@@ -62,7 +62,7 @@ class Accuracy:
         if round(self.reference_top1 - self.top1 - most, 9) > 0:
             return (
                 f"top-1 on {self.labelled} held-out photos falls from {self.reference_top1:.1%} to "
-                f"{self.top1:.1%} (at most {100 * most:.3g} points less)"
+                f"{self.top1:.1%} (at most {most:.1%} less)"
             )
         return None
 

@@ -64,13 +64,13 @@ class CalibrationPhotos:
             )
         if len(self.chosen) < FEW:
             yield (
-                f"Only {len(self.chosen)} photos of {self.folder} are there to calibrate on; ranges "
-                f"measured on fewer than {FEW} may not hold for others."
+                f"Photos of {self.folder} to calibrate on: {len(self.chosen)}; ranges measured on fewer "
+                f"than {FEW} may not hold for others."
             )
         if len(self.held_out) < FEW:
             yield (
-                f"Only {len(self.held_out)} photos of {self.folder} are there to judge int8 by, so that "
-                f"one of them is {1 / len(self.held_out):.1%}."
+                f"Photos of {self.folder} to judge int8 by: {len(self.held_out)}, so that one of them is "
+                f"{1 / len(self.held_out):.1%}."
             )
         labels = {photo.label for photo in (*self.chosen, *self.held_out)}
         if self.labelled and len(labels) == 1:

@@ -15,7 +15,7 @@ from trtkit.graph.boundaries import cut_points
 from trtkit.graph.card import BlockBoundary
 from trtkit.graph.flops import flops_share
 from trtkit.graph.precision import name_nodes
-from trtkit.graph.quantize import Edges, Form, kernel_edges, quantize_graph
+from trtkit.graph.quantize import Edges, Form, kernel_edges, layers_of, quantize_graph
 from trtkit.graph.split import find_cut
 from trtkit.graph.tree import Model, stage_tree
 from trtkit.graph.values import ancestors
@@ -86,7 +86,7 @@ def quantize_models(
             progress(f"{model.name} takes all held-out photos of {options.folder} for {only}.")
     trials = _keep(subjects, form, cut, options, advance)
     for subject, trial in zip(subjects, trials, strict=True):
-        progress(_told(subject.model, trial, form, options))
+        progress(_told(subject, trial, form, options))
         _remember(subject, trial, _key(subjects, form, cut, options), options)
     return Quantized(
         tuple(trial.model for trial in trials), _record(subjects, trials, photos, form, options)
@@ -266,8 +266,8 @@ def _remember(subject: _Subject, trial: Trial, key: str, options: Int8Options) -
         replace(stored, kept={**stored.kept, key: kept}).write(path)
 
 
-def _told(model: Model, trial: Trial, form: Form, options: Int8Options) -> str:
-    found = trial.accuracy
+def _told(subject: _Subject, trial: Trial, form: Form, options: Int8Options) -> str:
+    model, found = subject.model, trial.accuracy
     text = (
         f"{model.name} in int8: {found.agreement:.1%} of {found.images} held-out photos keep their best "
         f"class (at least {options.least:.1%})"
@@ -280,8 +280,8 @@ def _told(model: Model, trial: Trial, form: Form, options: Int8Options) -> str:
         text += f", {1e3 * found.seconds:.2f} ms a photo here, {faster:.1f} times as fast as fp32"
     if trial.kept:
         text += (
-            f"; {len(trial.kept)} layers stay float for that, "
-            f"{flops_share(model.graph, trial.kept):.1%} of its work: {listed(trial.kept)}"
+            f"; {len(trial.kept)} of {len(layers_of(model.graph.graph, subject.edges))} layers stay float "
+            f"for that, {flops_share(model.graph, trial.kept):.1%} of its work: {listed(trial.kept)}"
         )
     if trial.before != found:
         text += f" (without them {trial.before.agreement:.1%}, {1e3 * trial.before.seconds:.2f} ms)"
