@@ -280,7 +280,7 @@ def main() -> None:
         "--renderings", type=positive, default=3, help="of those not trained on, default 3"
     )
     parser.add_argument("--images", type=positive, default=512, help="to calibrate on, 512")
-    parser.add_argument("--method", choices=("entropy", "max"), default="entropy", help="entropy")
+    parser.add_argument("--method", choices=("auto", "entropy", "max"), default="auto", help="auto")
     parser.add_argument("--min-agreement", type=float, default=0.99, help="default 0.99")
     run(parser, measure)
 

@@ -21,7 +21,7 @@ from trtkit.engines.registry import get_backend
 from trtkit.errors import TrtkitError
 from trtkit.extras import EXTRAS
 from trtkit.identity import file_digest
-from trtkit.quantization import quantizer
+from trtkit.quantization import found
 from trtkit.quantization.ranges import Ranges, ranges_path, read_ranges
 from trtkit.workspace import Workspace
 
@@ -46,7 +46,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, exports: Path, digits: 
         workspace=root, progress=told.append,
     )  # fmt: skip
     # 80 photos, a fifth of them held out.
-    assert f"Calibrating resnet18 on 64 photos of {root / 'calibration'}" in told
+    assert f"Calibrating resnet18 on 64 photos of {root / 'calibration'}, by entropy" in told
     assert sum("to calibrate on: 64; " in text for text in told) == 1
     return root
 
@@ -101,7 +101,7 @@ def measured_again(monkeypatch: pytest.MonkeyPatch, place: Workspace) -> list[st
         calls.append(model.name)
         return replace(known[model.name], digest=digest, images=photos.id, method=method, kept={})
 
-    monkeypatch.setattr(quantizer, "measure_ranges", measure)
+    monkeypatch.setattr(found, "measure_ranges", measure)
     return calls
 
 
@@ -262,7 +262,10 @@ def test_a_layer_with_a_bad_range_returns_to_float(trained: Workspace) -> None:
     assert good["agreement"] >= 0.9
     factor(trained, "one", 1 / 500, "relu_9")
     told: list[str] = []
-    report = build(trained, "one", min_agreement=good["agreement"], progress=told.append)
+    report = build(
+        trained, "one", min_agreement=good["agreement"], calibration_method="entropy",
+        progress=told.append,
+    )  # fmt: skip
     record = report.manifest.quantized["models"]["one"]
     reader = reader_of(trained, "one", "relu_9")
     assert record["kept"] == [reader]
@@ -279,7 +282,7 @@ def test_a_layer_of_the_prefix_that_one_model_needs_float_is_so_for_both(
 ) -> None:
     # Without its first layer the network sees nothing; shortcuts go around the others.
     factor(trained, "one", 1e-4, "mul")
-    report = build(trained, "one", "two", min_agreement=0.99)
+    report = build(trained, "one", "two", min_agreement=0.99, calibration_method="entropy")
     kept = {name: found["kept"] for name, found in report.manifest.quantized["models"].items()}
     assert kept["one"] == kept["two"] == [reader_of(trained, "one", "mul")]
     assert [stage.name for stage in report.manifest.stages] == ["prefix", "one", "two"]
@@ -290,8 +293,59 @@ def test_where_nothing_helps_there_is_no_bundle(trained: Workspace) -> None:
     with pytest.raises(
         TrtkitError, match="int8 does not keep the accuracy of one: .* does not help"
     ):
-        build(trained, "one", min_agreement=0.99)
+        build(trained, "one", min_agreement=0.99, calibration_method="entropy")
     assert trained.bundles() == []
+
+
+@pytest.fixture
+def by_method(monkeypatch: pytest.MonkeyPatch, trained: Workspace) -> dict[str, float]:
+    """What the good ranges of the model are multiplied with by each method; none is stored yet."""
+    path = ranges_path(trained.calibration, "one")
+    known, _ = read_ranges(path)
+    path.unlink()
+    factors: dict[str, float] = {}
+
+    def measure(model, digest, photos, method, advance) -> Ranges:
+        by = factors.pop(method)
+        return replace(
+            known, method=method, ranges={name: by * each for name, each in known.ranges.items()}
+        )
+
+    monkeypatch.setattr(found, "measure_ranges", measure)
+    return factors
+
+
+def test_where_entropy_is_not_enough_max_is_tried(
+    trained: Workspace, by_method: dict[str, float]
+) -> None:
+    by_method.update(entropy=1e-4, max=1.0)
+    told: list[str] = []
+    report = build(trained, "one", min_agreement=0.9, progress=told.append)
+    assert report.manifest.quantized["method"] == "max"
+    assert report.manifest.quantized["models"]["one"]["kept"] == []
+    assert any("calibrated by entropy, " in text and text.endswith(" by max") for text in told)
+    # Neither is measured again: `by_method` has nothing left.
+    build(trained, "one", min_agreement=0.9, cut=1)
+    assert read_ranges(ranges_path(trained.calibration, "one"))[0].method == "max"
+
+
+def test_where_entropy_is_enough_max_is_not_measured(
+    trained: Workspace, by_method: dict[str, float]
+) -> None:
+    by_method.update(entropy=1.0, max=1.0)
+    assert build(trained, "one", min_agreement=0.9).manifest.quantized["method"] == "entropy"
+    assert by_method == {"max": 1.0}
+
+
+def test_where_neither_is_enough_max_is_not_measured_again(
+    trained: Workspace, by_method: dict[str, float]
+) -> None:
+    by_method.update(entropy=1e-4, max=1e-5)
+    for _ in range(2):
+        with pytest.raises(TrtkitError, match="int8 does not keep the accuracy of one"):
+            build(trained, "one", min_agreement=0.99)
+    stored = read_ranges(ranges_path(trained.calibration, "one"))[0]
+    assert (stored.method, stored.rejected) == ("entropy", ("max",))
 
 
 def test_a_trained_model_keeps_its_top_1(trained: Workspace, digits: Path) -> None:
@@ -380,7 +434,7 @@ def test_without_photos_nothing_is_guessed(place: Workspace) -> None:
     [
         (
             {"calibration_method": "percentile"},
-            "'percentile' was asked for; choose entropy or max",
+            "'percentile' was asked for; choose auto or entropy or max",
         ),
         ({"calibration_images": 0}, "0 photos to calibrate on"),
         ({"precision": "fp16", "calibration_images": 5}, "fp16, which has no ranges"),

@@ -33,7 +33,7 @@ def picture(number: int) -> bytes:
 
 
 def test_what_is_usual():
-    assert (USUAL.images, USUAL.method, USUAL.least, USUAL.given) == (512, "entropy", 0.99, False)
+    assert (USUAL.images, USUAL.method, USUAL.least, USUAL.given) == (512, "auto", 0.99, False)
 
 
 @given(st.floats(0, 1))
@@ -75,7 +75,7 @@ def test_no_photos_cannot_be_asked_for(images):
 def test_an_unknown_method_is_refused(method):
     with pytest.raises(
         TrtkitError,
-        match=rf"^The calibration method '{method}' was asked for; choose entropy or max\.$",
+        match=rf"^The calibration method '{method}' was asked for; choose auto or entropy or max\.$",
     ):
         replace(USUAL, method=method)
     assert replace(USUAL, method="max").method == "max"

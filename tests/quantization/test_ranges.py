@@ -171,6 +171,8 @@ def test_ranges_hold_for_one_model_one_set_of_photos_and_one_method():
     assert replace(RANGES, digest="e").why_stale(*asked) == "the model is another one"
     assert replace(RANGES, images="e").why_stale(*asked) == "the photos are others"
     assert replace(RANGES, method="max").why_stale(*asked) == "they were measured by max"
+    # Whichever was found better.
+    assert replace(RANGES, method="max").why_stale(*asked[:2], None) is None
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

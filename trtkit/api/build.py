@@ -90,9 +90,9 @@ def build(
     `calibration/`, or on generated images when there are none; `min_agreement` (0 to 1) takes the place
     of the precision's own limit on equal top-1 classes. For int8 of a model that has no Q/DQ pairs
     ranges are measured on `calibration_images` (512) photos of `calibration` (the workspace's
-    calibration/) by `calibration_method` (`entropy` or `max`), and others of them decide which layers
-    return to float until `min_agreement` holds. The bundle appears as a whole or not at all; the same
-    request again builds nothing.
+    calibration/) by `calibration_method` (`entropy`, `max` or `auto`, the better one), and others of
+    them decide which layers return to float until `min_agreement` holds. The bundle appears as a whole
+    or not at all; the same request again builds nothing.
 
     With a `bundle_name` but without `names` and `cut` it rebuilds that bundle for this machine from
     the ONNX it keeps: for the backend it was built for where that can build here, at its precision and

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from trtkit.engines.base import Backend
     from trtkit.graph.quantize import Form
     from trtkit.graph.tree import Model
+    from trtkit.quantization.found import Advance, Progress
     from trtkit.quantization.options import Int8Options
-    from trtkit.quantization.quantizer import Advance, Progress
 
 
 @contextmanager

@@ -80,7 +80,10 @@ def build(
         int | None, typer.Option(help="Photos to calibrate int8 on at most. Default: 512.")
     ] = None,
     calibration_method: Annotated[
-        str | None, typer.Option(help="How ranges are found: entropy (the default) or max.")
+        str | None,
+        typer.Option(
+            help="How ranges are found: entropy, max, or auto (the default), the better one."
+        ),
     ] = None,
     tf32: Annotated[
         bool, typer.Option("--tf32", help="Let fp32 layers round to TF32 (TensorRT).")

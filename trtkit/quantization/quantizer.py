@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,12 @@ from trtkit.graph.quantize import Edges, Form, kernel_edges, layers_of, quantize
 from trtkit.graph.split import find_cut
 from trtkit.graph.tree import Model, stage_tree
 from trtkit.graph.values import ancestors
-from trtkit.quantization.calibrate import measure_ranges
-from trtkit.quantization.judge import Judge
-from trtkit.quantization.options import Int8Options
+from trtkit.quantization.found import Advance, FoundRanges, Progress
+from trtkit.quantization.judge import Accuracy, Judge
+from trtkit.quantization.options import AUTO, Int8Options
 from trtkit.quantization.photos import CalibrationPhotos, calibration_photos
-from trtkit.quantization.ranges import Ranges, ranges_path, read_ranges
+from trtkit.quantization.ranges import METHODS, Ranges, ranges_path, read_ranges
 from trtkit.quantization.search import Trial, find_kept
-
-Progress = Callable[[str], None]
-Advance = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,15 @@ class _Subject:
     prefix: tuple[str, ...]
     boundaries: tuple[str, ...]
     judge: Judge
+
+    def quantized(self, form: Form, kept: Collection[str] = ()) -> Model:
+        """The model with all but those layers int8."""
+        edges = {node: places for node, places in self.edges.items() if node not in kept}
+        return _quantized(self.model, self.ranges, edges, form, self.boundaries)
+
+    def accuracy(self, form: Form) -> Accuracy:
+        """With all layers int8."""
+        return self.judge.accuracy(self.quantized(form).graph)
 
 
 def is_quantized(model: Model) -> bool:
@@ -80,8 +87,9 @@ def quantize_models(
         progress(warning)
     subjects: list[_Subject] = []
     for model in named:
-        ranges = _ranges_of(model, digests[model.name], photos, options, progress, advance)
-        subjects.append(_subject(model, ranges, photos, cut, form, folder, subjects[:1]))
+        found = FoundRanges(model, digests[model.name], photos, options, progress, advance)
+        make = partial(_subject, model, photos, cut, form, folder, subjects[:1])
+        subjects.append(_chosen(found, make, form))
         if (only := subjects[-1].judge.one_class) is not None:
             progress(f"{model.name} takes all held-out photos of {options.folder} for {only}.")
     trials = _keep(subjects, form, cut, options, advance)
@@ -107,7 +115,7 @@ def ranged_model(
     """
     named = _named(model)
     photos = calibration_photos(options.folder, options.images)
-    ranges = _ranges_of(named, digest, photos, options, progress, advance)
+    ranges = FoundRanges(named, digest, photos, options, progress, advance).stored_or_measured()
     boundaries = [point.tensor for point in cut_points(named.graph, named.card)]
     return _quantized(named, ranges, _edges(named, ranges, form), form, boundaries)
 
@@ -119,43 +127,43 @@ def _named(model: Model) -> Model:
     return replace(model, graph=graph)
 
 
-def _ranges_of(
-    model: Model,
-    digest: str,
-    photos: CalibrationPhotos,
-    options: Int8Options,
-    progress: Progress,
-    advance: Advance,
-) -> Ranges:
-    """The stored ranges where they hold, else measured ones, which are stored."""
-    path = ranges_path(options.home, model.name)
-    stored, why = read_ranges(path)
-    if stored is not None:
-        why = stored.why_stale(digest, photos.id, options.method)
-        if why is None:
-            progress(f"The ranges of {model.name} are those of {path}")
-            return stored
-    if why is not None:
-        progress(f"{path} no longer holds ({why}): {model.name} is calibrated anew")
-    progress(f"Calibrating {model.name} on {len(photos.chosen)} photos of {photos.folder}")
-    measured = measure_ranges(model, digest, photos, options.method, advance)
-    if measured.constant:
-        progress(
-            f"{listed(measured.constant)} of {model.name} never changed on these photos and stays "
-            "float: a layer before it may be dead."
-        )
-    measured.write(path)
-    return measured
+def _chosen(found: FoundRanges, make: Callable[[Ranges], _Subject], form: Form) -> _Subject:
+    """The model with the ranges asked for; for `auto` by max, where entropy is not enough and max better.
+
+    What entropy cuts off can be what tells classes apart, in networks of few or unsure ones.
+    """
+    ranges = found.stored_or_measured()
+    first = make(ranges)
+    least = found.options.least
+    other_method = METHODS[1]
+    if found.options.method != AUTO or other_method in (ranges.method, *ranges.rejected):
+        return first
+    by_entropy = first.accuracy(form)
+    if by_entropy.misses(least) is None:
+        return first
+    other = found.measured(other_method)
+    second = make(other)
+    by_max = second.accuracy(form)
+    found.progress(
+        f"{found.model.name}: {by_entropy.agreement:.1%} of the held-out photos keep their best class "
+        f"calibrated by entropy, {by_max.agreement:.1%} by max"
+    )
+    if by_max.agreement > by_entropy.agreement:
+        found.store(other)
+        return second
+    # Not to be measured again by the next build.
+    found.store(replace(ranges, rejected=(other_method,)))
+    return first
 
 
 def _subject(
     model: Model,
-    ranges: Ranges,
     photos: CalibrationPhotos,
     cut: int,
     form: Form,
     folder: Path,
     first: Sequence[_Subject],
+    ranges: Ranges,
 ) -> _Subject:
     prefix: tuple[str, ...] = ()
     boundaries: tuple[str, ...] = ()
@@ -242,13 +250,10 @@ def _keep(
 def _trial_of(
     subject: _Subject, kept: set[str], form: Form, least: float, advance: Advance
 ) -> Trial:
-    def make(names: Sequence[str]) -> Model:
-        edges = {node: places for node, places in subject.edges.items() if node not in names}
-        return _quantized(subject.model, subject.ranges, edges, form, subject.boundaries)
-
     return find_kept(
-        subject.model, subject.judge, make, subject.edges, sorted(kept), least, advance
-    )
+        subject.model, subject.judge, partial(subject.quantized, form), subject.edges, sorted(kept),
+        least, advance,
+    )  # fmt: skip
 
 
 def _key(subjects: Sequence[_Subject], form: Form, cut: int, options: Int8Options) -> str:
@@ -297,7 +302,7 @@ def _record(
 ) -> dict[str, Any]:
     return {
         "form": form.name,
-        "method": options.method,
+        "method": subjects[0].ranges.method,
         "tool": subjects[0].ranges.tool,
         "photos": str(options.folder),
         "images": photos.id,

@@ -24,7 +24,7 @@ class Ranges:
     or `max`; `tool`: what measured. `ranges`: the largest magnitude by tensor. `edges`: by node the
     positions of the inputs that TensorRT wants quantized. `constant`: tensors that were the same for
     all photos, which stay float. `kept`: by form of int8 the layers that have to stay float for the
-    accuracy asked for.
+    accuracy asked for. `rejected`: methods that were tried too and were no better.
     """
 
     model: str
@@ -38,14 +38,18 @@ class Ranges:
     edges: Mapping[str, tuple[int, ...]]
     constant: tuple[str, ...] = ()
     kept: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rejected: tuple[str, ...] = ()
 
-    def why_stale(self, digest: str, images: str, method: str) -> str | None:
-        """Why it does not hold for that model, those photos and that method; None when it does."""
+    def why_stale(self, digest: str, images: str, method: str | None) -> str | None:
+        """Why it does not hold for that model, those photos and that method; None when it does.
+
+        `method` None: whichever was chosen.
+        """
         if self.digest != digest:
             return "the model is another one"
         if self.images != images:
             return "the photos are others"
-        if self.method != method:
+        if method is not None and self.method != method:
             return f"they were measured by {self.method}"
         return None
 
@@ -70,6 +74,7 @@ class Ranges:
                 "ranges": {name: float(each) for name, each in value["ranges"].items()},
                 "edges": {name: tuple(map(int, each)) for name, each in value["edges"].items()},
                 "constant": tuple(value["constant"]),
+                "rejected": tuple(value["rejected"]),
                 "kept": {form: tuple(names) for form, names in value["kept"].items()},
             }
         )
