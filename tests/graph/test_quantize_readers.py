@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from tests.graph.onnx_graphs import classifier, make_model, run
+from trtkit.graph.canonical import graph_digest
 from trtkit.graph.quantize import (
     SAME_RANGE,
     SYMMETRIC,
@@ -22,6 +23,7 @@ from trtkit.graph.quantize import (
     quantize_graph,
     with_readers,
 )
+from trtkit.graph.split import split
 from trtkit.graph.values import tensor_infos
 
 FORMS = (SYMMETRIC, UNSIGNED)
@@ -116,9 +118,10 @@ def test_where_the_graph_is_cut_it_is_quantized_without_layers(form):
     quantized, names = quantize_graph(
         model, all_ranges(model), without_layers(model), form, boundaries=["b"]
     )
-    assert set(names) == {"b"}
+    # The pool in front of the cut is int8 as it would be with any tail.
+    assert set(names) == {"a", "b"}
     kinds = [each.op_type for each in quantized.graph.node]
-    assert kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") == 1
+    assert kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") == 2
 
 
 MOVING = {
@@ -249,3 +252,24 @@ def test_where_only_moving_is_asked_for_nothing_changes(drawn, form):
     quantized, names = quantize_graph(model, all_ranges(model), moving, form)
     assert names == {}
     np.testing.assert_array_equal(run(quantized, image(model)), run(model, image(model)))
+
+
+def test_a_prefix_ends_alike_whatever_its_tails_are():
+    """A pooling at the boundary is int8 although the tail's first layer stays float."""
+    weight = np.random.default_rng(0).standard_normal((2, 2, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv1"),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("MaxPool", ["r"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["p", "w"], ["y"], "conv2"),
+    ]
+    model = make_model(nodes, ["N", 2, 4, 4], ("y", ["N", 2, 2, 2]), {"w": weight})
+    ranges = {"x": 1.0, "r": 2.0}
+    every = {"conv1": (0,), "pool": (0,), "conv2": (0,)}
+    prefixes = []
+    for edges in (every, {name: own for name, own in every.items() if name != "conv2"}):
+        quantized, names = quantize_graph(model, ranges, edges, UNSIGNED, ["p"])
+        prefixes.append(graph_digest(split(quantized, names["p"]).prefix))
+    assert prefixes[0] == prefixes[1]
+    assert with_readers(model.graph, {"pool": (0,)}) == {}
+    assert with_readers(model.graph, {"pool": (0,)}, ["p"]) == {"pool": (0,)}

@@ -78,9 +78,12 @@ def kernel_edges(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
     return {name: edges for name, edges in found.items() if edges}
 
 
-def with_readers(graph: onnx.GraphProto, edges: Edges) -> Edges:
-    """`edges` without nodes that only move values to where nothing quantized reads them."""
-    read_quantized: set[str] = set()
+def with_readers(graph: onnx.GraphProto, edges: Edges, boundaries: Collection[str] = ()) -> Edges:
+    """`edges` without nodes that only move values to where nothing quantized reads them.
+
+    `boundaries` are read quantized whatever reads them, so that a prefix does not depend on its tails.
+    """
+    read_quantized = set(boundaries)
     found = {}
     for node in reversed(graph.node):
         own = edges.get(node.name)
@@ -128,7 +131,7 @@ def quantize_graph(
     """
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
-    edges = with_readers(quantized.graph, edges)
+    edges = with_readers(quantized.graph, edges, boundaries)
     writer = _Writer(quantized, ranges, form)
     for node in quantized.graph.node:
         own = [
