@@ -59,9 +59,9 @@ def test_the_worker_is_of_the_same_trtkit_as_its_parent(tmp_path, monkeypatch):
 
 def test_a_trtkit_that_lies_in_no_path_is_found(tmp_path):
     """As that of a checkout in which `python -m trtkit` was started."""
-    launch = Path(trtkit.__file__).parent / "benchmark" / "launch.py"
+    launch = Path(trtkit.__file__).with_name("launch.py")
     ended = subprocess.run(
-        [sys.executable, "-S", str(launch), "0"],
+        [sys.executable, "-S", str(launch), "benchmark.worker", "0"],
         input=b"", capture_output=True, cwd=tmp_path, env={}, check=False,
     )  # fmt: skip
     # Without site packages there is no numpy either; the worker itself needs none.
