@@ -94,7 +94,7 @@ def quantize_models(
             progress(f"{model.name} takes all held-out photos of {options.folder} for {only}.")
     trials = _keep(subjects, form, cut, options, advance)
     for subject, trial in zip(subjects, trials, strict=True):
-        progress(_told(subject, trial, form, options))
+        progress(_told(subject, trial, options))
         _remember(subject, trial, _key(subjects, form, cut, options), options)
     return Quantized(
         tuple(trial.model for trial in trials), _record(subjects, trials, photos, form, options)
@@ -271,7 +271,7 @@ def _remember(subject: _Subject, trial: Trial, key: str, options: Int8Options) -
         replace(stored, kept={**stored.kept, key: kept}).write(path)
 
 
-def _told(subject: _Subject, trial: Trial, form: Form, options: Int8Options) -> str:
+def _told(subject: _Subject, trial: Trial, options: Int8Options) -> str:
     model, found = subject.model, trial.accuracy
     text = (
         f"{model.name} in int8: {found.agreement:.1%} of {found.images} held-out photos keep their best "
@@ -279,17 +279,13 @@ def _told(subject: _Subject, trial: Trial, form: Form, options: Int8Options) -> 
     )
     if found.top1 is not None and found.reference_top1 is not None:
         text += f", top-1 {found.top1:.1%} (fp32 {found.reference_top1:.1%})"
-    if form.unsigned:
-        # The form that this processor runs, as it ran here.
-        faster = found.reference_seconds / found.seconds
-        text += f", {1e3 * found.seconds:.2f} ms a photo here, {faster:.1f} times as fast as fp32"
     if trial.kept:
         text += (
             f"; {len(trial.kept)} of {len(layers_of(model.graph.graph, subject.edges))} layers stay float "
             f"for that, {flops_share(model.graph, trial.kept):.1%} of its work: {listed(trial.kept)}"
         )
     if trial.before != found:
-        text += f" (without them {trial.before.agreement:.1%}, {1e3 * trial.before.seconds:.2f} ms)"
+        text += f" (without them {trial.before.agreement:.1%})"
     return f"{text}."
 
 

@@ -94,7 +94,7 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True)
-class _Done:
+class Done:
     outcome: Outcome
 
     def result(self) -> Outcome:
@@ -154,7 +154,7 @@ class Chain:
             logits = self.from_features(self._gather(features, hits))
         else:
             logits = self.from_features(computed)
-        return _Done(Outcome(logits, features))
+        return Done(Outcome(logits, features))
 
     def reserve(self, images: int, read_ahead: int = 0) -> None:
         return None

@@ -12,7 +12,7 @@ import numpy as np
 
 from trtkit.bundle import Manifest, Stage
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.chain import Outcome
+from trtkit.runtime.chain import Done, Outcome
 from trtkit.runtime.files import FoundImage
 from trtkit.runtime.pipeline import Pipeline, _Photo
 from trtkit.tensors import Array
@@ -75,8 +75,8 @@ class _Nothing:
         *,
         keys: Sequence[bytes | None] = (),
         keep: bool = False,
-    ) -> _Ready:
-        return _Ready(np.zeros((len(images) + len(hits), self._logits), np.float32))
+    ) -> Done:
+        return Done(Outcome(np.zeros((len(images) + len(hits), self._logits), np.float32), None))
 
     def lease(self, key: bytes) -> None:
         return None
@@ -92,11 +92,3 @@ class _Nothing:
 
     def close(self) -> None:
         return None
-
-
-class _Ready:
-    def __init__(self, logits: Array) -> None:
-        self._outcome = Outcome(logits, None)
-
-    def result(self) -> Outcome:
-        return self._outcome
