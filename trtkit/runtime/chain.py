@@ -95,6 +95,8 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Done:
+    """A batch that was finished before anybody waited for it."""
+
     outcome: Outcome
 
     def result(self) -> Outcome:
