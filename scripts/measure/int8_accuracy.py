@@ -207,17 +207,16 @@ def share(value: float | None) -> str:
 
 def table_row(name: str, form: str, score: Score) -> tuple[str, ...]:
     if score.refused is not None:
-        return (name, form, "refused", *[""] * 6)
+        return (name, form, "refused", *[""] * 5)
     error = "" if score.error is None else f"{score.error:.1e}"
     cells = (name, form, share(score.top1), share(score.agreement), error)
     gate = score.gate
     if gate is None:
-        return (*cells, *[""] * 4)
+        return (*cells, *[""] * 3)
     kept = f"{len(gate['kept'])} ({gate['kept_flops_share']:.1%})"
     held = f"{gate['agreement']:.2%} of {gate['images']}"
     top1 = "" if gate["top1"] is None else f"{gate['top1']:.2%} ({gate['reference_top1']:.2%})"
-    faster = f"{gate['reference_seconds'] / gate['seconds']:.2f}" if form == OURS else ""
-    return (*cells, kept, held, top1, faster)
+    return (*cells, kept, held, top1)
 
 
 def target_of(name: str, form: str, score: Score, least: float) -> Target:
@@ -250,7 +249,7 @@ def measure(options: argparse.Namespace, root: Path) -> Outcome:
         ]
     columns = (
         "model", "form", "top-1", "agreement", "error of the logits", "float (of the work)",
-        "held-out agreement", "held-out top-1 (fp32)", "times as fast here",
+        "held-out agreement", "held-out top-1 (fp32)",
     )  # fmt: skip
     size = options.image_size
     title = (
