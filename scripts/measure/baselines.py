@@ -19,6 +19,7 @@ from subjects import bundle, photos, trtkit
 
 # The cut of each model: ResNets where the published reuse is, VGG in its middle.
 CUTS = {"resnet18": 4, "resnet50": 7, "resnet152": 7, "vgg16": 7}
+PRECISIONS = ("fp32", "fp16", "int8")
 # What, against which baseline, and how many times as fast the poster's is.
 PUBLISHED = (
     ("end to end", "torch", 30.0),
@@ -36,36 +37,33 @@ def figures(contest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def own(contest: Mapping[str, Any], cache: str) -> dict[str, Any] | None:
-    """trtkit's figure: with the cache in that state end to end, the only one of compute."""
-    found = [
-        figure
+def own(contest: Mapping[str, Any], cache: str) -> dict[str, dict[str, Any]]:
+    """trtkit's figures, by competitor: with the cache in that state end to end, all of compute."""
+    return {
+        name: figure
         for name, figure in figures(contest).items()
         if name.startswith("trtkit") and (contest["measure"] == "compute" or name.endswith(cache))
-    ]
-    return found[0] if found else None
+    }
 
 
 def add_ratios(report: Mapping[str, Any], outcome: Outcome) -> None:
     rows = []
     for contest in report["contests"]:
         for cache in ("off", "warm") if contest["measure"] == "end to end" else ("off",):
-            mine = own(contest, f"cache {cache}")
-            if mine is None:
-                continue
-            cells = []
-            for name, figure in figures(contest).items():
-                if not name.startswith("trtkit"):
-                    times = mine["images_per_second"] / figure["images_per_second"]
-                    cells.append(f"{name} {times:.2f}")
-            state = f", cache {cache}" if contest["measure"] == "end to end" else ""
-            rows.append(
-                (
-                    contest["tail"], f"{contest['measure']}{state}", str(contest["batch"]),
-                    f"{mine['images_per_second']:.1f}", ", ".join(cells),
-                )
-            )  # fmt: skip
-    columns = ("model", "measure", "batch", "trtkit, images/s", "times as fast as")
+            for name, mine in own(contest, f"cache {cache}").items():
+                cells = [
+                    f"{other} {mine['images_per_second'] / figure['images_per_second']:.2f}"
+                    for other, figure in figures(contest).items()
+                    if not other.startswith("trtkit")
+                ]
+                rows.append(
+                    (
+                        contest["tail"], contest["measure"], str(contest["batch"]),
+                        name.removeprefix("trtkit "), f"{mine['images_per_second']:.1f}",
+                        "" if mine["agreement"] is None else f"{mine['agreement']:.0%}", ", ".join(cells),
+                    )
+                )  # fmt: skip
+    columns = ("model", "measure", "batch", "trtkit", "images/s", "agreement", "times as fast as")
     outcome.tables.append(Table("trtkit against the baselines, medians", columns, tuple(rows)))
 
 
@@ -75,10 +73,12 @@ def add_published(report: Mapping[str, Any], outcome: Outcome) -> None:
     for measure, baseline, published in PUBLISHED:
         found = []
         for contest in report["contests"]:
-            mine, base = own(contest, "cache off"), figures(contest).get(baseline)
-            if on_gpu and contest["measure"] == measure and mine and base:
+            base = figures(contest).get(baseline)
+            if not on_gpu or contest["measure"] != measure or base is None:
+                continue
+            for name, mine in own(contest, "cache off").items():
                 times = mine["images_per_second"] / base["images_per_second"]
-                found.append(f"{contest['tail']} batch {contest['batch']}: {times:.2f}")
+                found.append(f"{contest['tail']} batch {contest['batch']}, {name}: {times:.2f}")
         what = f"TensorRT to {baseline}, {measure}"
         outcome.targets.append(
             Target(what, f"beside {published:g} times published", ", ".join(found))
@@ -87,7 +87,11 @@ def add_published(report: Mapping[str, Any], outcome: Outcome) -> None:
 
 def measure(options: argparse.Namespace, root: Path) -> Outcome:
     outcome = Outcome()
-    names = [bundle(root, model, CUTS[model], options.precision).name for model in options.models]
+    names = [
+        bundle(root, model, CUTS[model], precision).name
+        for model in options.models
+        for precision in options.precisions
+    ]
     given: list[object] = []
     for name in names:
         given += ["--bundle", name]
@@ -111,7 +115,13 @@ def measure(options: argparse.Namespace, root: Path) -> Outcome:
 def main() -> None:
     parser = argument_parser(__doc__, rounds=None)
     parser.add_argument("--models", nargs="+", choices=list(CUTS), default=list(CUTS), help="all")
-    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp32")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        default=["fp32", "int8"],
+        help="fp32 and int8",
+    )
     parser.add_argument("--batches", type=positive, nargs="+", default=[1, 8], help="1 and 8")
     parser.add_argument("--photos", type=positive, default=8, help="of a round, default 8")
     parser.add_argument("--seconds", type=float, default=60.0, help="of a contest, default 60")

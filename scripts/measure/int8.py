@@ -22,7 +22,6 @@ them, but zeros and what a codec gains do.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import tempfile
 from collections import Counter
@@ -34,7 +33,16 @@ from typing import Any
 
 import numpy as np
 from common import Outcome, Table, Target, argument_parser, in_turns, positive, progress, run, timed
-from subjects import Subject, exported, in_batches, photos, trtkit
+from subjects import (
+    INT8_PHOTOS,
+    Subject,
+    all_int8,
+    calibration_photos,
+    exported,
+    in_batches,
+    photos,
+    trtkit,
+)
 from trainings import exported as exported_checkpoint
 
 from trtkit.bundle import Manifest, read_manifest
@@ -66,20 +74,12 @@ class Model:
         """The folder of its bundle; built unless it is there and up to date."""
         built = f"{self.name}-cut{cut}-{precision}-{backend}"
         progress(f"Building {built}")
-        int8 = (
-            "--calibration", self.calibration, "--calibration-images", self.images,
-            "--min-agreement", 0,
-        )  # fmt: skip
+        int8 = all_int8(self.calibration, self.images) if precision == "int8" else ()
         trtkit(
             "build", self.name, "--cut", cut, f"--{precision}", "--backend", backend, "--bundle", built,
-            "--workspace", self.root, *(int8 if precision == "int8" else ()),
+            "--workspace", self.root, *int8,
         )  # fmt: skip
         return Workspace(self.root).engines / built
-
-
-def calibration_photos(root: Path, count: int) -> Path:
-    """A folder from which `count` photos are measured on: one in five is held out."""
-    return photos(root, count + math.ceil(count / 4))
 
 
 # Speed
@@ -356,7 +356,9 @@ def main() -> None:
     parser.add_argument("--image-size", type=positive, default=224, help="default 224")
     parser.add_argument("--batch", type=positive, default=4, help="default 4")
     parser.add_argument("--cut", type=positive, default=7, help="of bytes and rtx, default 7")
-    parser.add_argument("--images", type=positive, default=64, help="bundles' calibration, 64")
+    parser.add_argument(
+        "--images", type=positive, default=INT8_PHOTOS, help="bundles' calibration, 64"
+    )
     parser.add_argument("--photos", type=positive, default=64, help="of bytes, default 64")
     run(parser, measure)
 
