@@ -18,7 +18,7 @@ if [ ! -x "$venv/bin/python" ] || [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ];
     echo "Installing into $venv (some minutes the first time)" >&2
     [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[train,quantize]' --group dev
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[train,quantize,video]' --group dev
     echo "$wanted" >"$mark"
 else
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
