@@ -26,6 +26,8 @@ MANIFEST = "bundle.json"
 FORMAT = 1
 # The name of the stage that the models of a bundle share.
 PREFIX = "prefix"
+# Behind a model's name: the stage of its tail that ends in the embedding.
+BODY = "-body"
 STAGING_PREFIX = ".building-"
 
 
@@ -34,7 +36,8 @@ class Stage:
     """One stage of the tree: which engine file makes it runnable and what that takes and gives.
 
     `parent` is the parent stage's name, None where the input is the image; `digest` is the BLAKE3
-    (hex) of `file`; `classes` are the labels of a stage that ends in logits, None for a prefix.
+    (hex) of `file`; `classes` are the labels of a stage that ends in logits, None for a prefix and for
+    the body of a tail, which ends in the embedding.
     `source` is the stage's ONNX file as exported, from which the engine can be built again elsewhere,
     with its digest; None in bundles of earlier versions. `engine` is the backend's record of the
     build: library, version, card, flags, what the heavy layers compute in.
@@ -150,6 +153,10 @@ class Manifest:
         while path[0].parent is not None:
             path.insert(0, by_name[path[0].parent])
         return tuple(path)
+
+    def has_embeddings(self, tail: Stage) -> bool:
+        """Whether the last engine of `tail` takes the embedding, a vector N x D, from another one."""
+        return len(self.path_to(tail)) > 2
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -44,6 +44,11 @@ def resolve_cut(
     """
     if cut == AUTO:
         choice = choose_cut(place, names, Wish.of(hit_rate, storage), asked, progress, advance)
+        if asked.embeddings and not choice.cut:
+            raise TrtkitError(
+                f"Embeddings were asked for with --cut {AUTO}, which finds no split worth its cache, and "
+                "they lie inside the tail of a split; give a cut of 1 or more, or leave --embeddings out."
+            )
         return choice.cut, choice.why
     if hit_rate is not None or storage is not None:
         raise TrtkitError(
@@ -79,7 +84,7 @@ def choose_cut(
     paths = [place.find_export(name) for name in names]
     models = [load_model(path.stem, path) for path in paths]
     # Before anything is measured, which takes minutes.
-    shared = _shared(models)
+    shared = _shared(models, embeddings=asked.embeddings)
     int8 = int8_options(place, precision, asked)
     profiles = [
         profile(
@@ -138,9 +143,13 @@ def _kept(
     return measured
 
 
-def _shared(models: Sequence[Model]) -> int:
-    """The last cut up to which all compute the same. Raises TrtkitError when there is none."""
+def _shared(models: Sequence[Model], *, embeddings: bool) -> int:
+    """The last cut up to which all compute the same, with `embeddings` in front of those.
+
+    Raises TrtkitError when there is none.
+    """
     from trtkit.graph.boundaries import cut_points
+    from trtkit.graph.embedding import cuts_before_embedding
     from trtkit.graph.tree import check_preprocessing, shared_cut
 
     check_preprocessing(models)
@@ -152,6 +161,9 @@ def _shared(models: Sequence[Model]) -> int:
             f"A cut of {listed([model.name for model in models])} together was asked for, but they "
             "share no block; train one on the other's prefix, or build them one by one."
         )
+    if embeddings:
+        ends = [cuts_before_embedding(model.graph, model.card, model.name) for model in models]
+        return min([shared, *ends])
     return shared
 
 

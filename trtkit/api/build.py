@@ -72,6 +72,7 @@ def build(
     backend: str = "auto",
     options: BuildOptions | Mapping[str, Any] | None = None,
     bundle_name: str | None = None,
+    embeddings: bool = False,
     verify_images: int = DEFAULT_VERIFY_IMAGES,
     min_agreement: float | None = None,
     calibration: str | Path | None = None,
@@ -85,8 +86,9 @@ def build(
 
     One prefix up to block `cut` and a tail for each model; cut 0 does not split, and for `auto` the
     cut with the least expected time is chosen by measuring: for a `hit_rate` (0 to 1, 0.8 by default)
-    and feature maps of at most `storage_per_image` bytes. `precision`: `fp32` (the default), `fp16` or
-    `int8`. The chain is compared with the unsplit fp32 model on `verify_images` photos of
+    and feature maps of at most `storage_per_image` bytes. With `embeddings` each tail is two engines, so
+    that what its last layer takes can be had (`Runner.submit`). `precision`: `fp32` (the default),
+    `fp16` or `int8`. The chain is compared with the unsplit fp32 model on `verify_images` photos of
     `calibration/`, or on generated images when there are none; `min_agreement` (0 to 1) takes the place
     of the precision's own limit on equal top-1 classes. For int8 of a model that has no Q/DQ pairs
     ranges are measured on `calibration_images` (512) photos of `calibration` (the workspace's
@@ -103,7 +105,7 @@ def build(
     """
     place = Workspace.at(workspace)
     ranges = Calibration(calibration, calibration_images, calibration_method)
-    asked = Asked(precision, backend, options, verify_images, min_agreement, ranges)
+    asked = Asked(precision, backend, options, verify_images, min_agreement, ranges, embeddings)
     number, why = resolve_cut(
         place, names, cut, hit_rate, storage_per_image, asked, progress, advance
     )
@@ -262,6 +264,7 @@ def _build_stage(stage: StageGraph, request: Request, staged: Path, place: Build
         precision=request.precision,
         root=stage.parent is None,
         leaf=stage.classes is not None,
+        part=stage.part,
         options=request.options,
     )
     raw = staged / f"{stage.name}.new"

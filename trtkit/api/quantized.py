@@ -60,6 +60,9 @@ def _quantized(
             f"{listed(done)} is quantized already and the other models are not; build them one by one, or "
             "export the model it was made from."
         )
+    if sources.embeddings:
+        # Where a model has none this says so, before minutes of measuring.
+        sources.tree(request.cut, "fp32")
     found = quantize_models(
         models, sources.digests(), request.cut, form_of(request.backend.int8_form), options, folder,
         progress, advance,

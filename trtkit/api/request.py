@@ -9,7 +9,7 @@ from typing import Any
 
 from trtkit import __version__, bundle
 from trtkit.api.sources import BundleSources, ExportSources, Sources
-from trtkit.bundle import PREFIX, Manifest
+from trtkit.bundle import BODY, PREFIX, Manifest
 from trtkit.engines.base import Backend
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import can_build, get_backend
@@ -50,6 +50,7 @@ class Asked:
     verify_images: int
     min_agreement: float | None
     calibration: Calibration = field(default_factory=lambda: Calibration())
+    embeddings: bool = False
 
     def samples(self, place: Workspace) -> Samples:
         """The images to compare on. Raises TrtkitError for a number or an agreement that cannot be."""
@@ -104,7 +105,9 @@ class Request:
             samples=self.samples.digest,
             min_agreement=self.min_agreement,
             trtkit=__version__,
+            # Without these the ids are those of before there were any.
             **({} if self.int8 is None else {"int8": self.int8.digest()}),
+            **({"embeddings": True} if self.sources.embeddings else {}),
         )
 
 
@@ -141,12 +144,14 @@ def from_exports(
             f"A model is called {PREFIX!r}, which is the name of the stage that models share; "
             "export it with another --name."
         )
+    if asked.embeddings:
+        _check_embeddings(stems, cut)
     precision = asked.precision or DEFAULT_PRECISION
     chosen = choose_backend(asked.backend, precision)
     default = "+".join(stems) + (f"-cut{cut}" if cut else "") + f"-{precision}"
     check_name(bundle_name or default)
     return Request(
-        sources=ExportSources(stems, exports),
+        sources=ExportSources(stems, exports, asked.embeddings),
         cut=cut,
         precision=precision,
         options=asked.over(BuildOptions()),
@@ -163,6 +168,11 @@ def from_bundle(place: Workspace, folder: Path, asked: Asked) -> Request:
     manifest = bundle.read_manifest(folder)
     sources = BundleSources(folder, manifest)
     sources.check()
+    if asked.embeddings and not sources.embeddings:
+        raise TrtkitError(
+            f"Embeddings were asked of the bundle {manifest.name}, which was built without; build the "
+            "exported models with --cut and --embeddings."
+        )
     precision = asked.precision or manifest.precision
     asked.calibration.refuse("a bundle that is rebuilt, whose ranges are in it")
     own = asked.backend == "auto" and can_build(manifest.backend)
@@ -182,6 +192,21 @@ def from_bundle(place: Workspace, folder: Path, asked: Asked) -> Request:
         min_agreement=asked.min_agreement,
         bundle=manifest.name,
     )
+
+
+def _check_embeddings(names: Sequence[str], cut: int) -> None:
+    """Raise TrtkitError where there are no tails to divide, or a name for their parts is taken."""
+    if not cut:
+        raise TrtkitError(
+            "Embeddings were asked for with cut 0, but they lie inside a tail, and a model that is not "
+            "split has none; give a --cut of 1 or more, or leave --embeddings out."
+        )
+    taken = [f"{name}{BODY}" for name in names if f"{name}{BODY}" in names]
+    if taken:
+        raise TrtkitError(
+            f"A model is called {taken[0]!r}, which is the name of a stage that --embeddings makes of "
+            "another one; export it with another --name."
+        )
 
 
 def int8_options(place: Workspace, precision: str, asked: Asked) -> Int8Options | None:

@@ -34,6 +34,11 @@ class Sources(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
 
+    @property
+    def embeddings(self) -> bool:
+        """Whether each tail is divided at its embedding."""
+        ...
+
     def digests(self) -> dict[str, str]:
         """The digest of each model's export, by name."""
         ...
@@ -47,16 +52,17 @@ class Sources(Protocol):
 
 @dataclass(frozen=True)
 class ExportSources:
-    """Exported models of a workspace."""
+    """Exported models of a workspace. `embeddings`: whether their tails are to be divided there."""
 
     names: tuple[str, ...]
     exports: tuple[Path, ...]
+    embeddings: bool = False
 
     def digests(self) -> dict[str, str]:
         return {name: _digest(path) for name, path in zip(self.names, self.exports, strict=True)}
 
     def tree(self, cut: int, precision: str) -> Tree:
-        return _tree(self.models(), cut, precision)
+        return _tree(self.models(), cut, precision, self.embeddings)
 
     def models(self) -> list[Model]:
         return [load_model(name, path) for name, path in zip(self.names, self.exports, strict=True)]
@@ -79,11 +85,15 @@ class QuantizedSources:
     def names(self) -> tuple[str, ...]:
         return self.exports.names
 
+    @property
+    def embeddings(self) -> bool:
+        return self.exports.embeddings
+
     def digests(self) -> dict[str, str]:
         return self.exports.digests()
 
     def tree(self, cut: int, precision: str) -> Tree:
-        return _tree(self.models, cut, precision)
+        return _tree(self.models, cut, precision, self.embeddings)
 
     def reference(self, tail: str) -> Chain:
         """What the int8 graph says, computed in fp32 between its pairs."""
@@ -104,6 +114,10 @@ class BundleSources:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(stage.name for stage in self.manifest.tails)
+
+    @property
+    def embeddings(self) -> bool:
+        return any(self.manifest.has_embeddings(tail) for tail in self.manifest.tails)
 
     def digests(self) -> dict[str, str]:
         return self.manifest.models
@@ -144,11 +158,11 @@ class BundleSources:
         return self.folder / stage.source
 
 
-def _tree(models: Sequence[Model], cut: int, precision: str) -> Tree:
+def _tree(models: Sequence[Model], cut: int, precision: str, embeddings: bool) -> Tree:
     from trtkit.graph.tree import stage_tree
 
     return Tree(
-        stage_tree(models, cut, precision),
+        stage_tree(models, cut, precision, embeddings=embeddings),
         models[0].card.preprocessing,
         {model.name: model.card.weights for model in models},
         {model.name: model.card.trained_on for model in models if model.card.trained_on},

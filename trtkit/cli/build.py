@@ -62,6 +62,12 @@ def build(
             "and --cut that bundle is rebuilt for this machine from the ONNX it keeps."
         ),
     ] = None,
+    embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--embeddings", help="Divide each tail where its last layer takes the embedding."
+        ),
+    ] = False,
     verify_images: Annotated[
         int, typer.Option(help="Images to compare on: of calibration/, or generated.")
     ] = 16,
@@ -140,6 +146,7 @@ def build(
             backend=backend,
             options={name: value for name, value in asked.items() if value is not None},
             bundle_name=bundle,
+            embeddings=embeddings,
             verify_images=verify_images,
             min_agreement=min_agreement,
             calibration=calibration,

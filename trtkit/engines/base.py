@@ -64,7 +64,8 @@ class StageBuild:
     """One stage to build: the fp32 graph, which may be changed, and what becomes of its ends.
 
     `name` is for messages. `root`: its input is the image; `leaf`: its output is the logits; every
-    other end is a feature map.
+    other end is a feature map or an embedding. `part`: it is one of two that make up a tail, and so may
+    be without int8 layers in an int8 build.
     """
 
     name: str
@@ -73,6 +74,7 @@ class StageBuild:
     root: bool
     leaf: bool
     options: BuildOptions = field(default_factory=BuildOptions)
+    part: bool = False
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def separators(model: onnx.ModelProto, infos: dict[str, TensorInfo]) -> list[Blo
     graph = model.graph
     outputs = [value.name for value in graph.output]
     order = ancestors(graph, outputs)
-    live = _dependent_on(image_input(model).name, order)
+    live = dependent_on(image_input(model).name, order)
     uses = dict.fromkeys(live, 0)
     for node in order:
         for name in set(reads(node)) & live:
@@ -95,7 +95,8 @@ def separators(model: onnx.ModelProto, infos: dict[str, TensorInfo]) -> list[Blo
     return found[_image_nodes(order, found) :]
 
 
-def _dependent_on(image: str, order: list[onnx.NodeProto]) -> set[str]:
+def dependent_on(image: str, order: list[onnx.NodeProto]) -> set[str]:
+    """`image` and every tensor that the nodes, in their order, compute from it."""
     dependent = {image}
     for node in order:
         if dependent & set(reads(node)):

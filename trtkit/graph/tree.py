@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import onnx
 
-from trtkit.bundle import PREFIX
+from trtkit.bundle import BODY, PREFIX
 from trtkit.errors import TrtkitError
 from trtkit.graph.boundaries import cut_points
 from trtkit.graph.canonical import first_difference, graph_digest
 from trtkit.graph.card import ModelCard
+from trtkit.graph.embedding import divide
 from trtkit.graph.split import find_cut, split
 from trtkit.identity import stage_id
 
@@ -27,18 +28,25 @@ class Model:
 
 @dataclass(frozen=True)
 class StageGraph:
-    """A stage before it is built. `classes` is None for a prefix, which ends in no logits."""
+    """A stage before it is built. `classes` is None for a stage that ends in no logits.
+
+    `part`: of a tail that was divided at its embedding, the body or the head.
+    """
 
     name: str
     id: str
     parent: str | None
     graph: onnx.ModelProto
     classes: tuple[str, ...] | None = None
+    part: bool = False
 
 
-def stage_tree(models: Sequence[Model], cut: int, precision: str) -> list[StageGraph]:
+def stage_tree(
+    models: Sequence[Model], cut: int, precision: str, *, embeddings: bool = False
+) -> list[StageGraph]:
     """The stages of `models` cut after block `cut`, parents first; whole models for cut 0.
 
+    With `embeddings` each tail is divided: NAME-body ends in the embedding, NAME takes it.
     The prefix is there once: that it is the same in all models is proved by comparing the hash of
     what it computes, every weight's bits included. Raises TrtkitError, naming the first weight that
     differs or how far the models are shared, when it is not.
@@ -46,7 +54,7 @@ def stage_tree(models: Sequence[Model], cut: int, precision: str) -> list[StageG
     check_preprocessing(models)
     if cut == 0:
         return [
-            StageGraph(model.name, _id(model.graph, precision), None, model.graph, _classes(model))
+            restored_stage(model.name, model.graph, precision, None, tuple(model.card.classes))
             for model in models
         ]
     points = [find_cut(model.graph, model.card, cut, model.name) for model in models]
@@ -58,12 +66,22 @@ def stage_tree(models: Sequence[Model], cut: int, precision: str) -> list[StageG
             raise _different(models[0], first, model, side.prefix, cut)
     root = StageGraph(PREFIX, stage_id(digest, precision, None, None), None, first)
     tails = [
-        StageGraph(
-            model.name, _id(side.tail, precision, root.id), PREFIX, side.tail, _classes(model)
-        )
+        stage
         for model, side in zip(models, sides, strict=True)
+        for stage in _tail(model, side.tail, precision, root, embeddings)
     ]
     return [root, *tails]
+
+
+def _tail(
+    model: Model, graph: onnx.ModelProto, precision: str, root: StageGraph, embeddings: bool
+) -> list[StageGraph]:
+    classes = tuple(model.card.classes)
+    if not embeddings:
+        return [restored_stage(model.name, graph, precision, root, classes)]
+    sides = divide(graph, model.name)
+    body = restored_stage(f"{model.name}{BODY}", sides.prefix, precision, root, None)
+    return [body, restored_stage(model.name, sides.tail, precision, body, classes)]
 
 
 def restored_stage(
@@ -75,7 +93,8 @@ def restored_stage(
 ) -> StageGraph:
     """A stage whose graph was kept, as `stage_tree` would make it."""
     identity = _id(graph, precision, parent.id if parent else None)
-    return StageGraph(name, identity, parent.name if parent else None, graph, classes)
+    part = parent is not None and (classes is None or parent.parent is not None)
+    return StageGraph(name, identity, parent.name if parent else None, graph, classes, part)
 
 
 def shared_cut(a: Model, b: Model) -> int:
@@ -93,10 +112,6 @@ def shared_cut(a: Model, b: Model) -> int:
 
 def _id(graph: onnx.ModelProto, precision: str, parent: str | None = None) -> str:
     return stage_id(graph_digest(graph), precision, None, parent)
-
-
-def _classes(model: Model) -> tuple[str, ...]:
-    return tuple(model.card.classes)
 
 
 def check_preprocessing(models: Sequence[Model]) -> None:

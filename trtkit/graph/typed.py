@@ -36,6 +36,11 @@ def quantize_from_fp32(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
+def has_pairs(graph: onnx.GraphProto) -> bool:
+    """Whether anything in the graph was quantized."""
+    return any(node.op_type == "DequantizeLinear" for node in graph.node)
+
+
 def write_precision(
     stage: onnx.ModelProto,
     precision: str,
@@ -44,18 +49,19 @@ def write_precision(
     feature_input: bool,
     feature_output: bool,
     strong: bool,
+    part: bool = False,
 ) -> dict[str, str]:
     """Make a stage's graph fp32, fp16 or int8, in place; gives what each heavy node computes in.
 
     `name` is for messages; `feature_input` and `feature_output` say which end is a feature map.
     `strong`: the types of the graph decide; else an int8 graph keeps fp32 around its Q/DQ pairs, as
-    fp16 scales need opset 19. Raises TrtkitError for int8 without Q/DQ pairs, and for Q/DQ pairs
-    without int8.
+    fp16 scales need opset 19. Raises TrtkitError for int8 without Q/DQ pairs, but not for `part` of a
+    tail, whose other part may have them, and for Q/DQ pairs without int8.
     """
     graph = stage.graph
-    quantized = any(node.op_type == "DequantizeLinear" for node in graph.node)
+    quantized = has_pairs(graph)
     heavy = heavy_precisions(graph, "fp32")
-    if precision == "int8" and heavy and "int8" not in heavy.values():
+    if precision == "int8" and not part and heavy and "int8" not in heavy.values():
         raise TrtkitError(
             f"int8 was asked for, but {name} has no QuantizeLinear and DequantizeLinear pairs around "
             "its layers; export a quantized ONNX file, or build with --fp16."

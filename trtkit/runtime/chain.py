@@ -20,12 +20,14 @@ from trtkit.tensors import Array
 class Outcome:
     """A batch that was run: logits, float32 N x classes, of the images and then of the hits.
 
-    `features` are the feature maps of the images, when they were to be kept; they are valid until
-    the next batch is submitted.
+    `features` are the feature maps of the images, when they were to be kept, and `penultimate` what the
+    last engine took, of the images and then of the hits, when it was asked for: embeddings, float16 or
+    float32 N x D. Both are valid until the next batch is submitted.
     """
 
     logits: Array
     features: Array | None
+    penultimate: Array | None = None
 
 
 class Pending(Protocol):
@@ -66,11 +68,13 @@ class Runner(Protocol):
         *,
         keys: Sequence[bytes | None] = (),
         keep: bool = False,
+        penultimate: bool = False,
     ) -> Pending:
         """Start a batch: uint8 images H x W x 3 that go through the prefix, feature maps that do not.
 
         `keys` are those of the images and then of the hits, for a chain that keeps feature maps
-        itself; `keep` asks for the images' feature maps on the host.
+        itself; `keep` asks for the images' feature maps on the host, `penultimate` for what the last
+        engine takes, which is None where the tail is one engine (`Manifest.has_embeddings`).
         """
         ...
 
@@ -131,15 +135,13 @@ class Chain:
 
     def from_features(self, features: Any) -> Array:
         """Logits, float32 N x classes, from feature maps."""
-        value = self._onwards(features)
-        # A copy: the engine may use its memory again once its tensor is dropped.
-        return np.array(value if isinstance(value, np.ndarray) else value.numpy())
+        return _copied(self._onwards(features)[1])
 
     def logits(self, images: Array) -> Array:
         return self.from_features(self.features(images))
 
     def on_device(self, images: Any) -> Tensor:
-        value: Tensor = self._onwards(self.features(images))
+        value: Tensor = self._onwards(self.features(images))[1]
         return value
 
     def submit(
@@ -149,14 +151,13 @@ class Chain:
         *,
         keys: Sequence[bytes | None] = (),
         keep: bool = False,
+        penultimate: bool = False,
     ) -> Pending:
         computed = self.features(np.stack(images)) if images else None
         features = computed.numpy() if computed is not None and (keep or hits) else None
-        if hits:
-            logits = self.from_features(self._gather(features, hits))
-        else:
-            logits = self.from_features(computed)
-        return Done(Outcome(logits, features))
+        taken, logits = self._onwards(self._gather(features, hits) if hits else computed)
+        wanted = penultimate and len(self._engines) > 2
+        return Done(Outcome(_copied(logits), features, _copied(taken) if wanted else None))
 
     def reserve(self, images: int, read_ahead: int = 0) -> None:
         return None
@@ -180,10 +181,12 @@ class Chain:
             gathered[row] = hit
         return gathered
 
-    def _onwards(self, value: Any) -> Any:
+    def _onwards(self, value: Any) -> tuple[Any, Any]:
+        """What the last engine takes and what it gives, from what the first one gave."""
+        taken = value
         for engine in self._engines[1:]:
-            value = _run(engine, value)
-        return value
+            taken, value = value, _run(engine, value)
+        return taken, value
 
 
 def load_chain(
@@ -239,6 +242,11 @@ def softmax(logits: Array) -> Array:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     scores = np.exp(shifted)
     return np.asarray(scores / scores.sum(axis=1, keepdims=True))
+
+
+def _copied(value: Any) -> Array:
+    """On the host. A copy: the engine may use its memory again once its tensor is dropped."""
+    return np.array(value if isinstance(value, np.ndarray) else value.numpy())
 
 
 def _run(engine: Engine, value: Any) -> Tensor:

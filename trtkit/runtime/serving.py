@@ -75,6 +75,7 @@ class _Nothing:
         *,
         keys: Sequence[bytes | None] = (),
         keep: bool = False,
+        penultimate: bool = False,
     ) -> Done:
         return Done(Outcome(np.zeros((len(images) + len(hits), self._logits), np.float32), None))
 

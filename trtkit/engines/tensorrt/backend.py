@@ -65,25 +65,30 @@ class TensorRTBackend:
         return blocked
 
     def build(self, stage: StageBuild, destination: Path, place: BuildPlace) -> BuiltEngine:
-        from trtkit.graph.typed import write_precision
+        from trtkit.graph.typed import has_pairs, write_precision
 
         options = stage.options
         if options.dla is not None:
             self._check_dla(stage)
         strong = self._library.api.strongly_typed(dla=options.dla is not None)
+        precision = stage.precision
+        if stage.part and precision == "int8" and not has_pairs(stage.graph.graph):
+            # As everything else of an int8 build that is not quantized.
+            precision = "fp16"
         expected = write_precision(
             stage.graph,
-            stage.precision,
+            precision,
             stage.name,
             feature_input=not stage.root,
             feature_output=not stage.leaf,
             strong=strong,
+            part=stage.part,
         )
         card = self._card()
         request = PlanRequest(
             name=stage.name,
             content=stage.graph.SerializeToString(),
-            precision=stage.precision,
+            precision=precision,
             nodes=[(node.name, node.op_type) for node in stage.graph.graph.node],
             expected=expected,
             options=options,
@@ -100,7 +105,7 @@ class TensorRTBackend:
             engine = self._load(destination, record)
             record["inspector"] = check_layers(
                 engine_layers(engine.inspect()),
-                stage.precision,
+                precision,
                 expected,
                 f"the engine of {stage.name}",
             )

@@ -82,6 +82,7 @@ class DeviceChain:
         *,
         keys: Sequence[bytes | None] = (),
         keep: bool = False,
+        penultimate: bool = False,
     ) -> DevicePending:
         fresh, total = len(images), len(images) + len(hits)
         self._check(total)
@@ -99,10 +100,14 @@ class DeviceChain:
         self._remember(slot, keys, hits, fresh)
         slot.computed.record(self._compute)
         self._outward.wait(slot.computed)
-        self._copy_out(slot, len(self._engines), slot.logits, total)
+        last = len(self._engines)
+        self._copy_out(slot, last, slot.logits, total)
+        taken = total if penultimate and last > 2 else 0
+        if taken:
+            self._copy_out(slot, last - 1, slot.penultimate, taken)
         slot.done.record(self._outward)
         kept = fresh if keep and self.split else 0
-        pending = DevicePending(self, slot, total, kept, hits)
+        pending = DevicePending(self, slot, total, kept, taken, hits)
         self._pending[slot.number] = pending
         return pending
 
@@ -216,12 +221,13 @@ class DevicePending:
     """A batch on its way through a slot. Holds the hits that the device still copies from."""
 
     def __init__(
-        self, chain: DeviceChain, slot: Slot, rows: int, kept: int, hits: Sequence[Any]
+        self, chain: DeviceChain, slot: Slot, rows: int, kept: int, taken: int, hits: Sequence[Any]
     ) -> None:
         self._chain = chain
         self._slot = slot
         self._rows = rows
         self._kept = kept
+        self._taken = taken
         self._hits: Sequence[Any] = hits
         self._outcome: Outcome | None = None
 
@@ -231,12 +237,16 @@ class DevicePending:
         self._slot.done.synchronize()
         self._hits = ()
         features = self._slot.features[: self._kept] if self._kept else None
-        self._outcome = Outcome(self._slot.logits[: self._rows].copy(), features)
+        penultimate = self._slot.penultimate[: self._taken] if self._taken else None
+        self._outcome = Outcome(self._slot.logits[: self._rows].copy(), features, penultimate)
         self._chain.forget(self._slot)
         return self._outcome
 
     def settle(self) -> None:
         """Take the result out of the slot, which is wanted for another batch."""
-        outcome = self.result()
-        if outcome.features is not None:
-            self._outcome = Outcome(outcome.logits, outcome.features.copy())
+        found = self.result()
+        self._outcome = Outcome(found.logits, _kept(found.features), _kept(found.penultimate))
+
+
+def _kept(value: Array | None) -> Array | None:
+    return None if value is None else value.copy()

@@ -14,8 +14,8 @@ from trtkit.errors import TrtkitError
 
 log = logging.getLogger("trtkit.device")
 
-# A chain of two stages in two slots has four runs for each pair of batch sizes. A binding is an
-# execution context: memory on the host, and some on the device besides the shared scratch.
+# A chain of two stages in two slots has four runs for each pair of batch sizes, of three stages six. A
+# binding is an execution context: memory on the host, and some on the device besides the shared scratch.
 MAX_RUNS = 32
 # A recording can fail for a reason that passes, such as memory that was freed meanwhile.
 MAX_FAILED_RECORDINGS = 3

@@ -31,6 +31,7 @@ class Slot:
         self.logits = self._host(values[-1])
         self._hits: Array | None = None
         self._features: Array | None = None
+        self._penultimate: Array | None = None
         self.images_in, self.hits_in = Event(), Event()
         self.prefix_done, self.computed, self.done = Event(), Event(), Event()
 
@@ -47,6 +48,13 @@ class Slot:
         if self._features is None:
             self._features = self._host(self._values[1])
         return self._features
+
+    @property
+    def penultimate(self) -> Array:
+        """Rows for what the last engine takes, when that goes to the host."""
+        if self._penultimate is None:
+            self._penultimate = self._host(self._values[-2])
+        return self._penultimate
 
     def _host(self, spec: TensorSpec) -> Array:
         shape = (self.rows, *(size or 1 for size in spec.shape[1:]))
