@@ -1,0 +1,398 @@
+"""Render clips of a fixed camera in which digits move about, with what is where in each frame.
+
+    python scripts/footage.py OUT                     OUT/camera-0.mp4 and OUT/camera-0.truth.jsonl
+    python scripts/footage.py OUT --seconds 600 --cameras 4 --classes 0-4 --variable
+    python scripts/footage.py OUT --crops 200         200 photos of each class in OUT/crops/0 ...
+
+Handwritten digits of scikit-learn, each on a card, cross a real photo; some stop for a while. The
+sensor is noisy, the light sinks by a quarter and comes back, and for some seconds nothing moves. The
+truth has a line for each object that can be seen in a frame: frame, time (seconds, as in the file),
+object, label, box ([x, y, width, height] in pixels, clipped to the picture) and visible, the share
+of its pixels that can be seen.
+
+The crops are what a detector would cut out of such clips, as class folders for `trtkit train`, of
+other digits: of each class, in scikit-learn's order, the first three of five are the part `train`,
+the other two the part `test`. Nothing is downloaded. The same arguments render the same pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import cv2
+import numpy as np
+from PIL import Image
+
+# Run as a file, Python looks in scripts/ only.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from scripts.digits import CLASSES, INK, _at_least, _classes, _ink, scans
+from scripts.photos import PHOTOS, Pixels, _size, crops
+from trtkit.atomic import whole_file
+from trtkit.errors import TrtkitError
+
+# Of each five digits of a class, the first three are to train with.
+PARTS, TRAIN, OF = ("train", "test"), 3, 5
+TICKS, KEYFRAMES = 90_000, 180_000  # per second, the time base of the files; between keyframes
+# The share of frames that --variable keeps, and the longest interval, in frames.
+KEPT, LONGEST = 0.7, 12
+SMALLEST, LARGEST = 64, 8192  # sides of a picture
+SIDES = (40, 110)  # of a card, pixels; at most half of the picture's shorter side
+SPEEDS = (0.07, 0.35)  # widths of the picture per second
+BEND = 0.15  # of the picture's side
+# Every fourth object stops, for that many seconds, on that part of its way.
+STOPS, STOP, STOP_AT = 4, (2.0, 5.0), (0.3, 0.7)
+DENSITY = 0.8  # objects per second
+# At most so many seconds, and so much of the clip, without any object, and with less light.
+STILL, DARK = (6.0, 0.25), (12.0, 0.3)
+DIMMED, PAPER = 0.25, (150, 250)  # how much of the light goes, at most; grey levels
+NOISE = 2.0  # grey levels, standard deviation
+FIELDS, SHIFTS = 4, 64  # fields of noise, and the pixels by which each is moved about
+MARGIN = (0.1, 0.3)  # of the object's side, around it on a crop
+COVERED, COVER = 0.25, (0.1, 0.35)  # how many crops have another card in front, over how much
+CROP_LIGHT, CROP_NOISE, CROP_QUALITY = (0.7, 1.0), (1.0, 3.0), (70, 95)
+
+Row = dict[str, Any]
+Random = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Card:
+    """Digit `scan` in ink on plain paper, `side` pixels; `look` is the seed of its ink."""
+
+    scan: int
+    side: int
+    paper: tuple[int, ...]
+    look: int
+
+    def pixels(self) -> Pixels:
+        """The card without light and noise, RGB."""
+        random = np.random.default_rng(self.look)
+        pixels = np.full((self.side, self.side, 3), self.paper, np.float64)
+        alpha = _ink(scans()[0][self.scan], self.side, random)[..., None]
+        pixels += alpha * (random.uniform(0, INK, 3) - pixels)
+        # Paper may have the colour of what it passes; its edge is always seen.
+        cv2.rectangle(pixels, (0, 0), (self.side - 1,) * 2, [part / 2 for part in self.paper])
+        return np.asarray(np.clip(np.rint(pixels), 0, 255), np.uint8)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A card that crosses the picture.
+
+    `way` is where its top left corner starts and ends, both outside the picture, and how far it is
+    off the straight line halfway: x + y j in pixels. `times` (seconds) are when it starts, stops,
+    goes on and ends; it stops after the share `at` of the way.
+    """
+
+    number: int
+    card: Card
+    way: tuple[complex, complex, complex]
+    at: float
+    times: tuple[float, ...]
+
+    def corner(self, time: float) -> tuple[int, int]:
+        """Its top left corner, x and y, at `time`."""
+        share = float(np.interp(time, self.times, (0, self.at, self.at, 1)))
+        start, end, bend = self.way
+        point = start + share * (end - start) + 4 * share * (1 - share) * bend
+        return round(point.real), round(point.imag)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that a clip shows, with begin and end, seconds, of what is without objects and dark."""
+
+    size: tuple[int, int]  # width, height
+    fps: float
+    pts: tuple[int, ...]  # ticks
+    background: Pixels
+    things: tuple[Thing, ...]
+    still: tuple[float, float]
+    dark: tuple[float, float]
+    seed: tuple[int, int]
+
+    @property
+    def times(self) -> list[float]:
+        """When each frame is shown, seconds."""
+        return [pts / TICKS for pts in self.pts]
+
+    def light(self, time: float) -> float:
+        """The light at `time` (seconds): 1, but in the dark stretch, by thirds, it sinks, stays, rises."""
+        return 1 - DIMMED * float(np.interp(time, np.linspace(*self.dark, 4), (0, 1, 1, 0)))
+
+
+def part_scans(part: str, label: int) -> list[int]:
+    """The indices, among scikit-learn's 1,797 digits, of `label` in `part`, "train" or "test"."""
+    indices = np.flatnonzero(scans()[1] == label).tolist()
+    return [i for place, i in enumerate(indices) if (place % OF < TRAIN) == (part == "train")]
+
+
+def plan(
+    *,
+    seconds: float = 60,
+    size: tuple[int, int] = (1280, 720),
+    fps: float = 30,
+    classes: Sequence[int] = CLASSES,
+    seed: int = 0,
+    variable: bool = False,
+    part: str = "test",
+    density: float = DENSITY,
+    camera: int = 0,
+) -> Scene:
+    """What a clip shows. `seed` and `camera` choose everything that is left to chance.
+
+    With `variable` the same scene is seen, with frames left out. `density` is in objects per second.
+    """
+    random = np.random.default_rng((seed, camera, 0))
+    photo, crop = int(random.integers(len(PHOTOS))), int(random.integers(2**32))
+    background = np.asarray(next(islice(crops(len(PHOTOS), *size, seed=crop), photo, None))[1])
+    gap, dim = (min(most, share * seconds) for most, share in (STILL, DARK))
+    still, dark = seconds * random.uniform(0.35, 0.6), random.uniform(0, seconds - dim)
+    count = max(1, round(density * (seconds - gap))) if density else 0
+    order = [label for _ in range(count) for label in random.permutation(classes).tolist()]
+    things = []
+    for number, label in enumerate(order[:count]):
+        card = _card(int(random.choice(part_scans(part, label))), background, random)
+        time = (number + random.random()) / count * (seconds - gap)
+        thing = _thing(number, card, size, random)
+        # Whatever comes before the still stretch must have left until then; the others may stay.
+        begin = time - thing.times[-1] if time < still else time + gap
+        things.append(replace(thing, times=tuple(begin + moment for moment in thing.times)))
+    numbers = np.arange(max(1, round(seconds * fps)))
+    if variable:
+        steps = np.random.default_rng((seed, camera, 1)).geometric(KEPT, len(numbers))
+        numbers = np.intersect1d(numbers, np.cumsum([0, *np.minimum(steps, LONGEST)]))
+    pts = tuple(round(number * TICKS / fps) for number in numbers.tolist())
+    spans = (still, still + gap), (dark, dark + dim)
+    return Scene(size, fps, pts, background, tuple(things), *spans, (seed, camera))
+
+
+def frames(scene: Scene) -> Iterator[tuple[Pixels, list[Row]]]:
+    """Each frame, height x width x 3, RGB, with its lines of the truth."""
+    random = np.random.default_rng((*scene.seed, 2))
+    width, height = scene.size
+    shape = (FIELDS, height + SHIFTS, width + SHIFTS, 3)
+    noise = np.rint(NOISE * random.standard_normal(shape, np.float32)).astype(np.int8)
+    cards: dict[Card, Pixels] = {}
+    for number, time in enumerate(scene.times):
+        live = [thing for thing in scene.things if thing.times[0] <= time < thing.times[-1]]
+        # Only those in the picture: a long clip has thousands.
+        cards = {t.card: cards[t.card] if t.card in cards else t.card.pixels() for t in live}
+        pixels = scene.background.copy()
+        boxes = [_draw(pixels, cards[thing.card], thing.corner(time)) for thing in live]
+        if scene.light(time) < 1:
+            pixels = cv2.convertScaleAbs(pixels, alpha=scene.light(time))
+        layer, x, y = random.integers((FIELDS, SHIFTS, SHIFTS))
+        field = noise[layer, y : y + height, x : x + width]
+        rows = _rows(live, boxes, scene.size)
+        yield (
+            cv2.add(pixels, field, dtype=cv2.CV_8U),
+            [{"frame": number, "time": time, **row} for row in rows],
+        )
+
+
+def render_clip(video: Path, **options: Any) -> Scene:
+    """Write the clip `video`, an .mp4, and beside it its .truth.jsonl; `options` are those of `plan`.
+
+    Raises TrtkitError if the files cannot be written.
+    """
+    scene, truth = plan(**options), video.with_suffix(".truth.jsonl")
+    # The truth takes its place first: no new clip is ever beside an old one.
+    with whole_file(video) as new, whole_file(truth) as rows, rows.open("w") as lines:
+        _encode(new, lines, scene)
+    return scene
+
+
+def write_crops(
+    folder: Path, count: int, classes: Sequence[int] = CLASSES, seed: int = 0, part: str = "train"
+) -> list[Path]:
+    """Write `count` photos of each class as folder/DIGIT/NUMBER-SCAN.jpg, and return them in order.
+
+    Where `count` is more than the part has digits they come again, on other cards. Raises
+    TrtkitError if they cannot be written.
+    """
+    backgrounds = [np.asarray(image) for _, image in crops(2 * len(PHOTOS), 640, 480, seed)]
+    everyone = [scan for label in CLASSES for scan in part_scans(part, label)]
+    paths = []
+    for label in classes:
+        indices = part_scans(part, label)
+        for number in range(count):
+            random = np.random.default_rng((seed, PARTS.index(part), label, number))
+            scan = indices[number % len(indices)]
+            paths.append(folder / str(label) / f"{number:04}-{scan:04}.jpg")
+            background = backgrounds[random.integers(len(backgrounds))]
+            pixels = _crop(scan, everyone, background, random)
+            quality = int(random.integers(*CROP_QUALITY))
+            with whole_file(paths[-1]) as file:
+                Image.fromarray(pixels).save(file, quality=quality)
+    return paths
+
+
+def _card(scan: int, behind: Pixels, random: Random) -> Card:
+    """A random card, its paper that of eight colours which differs most from all that is `behind`."""
+    largest = min(SIDES[1], min(behind.shape[:2]) // 2)
+    side = int(random.integers(min(SIDES[0], largest), largest + 1))
+    papers = random.integers(*PAPER, (8, 3))
+    others = behind[::8, ::8].reshape(-1, 3).astype(int)
+    paper = max(papers.tolist(), key=lambda colour: int(np.square(others - colour).sum(1).min()))
+    return Card(scan, side, tuple(paper), int(random.integers(2**32)))
+
+
+def _thing(number: int, card: Card, size: tuple[int, int], random: Random) -> Thing:
+    """A random way through the picture, most along it, others from top to bottom, from 0 s on."""
+    upright = random.random() > 0.7
+    length, width = reversed(size) if upright else size
+    start, end = random.uniform(0, width - card.side, 2).tolist()
+    # Half of the ways are straight.
+    bend = random.uniform(-BEND, BEND) * width * int(random.integers(2))
+    way = [complex(-card.side, start), complex(length, end)]
+    way = [*(reversed(way) if random.integers(2) else way), complex(0, bend)]
+    if upright:
+        way = [complex(point.imag, point.real) for point in way]
+    travel = abs(way[1] - way[0]) / (size[0] * math.exp(random.uniform(*np.log(SPEEDS))))
+    at, stop = random.uniform(*STOP_AT), random.uniform(*STOP) * (number % STOPS == STOPS - 2)
+    return Thing(number, card, (*way,), at, (0.0, at * travel, at * travel + stop, travel + stop))
+
+
+def _draw(pixels: Pixels, card: Pixels, corner: tuple[int, int]) -> list[int]:
+    """Draw what of a card is in the picture, and return that box; it is empty if nothing is."""
+    x, y = corner
+    left, top = max(x, 0), max(y, 0)
+    place = pixels[top : max(y + len(card), 0), left : max(x + len(card), 0)]
+    height, width = place.shape[:2]
+    place[:] = card[top - y : top - y + height, left - x : left - x + width]
+    return [left, top, width, height]
+
+
+def _rows(live: list[Thing], boxes: list[list[int]], size: tuple[int, int]) -> list[Row]:
+    """The truth of a frame in which `live` are drawn, the later over the earlier."""
+    owner = np.full(size[::-1], -1, np.int16)
+    parts = [np.s_[y : y + height, x : x + width] for x, y, width, height in boxes]
+    for place, part in enumerate(parts):
+        owner[part] = place
+    rows = []
+    for place, (thing, part) in enumerate(zip(live, parts, strict=True)):
+        if seen := np.count_nonzero(owner[part] == place):
+            row: Row = {"object": thing.number, "label": int(scans()[1][thing.card.scan])}
+            rows.append(row | {"box": boxes[place], "visible": round(seen / thing.card.side**2, 4)})
+    return rows
+
+
+def _encode(video: Path, truth: TextIO, scene: Scene) -> None:
+    import av
+
+    base = Fraction(1, TICKS)
+    options = {"preset": "veryfast", "crf": "20", "sc_threshold": "0"}
+    with av.open(str(video), "w", format="mp4") as container:
+        rate = Fraction(scene.fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        (stream.width, stream.height), stream.pix_fmt = scene.size, "yuv420p"
+        codec = stream.codec_context
+        stream.time_base = codec.time_base = base
+        # One core is enough; even so x264 does not always write the same bytes.
+        codec.thread_count, codec.gop_size = 1, math.ceil(KEYFRAMES / TICKS * scene.fps)
+        codec.colorspace, codec.color_range = 5, 1  # BT.601, 16 to 235: as OpenCV converts
+        ends, due = (*scene.pts[1:], scene.pts[-1] + round(TICKS / scene.fps)), 0
+        for (pixels, rows), pts, end in zip(frames(scene), scene.pts, ends, strict=True):
+            planes = cv2.cvtColor(pixels, cv2.COLOR_RGB2YUV_I420)
+            frame = av.VideoFrame.from_ndarray(planes, "yuv420p")
+            frame.pts, frame.time_base, frame.duration = pts, base, end - pts
+            # Where frames are dropped, their number does not tell when it is time for the next.
+            if pts >= due:
+                frame.pict_type, due = (
+                    av.video.frame.PictureType.I,
+                    (pts // KEYFRAMES + 1) * KEYFRAMES,
+                )
+            container.mux(stream.encode(frame))
+            truth.writelines(json.dumps(row) + "\n" for row in rows)
+        container.mux(stream.encode(None))
+
+
+def _crop(scan: int, others: list[int], background: Pixels, random: Random) -> Pixels:
+    """A card with some of what is around it, at times with a part of another card in front."""
+    card = _card(scan, background, random)
+    left, top, right, bottom = np.rint(random.uniform(*MARGIN, 4) * card.side).astype(int).tolist()
+    width, height = left + card.side + right, top + card.side + bottom
+    y, x = random.integers(np.subtract(background.shape[:2], (height, width)))
+    pixels = background[y : y + height, x : x + width].copy()
+    _draw(pixels, card.pixels(), (left, top))
+    if random.random() < COVERED:
+        front = _card(int(random.choice(others)), background, random)
+        over = round(random.uniform(*COVER) * card.side)
+        along = over - front.side if random.integers(2) else card.side - over
+        across = int(random.integers(over - front.side, card.side - over))
+        dx, dy = (along, across) if random.integers(2) else (across, along)
+        _draw(pixels, front.pixels(), (left + dx, top + dy))
+    noise = random.normal(0, random.uniform(*CROP_NOISE), pixels.shape)
+    lit = random.uniform(*CROP_LIGHT) * pixels + noise
+    return np.asarray(np.clip(np.rint(lit), 0, 255), np.uint8)
+
+
+def _even_size(text: str) -> tuple[int, int]:
+    size = _size(text)
+    # Even, as colours are stored for 2 x 2 pixels.
+    if not set(size) <= set(range(SMALLEST, LARGEST + 1, 2)):
+        what = f"even numbers from {SMALLEST} to {LARGEST}"
+        raise argparse.ArgumentTypeError(f"{text} is not a size such as 1280x720, {what}")
+    return size
+
+
+def _between(least: float, most: float, what: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        with suppress(ValueError):
+            if least <= float(text) <= most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text} is not {what}, {least:g} to {most:g}")
+
+    return parse
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Render clips of moving digits, with the truth.")
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder to write to")
+    seconds, fps = _between(1, 86400, "a number of seconds"), _between(1, 240, "a frame rate")
+    add("--seconds", type=seconds, default=60, help="length of a clip, 60")
+    add("--size", type=_even_size, default=(1280, 720), help="WIDTHxHEIGHT, 1280x720")
+    add("--fps", type=fps, default=30, help="frames per second, 30")
+    add("--classes", type=_classes, default=CLASSES, help="such as 0-4 or 0,3,7; all if not given")
+    add("--seed", type=_at_least(0, "a seed"), default=0, help="of everything, 0")
+    add("--variable", action="store_true", help="drop frames, so that the frame rate varies")
+    add("--cameras", type=_at_least(1, "a number of cameras"), default=1, help="clips, 1")
+    add("--part", choices=PARTS, help="of the digits; test in clips, train on crops if not given")
+    density, photos = _between(0, 20, "a number of objects"), _at_least(1, "a number of photos")
+    add("--density", type=density, default=DENSITY, help=f"new objects per second, {DENSITY}")
+    add("--crops", type=photos, metavar="COUNT", help="write photos of each class, no clips")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = vars(_arguments())
+    out, cameras, count = (options.pop(name) for name in ("out", "cameras", "crops"))
+    options["part"] = options["part"] or ("train" if count else "test")
+    try:
+        if count:
+            chosen = {name: options[name] for name in ("classes", "seed", "part")}
+            print(f"{len(write_crops(out / 'crops', count, **chosen))} photos in {out / 'crops'}")
+            return
+        for camera in range(cameras):
+            video = out / f"camera-{camera}.mp4"
+            scene = render_clip(video, camera=camera, **options)
+            print(f"{video}: {len(scene.pts)} frames, {len(scene.things)} objects")
+    except TrtkitError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
