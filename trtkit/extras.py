@@ -93,7 +93,10 @@ EXTRAS = {
         Extra(
             "video",
             "ingest video",
-            (Package("cv2", ("opencv-contrib-python-headless", "opencv-contrib-python")),),
+            (
+                Package("av", ("av",)),
+                Package("cv2", ("opencv-contrib-python-headless", "opencv-contrib-python")),
+            ),
         ),
     )
 }

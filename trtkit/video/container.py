@@ -1,0 +1,150 @@
+"""Opening video files with FFmpeg, and what their containers say of themselves."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from blake3 import blake3
+
+from trtkit.errors import TrtkitError, listed, nearest, os_reason
+from trtkit.video.frames import MICROSECONDS
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+_MEBIBYTE: Final = 1 << 20
+# A demuxer that fails this often in a row, as at the end of a file that is cut short, finds no more.
+_FAILURES: Final = 16
+# No video file is older; cameras whose clock was never set say 1904, 1970 or 1980.
+_OLDEST: Final = datetime(1990, 1, 1, tzinfo=timezone.utc)
+_DEFAULT_RATE: Final = 25
+
+
+def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream] | None]:
+    """The packets of the stream in their order; None where the demuxer found damage."""
+    import av
+
+    failures = 0
+    while failures < _FAILURES:
+        try:
+            for packet in container.demux(stream):
+                failures = 0
+                # The last one is empty: it stands for the end.
+                if packet.size:
+                    yield packet
+            return
+        except av.FFmpegError:
+            failures += 1
+            yield None
+
+
+def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
+    import av
+
+    try:
+        # Bytes of a comment that are no UTF-8 must not keep a video from being read.
+        container = av.open(str(path), metadata_errors="replace")
+    except av.error.InvalidDataError as error:
+        raise TrtkitError(
+            f"{path} is no video in a format that can be read, or it was cut short while it was "
+            "recorded; play it with ffplay to see which, and convert it to MP4 or copy it again."
+        ) from error
+    except av.FFmpegError as error:
+        raise TrtkitError(
+            f"{path} cannot be read ({error.strerror}); mend its permissions or copy it again."
+        ) from error
+    # A picture of the cover is a video stream to FFmpeg.
+    cover = av.stream.Disposition.attached_pic
+    videos = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not videos:
+        kinds = listed(sorted({stream.type for stream in container.streams}))
+        container.close()
+        raise TrtkitError(
+            f"{path} has no video stream, only these kinds: {kinds}; name a file with video."
+        )
+    # A stream whose codec has no decoder has no context, whatever the type says.
+    context: object = videos[0].codec_context
+    if context is None:
+        container.close()
+        raise TrtkitError(
+            f"The video in {path} is in a codec that this FFmpeg {_ffmpeg()} cannot decode; "
+            "convert it to H.264."
+        )
+    return container, videos[0]
+
+
+def unit(stream: VideoStream) -> Fraction:
+    return stream.time_base or Fraction(1, MICROSECONDS)
+
+
+def duration_us(container: InputContainer, stream: VideoStream) -> int | None:
+    if stream.duration is not None:
+        duration = round(stream.duration * unit(stream) * MICROSECONDS)
+    else:
+        duration = container.duration or 0
+    return duration if duration > 0 else None
+
+
+def _ffmpeg() -> str:
+    import av
+
+    return f"(PyAV {av.__version__})"
+
+
+def fingerprint(path: Path) -> str:
+    """BLAKE3, in hex, of the file's size and its first and last MiB."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise TrtkitError(
+                f"{path} is a folder, not a video file; name a file in it, or a folder of images."
+            )
+        if not stat.S_ISREG(status.st_mode):
+            raise TrtkitError(f"{path} is a pipe, a socket or a device; name a regular file.")
+        if not status.st_size:
+            raise TrtkitError(f"{path} is an empty file; copy the video there again.")
+        content = blake3(status.st_size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            content.update(file.read(_MEBIBYTE))
+            file.seek(max(0, status.st_size - _MEBIBYTE))
+            content.update(file.read(_MEBIBYTE))
+    except FileNotFoundError as error:
+        raise TrtkitError(f"There is no file {path}; {_there(path)}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = os_reason(error) if isinstance(error, OSError) else str(error)
+        raise TrtkitError(
+            f"{path} cannot be read ({reason}); mend its permissions or name another file."
+        ) from error
+    return content.hexdigest()
+
+
+def _there(path: Path) -> str:
+    try:
+        alike = nearest(path.name, (other.name for other in path.parent.iterdir()))
+    except OSError:
+        return f"its folder {path.parent} cannot be read either, so correct the path"
+    if alike:
+        return f"its folder has {listed(alike)}, so correct the name"
+    return "no name in its folder is like it, so correct the path"
+
+
+def creation_time(container: InputContainer, stream: VideoStream) -> int | None:
+    """When the recording began, in microseconds since 1970 in UTC, as far as it can be believed."""
+    text = container.metadata.get("creation_time") or stream.metadata.get("creation_time")
+    try:
+        # Python 3.10 knows no Z.
+        time = datetime.fromisoformat((text or "").replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=timezone.utc)
+    if not _OLDEST <= time <= datetime.now(timezone.utc) + timedelta(days=1):
+        return None
+    return (time - datetime.fromtimestamp(0, timezone.utc)) // timedelta(microseconds=1)

@@ -1,0 +1,153 @@
+"""A folder of images as footage: one image a frame, in the order of their names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from blake3 import blake3
+
+from trtkit.errors import ImageError, TrtkitError
+from trtkit.runtime.decode import decode
+from trtkit.runtime.files import find_images
+from trtkit.runtime.images import read_file
+from trtkit.tensors import Array
+from trtkit.video.frames import MICROSECONDS, Frame, Gap
+
+DAMAGED = "damaged"
+# Never reached by a side of a photo: it has the decoder leave every photo at its full size.
+_FULL_SIZE = 1 << 30
+
+
+class ImagePicture:
+    """An image that is decoded already. `pixels`: uint8 height x width x 3, RGB."""
+
+    def __init__(self, pixels: Array) -> None:
+        self._pixels = pixels
+
+    @property
+    def width(self) -> int:
+        return int(self._pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self._pixels.shape[0])
+
+    def rgb(self) -> Array:
+        """The frame as uint8 height x width x 3, RGB, contiguous."""
+        return np.ascontiguousarray(self._pixels)
+
+    def shrunk(self, width: int, height: int) -> Array:
+        """The frame in that size in pixels, averaged over areas; uint8 height x width x 3, RGB."""
+        import cv2
+
+        pixels = self.rgb()
+        return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
+
+
+class FrameFolder:
+    """The images of a folder and those below it, in the order of their names, numbers by their value.
+
+    `frame_rate`: images a second, 25 by default, any number above 0. `location`: the folder as given.
+    `start_us` is None. `duration_us`: the number of images over the rate. `fingerprint`: BLAKE3, in
+    hex, of the names, the sizes and the rate.
+
+    Raises TrtkitError when there is no such folder, it holds no images or the rate is not above 0.
+    """
+
+    seekable = True
+
+    def __init__(self, folder: str | Path, frame_rate: float = 25.0) -> None:
+        if not (math.isfinite(frame_rate) and frame_rate > 0):
+            raise TrtkitError(
+                f"The frame rate {frame_rate:g} is not above 0; give how many images of {folder} "
+                "make a second, as 25."
+            )
+        self.location = str(folder)
+        self.start_us: int | None = None
+        self._rate = frame_rate
+        self._paths = _images(Path(folder))
+        self.duration_us: int | None = self._time_us(len(self._paths))
+        self.fingerprint = self._fingerprint(Path(folder))
+
+    def read(self, since_us: int = 0) -> Iterator[Frame | Gap]:
+        """The images with times from `since_us` on, and the gaps that end after it.
+
+        Images in a row that cannot be read are one Gap "damaged".
+        """
+        number = max(0, math.floor(since_us * self._rate / MICROSECONDS) - 1)
+        while number < len(self._paths) and self._time_us(number) < since_us:
+            number += 1
+        damaged_from: int | None = None
+        # What stands at that time may be within a gap that began before it.
+        while number > 0 and self._decoded(number - 1) is None:
+            number -= 1
+            damaged_from = number
+        for at in range(number, len(self._paths)):
+            picture = self._decoded(at)
+            time_us = self._time_us(at)
+            if picture is None:
+                damaged_from = at if damaged_from is None else damaged_from
+                continue
+            if damaged_from is not None:
+                if time_us > since_us:
+                    yield Gap(self._time_us(damaged_from), time_us, DAMAGED)
+                damaged_from = None
+            if time_us >= since_us:
+                yield Frame(time_us, picture)
+        end_us = self._time_us(len(self._paths))
+        if damaged_from is not None and end_us > since_us:
+            yield Gap(self._time_us(damaged_from), end_us, DAMAGED)
+
+    def close(self) -> None:
+        """Nothing is held between readings."""
+
+    def _time_us(self, number: int) -> int:
+        return round(number * MICROSECONDS / self._rate)
+
+    def _decoded(self, number: int) -> ImagePicture | None:
+        try:
+            return ImagePicture(decode(read_file(self._paths[number]), shorter=_FULL_SIZE).pixels)
+        except ImageError:
+            return None
+
+    def _fingerprint(self, folder: Path) -> str:
+        content = blake3(repr(self._rate).encode())
+        for path in self._paths:
+            try:
+                size = path.stat().st_size
+            except OSError:
+                # It went away, or is a link that leads nowhere: a gap when it is read.
+                size = -1
+            name = str(path.relative_to(folder)).encode(errors="surrogateescape")
+            content.update(name + b"\0" + str(size).encode() + b"\0")
+        return content.hexdigest()
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise TrtkitError(f"{folder} {what}; name a folder of images.")
+    found = list(find_images([folder]))
+    for item in found:
+        if item.error is not None:
+            raise TrtkitError(f"{item.path}: {item.error}")
+    return sorted((item.path for item in found), key=_natural)
+
+
+def _natural(path: Path) -> tuple[object, ...]:
+    """A key by which frame9 comes before frame10, folder by folder; the name itself decides ties."""
+    parts = (re.split(r"([0-9]+)", part) for part in path.parts)
+    # Texts and numbers alternate in each part, so that only like is compared with like.
+    return (*(tuple(_values(part)) for part in parts), str(path))
+
+
+def _values(pieces: list[str]) -> Iterator[int | str]:
+    return chain.from_iterable(
+        (text, int(digits)) if digits else (text,)
+        for text, digits in zip(pieces[::2], [*pieces[1::2], ""], strict=True)
+    )

@@ -1,0 +1,192 @@
+"""A camera or a network stream as footage: read as it comes, and opened again when it drops."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+
+import numpy as np
+from blake3 import blake3
+
+from trtkit.errors import TrtkitError
+from trtkit.tensors import Array
+from trtkit.video.frames import MICROSECONDS, Frame, Gap
+from trtkit.video.timeline import went_back
+
+DROPPED: Final = "the stream dropped"
+
+# Seconds between two tries to open a stream: the first, the factor, and the longest.
+_FIRST_PAUSE: Final = 0.5
+_GROWTH: Final = 2.0
+_LONGEST_PAUSE: Final = 10.0
+
+
+class Capture(Protocol):
+    """What of `cv2.VideoCapture` is used."""
+
+    def isOpened(self) -> bool: ...
+
+    def read(self) -> tuple[bool, Any]: ...
+
+    def release(self) -> None: ...
+
+
+class CameraPicture:
+    """A frame as OpenCV gives it. `bgr`: uint8 height x width x 3, blue first, or height x width."""
+
+    def __init__(self, bgr: Array) -> None:
+        self._bgr = bgr
+
+    @property
+    def width(self) -> int:
+        return int(self._bgr.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self._bgr.shape[0])
+
+    def rgb(self) -> Array:
+        """The frame as uint8 height x width x 3, RGB, contiguous."""
+        return _rgb(self._bgr)
+
+    def shrunk(self, width: int, height: int) -> Array:
+        """The frame in that size in pixels, averaged over areas; uint8 height x width x 3, RGB."""
+        import cv2
+
+        # Made smaller first: there are fewer pixels to turn round then.
+        return _rgb(cv2.resize(self._bgr, (width, height), interpolation=cv2.INTER_AREA))
+
+
+def _rgb(bgr: Array) -> Array:
+    import cv2
+
+    code = cv2.COLOR_GRAY2RGB if bgr.ndim == 2 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(bgr, code))
+
+
+class Stream:
+    """A camera by its number, as "0", or a stream by its URL.
+
+    Frames have the times at which they arrive, in microseconds of `clock`, which gives seconds since
+    1970 (`time.time` by default). `start_us` and `duration_us` are None, `start_us` until the first
+    frame is there. `fingerprint`: BLAKE3, in hex, of the location alone. A stream that drops is opened
+    again after pauses that grow from half a second to ten; `patience`: seconds of pauses (60 by
+    default) after which it is given up. `sleep` waits so many seconds and `open_capture` opens the
+    location as `cv2.VideoCapture` does: for tests.
+    """
+
+    seekable = False
+
+    def __init__(
+        self,
+        location: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        open_capture: Callable[[str], Capture] | None = None,
+        patience: float = 60.0,
+    ) -> None:
+        # What is kept and told: passwords are neither.
+        self.location = without_password(location)
+        self._address = location
+        self.start_us: int | None = None
+        self.duration_us: int | None = None
+        self.fingerprint = blake3(self.location.encode(errors="surrogateescape")).hexdigest()
+        self._clock = clock
+        self._sleep = sleep
+        self._open_capture = open_capture or open_with_opencv
+        self._patience = patience
+        self._capture: Capture | None = None
+        self._last_us: int | None = None
+        # Added to the clock, so that times grow where it went back.
+        self._shift_us = 0
+
+    def read(self, since_us: int = 0) -> Iterator[Frame | Gap]:
+        """The frames as they arrive; those before `since_us` are left out.
+
+        A second reading goes on with the times of the first. Where the stream dropped there is a Gap
+        from the last frame to the next one, where the clock went back an empty one. Raises TrtkitError
+        when the stream cannot be opened, or not again, within `patience`.
+        """
+        while True:
+            pixels, reopened = self._next_pixels()
+            before_us = self._last_us
+            time_us, back_us = self._time_us()
+            if time_us < since_us:
+                continue
+            if reopened and before_us is not None and time_us > since_us:
+                yield Gap(before_us, time_us, DROPPED)
+            if back_us is not None and time_us > since_us:
+                yield Gap(time_us, time_us, went_back(back_us))
+            yield Frame(time_us, CameraPicture(pixels))
+
+    def close(self) -> None:
+        """Let the camera go."""
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+    def _next_pixels(self) -> tuple[Array, bool]:
+        """The next frame's pixels, and whether the stream had to be opened (again) for it."""
+        reopened = False
+        waited, pause = 0.0, _FIRST_PAUSE
+        while True:
+            if self._capture is None:
+                self._capture = self._open_capture(self._address)
+                reopened = True
+            if self._capture.isOpened():
+                arrived, pixels = self._capture.read()
+                if arrived and pixels is not None:
+                    return pixels, reopened
+            self.close()
+            if waited >= self._patience:
+                raise TrtkitError(self._given_up(waited))
+            pause = min(pause, self._patience - waited)
+            self._sleep(pause)
+            waited += pause
+            pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+
+    def _time_us(self) -> tuple[int, int | None]:
+        """The time of a frame that arrives now, and by how much the clock went back, if it did."""
+        now_us = round(self._clock() * MICROSECONDS)
+        if self.start_us is None:
+            self.start_us = now_us
+        time_us = now_us - self.start_us + self._shift_us
+        back_us = None
+        if self._last_us is not None and time_us <= self._last_us:
+            # Two frames in one tick of the clock are no fault of it.
+            if time_us < self._last_us:
+                back_us = self._last_us - time_us
+            self._shift_us += self._last_us + 1 - time_us
+            time_us = self._last_us + 1
+        self._last_us = time_us
+        return time_us, back_us
+
+    def _given_up(self, waited: float) -> str:
+        what = "camera" if self.location.isdecimal() else "stream"
+        name = self.location
+        if self._last_us is None:
+            return (
+                f"The {what} {name} gave no frame within {waited:g} s; check that it is "
+                "switched on and reachable and that nothing else uses it."
+            )
+        return (
+            f"The {what} {name} dropped and did not come back within {waited:g} s; check "
+            "that it is switched on and reachable, then run the same command again."
+        )
+
+
+def without_password(location: str) -> str:
+    """The location as messages may tell it: a URL without the user's name and password."""
+    return re.sub(r"://[^/]*@", "://", location)
+
+
+def open_with_opencv(location: str) -> Capture:
+    """The camera of that number, or the stream at that URL; whether it is open it says itself."""
+    import cv2
+
+    if location.isdecimal():
+        return cv2.VideoCapture(int(location))
+    return cv2.VideoCapture(location)

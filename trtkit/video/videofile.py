@@ -1,0 +1,345 @@
+"""Video files as footage: exact times, reading from any time, and damage that shows as gaps.
+
+What is decoded is judged in the order of decoding: a frame is sound when nothing between the keyframe
+that it builds on and itself was damaged. The decoder hides damage otherwise: it paints over what is
+missing, and the frames that refer to it carry the paint on until the next keyframe.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from trtkit.errors import TrtkitError
+from trtkit.extras import require
+from trtkit.tensors import Array
+from trtkit.video.container import (
+    creation_time,
+    duration_us,
+    fingerprint,
+    open_container,
+    packets,
+    unit,
+)
+from trtkit.video.frames import MICROSECONDS, Frame, Gap
+from trtkit.video.soundness import Decoded, Number, Soundness
+from trtkit.video.timeline import Clock, went_back
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+DAMAGED: Final = "damaged"
+CUT_SHORT: Final = "the file is cut short"
+
+_MEBIBYTE: Final = 1 << 20
+# H.264 and HEVC let no frame be shown more than 16 frames after it was decoded.
+_MOST_REORDERED: Final = 16
+# A demuxer that fails this often in a row, as at the end of a file that is cut short, finds no more.
+_FAILURES: Final = 16
+# How far before the wished time a keyframe is looked for next when there was none, in microseconds.
+_BACK: Final = tuple(seconds * MICROSECONDS for seconds in (0, 2, 10, 60))
+# No video file is older; cameras whose clock was never set say 1904, 1970 or 1980.
+_OLDEST: Final = datetime(1990, 1, 1, tzinfo=timezone.utc)
+_DEFAULT_RATE: Final = 25
+
+
+class _ReadAgain(Exception):
+    """What was learnt about the file calls for reading it in another way, from the last frame on."""
+
+
+class VideoPicture:
+    """A frame as the decoder left it, mostly YUV, upright once it is converted."""
+
+    def __init__(self, frame: VideoFrame) -> None:
+        self._frame = frame
+        self._quarter_turns = round(frame.rotation / 90) % 4
+
+    @property
+    def width(self) -> int:
+        return self._frame.height if self._quarter_turns % 2 else self._frame.width
+
+    @property
+    def height(self) -> int:
+        return self._frame.width if self._quarter_turns % 2 else self._frame.height
+
+    def rgb(self) -> Array:
+        """The frame as uint8 height x width x 3, RGB, contiguous."""
+        return self._turned(self._frame.to_ndarray(format="rgb24"))
+
+    def shrunk(self, width: int, height: int) -> Array:
+        """The frame in that size in pixels, averaged over areas; uint8 height x width x 3, RGB."""
+        if self._quarter_turns % 2:
+            width, height = height, width
+        return self._turned(
+            self._frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+        )
+
+    def _turned(self, pixels: Array) -> Array:
+        return np.ascontiguousarray(np.rot90(pixels, self._quarter_turns))
+
+
+class VideoFile:
+    """A video file as footage, decoded by FFmpeg on all cores.
+
+    `location`: the path as given. `start_us`: the creation time that the container tells, None if it
+    tells none or one before 1990 or in the future. `duration_us`: the container's, None if it tells
+    none. `fingerprint`: BLAKE3, in hex, of the size and the first and last MiB. No file stays open
+    between two readings; several may run at once.
+
+    Raises TrtkitError when PyAV is missing or the file is no video that can be decoded.
+    """
+
+    seekable = True
+
+    def __init__(self, path: str | Path) -> None:
+        require("video", "Reading video files", "av")
+        self.location = str(path)
+        self._path = Path(path)
+        self.fingerprint = fingerprint(self._path)
+        self._threaded = True
+        # Whether times grow all through the file; unknown until it matters.
+        self._steady: bool | None = None
+        container, stream = self._open()
+        with container:
+            self._unit = unit(stream)
+            rate = stream.average_rate or stream.guessed_rate or Fraction(_DEFAULT_RATE)
+            self.step = max(1, round(1 / (rate * self._unit)))
+            self.start_us = creation_time(container, stream)
+            self.duration_us = duration_us(container, stream)
+            # MP4 alone tells its length and the times of all frames apart from the frames themselves.
+            mp4 = "mp4" in container.format.name.split(",")
+            complete = mp4 and 0 < stream.frames <= len(stream.index_entries)
+            self.told_end_us = self.duration_us if complete else None
+            if complete:
+                self._steady = True
+        self._zero = 0
+        self._zero = self._first_pts()
+
+    def read(self, since_us: int = 0) -> Iterator[Frame | Gap]:
+        """The frames with times from `since_us` on, and the gaps that end after it.
+
+        A stretch that cannot be decoded is a Gap "damaged" up to the next sound keyframe. Where the
+        file's clock goes back or stands still, the times go on after the last one by one frame, with
+        an empty Gap there that says so; such files are read from their start whatever is asked. A
+        file that ends before its container says so ends with a Gap.
+
+        Raises TrtkitError when the file cannot be opened any more.
+        """
+        at = since_us
+        while True:
+            try:
+                for item in self._items(at):
+                    if isinstance(item, Frame):
+                        at = item.time_us + 1
+                    yield item
+            except _ReadAgain:
+                continue
+            return
+
+    def clock(self) -> Clock:
+        return Clock(self._zero, self._unit, max(1, round(self.step * self._unit * MICROSECONDS)))
+
+    def found_unsteady(self) -> bool:
+        """Note that times do not always grow; True."""
+        self._steady = False
+        return True
+
+    def found_fragile(self) -> bool:
+        """Note that there is damage; whether that means to read again, without threads."""
+        was_threaded, self._threaded = self._threaded, False
+        return was_threaded
+
+    def close(self) -> None:
+        """Nothing is held between readings; a reading ends when its iterator is closed."""
+
+    def _items(self, since_us: int) -> Iterator[Frame | Gap]:
+        if since_us > 0 and self._steady is None:
+            self._steady = self._is_steady()
+        starts = [since_us - back for back in _BACK] if self._steady else []
+        for start_us in [start for start in starts if start > 0]:
+            container, stream = self._open()
+            with container:
+                if not self._seek(container, stream, start_us):
+                    continue
+                reading = _Reading(self, container, stream, sought=True)
+                first = next(reading.frames, None)
+                if first is None or self.clock().us(first.pts) > since_us:
+                    continue
+                yield from reading.items(since_us, first)
+                return
+        container, stream = self._open()
+        with container:
+            yield from _Reading(self, container, stream).items(since_us)
+
+    def _open(self) -> tuple[InputContainer, VideoStream]:
+        container, stream = open_container(self._path)
+        context = stream.codec_context
+        context.thread_type = "AUTO" if self._threaded else "NONE"
+        context.thread_count = 0 if self._threaded else 1
+        context.copy_opaque = True
+        return container, stream
+
+    def _seek(self, container: InputContainer, stream: VideoStream, time_us: int) -> bool:
+        import av
+
+        pts = self._zero + int(time_us / (MICROSECONDS * self._unit))
+        try:
+            container.seek(pts, backward=True, stream=stream)
+        except av.FFmpegError:
+            return False
+        return True
+
+    def _is_steady(self) -> bool:
+        """Whether the times of the packets, put in the order of display, always grow."""
+        container, stream = self._open()
+        with container:
+            depth = stream.codec_context.reorder_depth
+            ahead: list[int] = []
+            last: int | None = None
+            for packet in packets(container, stream):
+                if packet is None:
+                    continue
+                if packet.pts is None:
+                    return False
+                heapq.heappush(ahead, packet.pts)
+                if len(ahead) > depth:
+                    pts = heapq.heappop(ahead)
+                    if last is not None and pts <= last:
+                        return False
+                    last = pts
+            in_order = ([] if last is None else [last]) + sorted(ahead)
+            return len(set(in_order)) == len(in_order) and in_order == sorted(in_order)
+
+    def _first_pts(self) -> int:
+        """The time of the first frame; of the first packet, where what follows it is damaged."""
+        for _ in range(2):
+            container, stream = self._open()
+            with container:
+                reading = _Reading(self, container, stream)
+                try:
+                    first = next(reading.frames, None)
+                except _ReadAgain:
+                    continue
+            if first is None:
+                break
+            told = reading.first_packet_pts
+            return first.pts if told is None or not first.after_damage else min(first.pts, told)
+        raise TrtkitError(
+            f"No frame of {self.location} can be decoded; it is damaged from its start, or cut short, "
+            "so copy it again from where it was recorded."
+        )
+
+
+class _Reading:
+    """One way through an opened file: from its start, or from where it was sought."""
+
+    def __init__(
+        self,
+        video: VideoFile,
+        container: InputContainer,
+        stream: VideoStream,
+        *,
+        sought: bool = False,
+    ) -> None:
+        self._video = video
+        self._container = container
+        self._stream = stream
+        self._sought = sought
+        self._sound = Soundness()
+        self._shown_pts: int | None = None
+        self._packet_ends: deque[int] = deque(maxlen=_MOST_REORDERED)
+        self.first_packet_pts: int | None = None
+        self.frames = self._frames()
+
+    def items(self, since_us: int, first: Decoded | None = None) -> Iterator[Frame | Gap]:
+        """What `VideoFile.read` promises; `first` is what was already taken from `frames`."""
+        clock = self._video.clock()
+        end_us = 0
+        for decoded in chain([] if first is None else [first], self.frames):
+            time_us, back_us = clock.time_us(decoded.pts)
+            if back_us is not None and self._video.found_unsteady() and self._sought:
+                raise _ReadAgain
+            # What was damaged before the keyframe that was sought is not asked for.
+            if decoded.after_damage and decoded is not first and time_us > since_us:
+                yield Gap(min(end_us, time_us), time_us, DAMAGED)
+            if back_us is not None and time_us > since_us:
+                yield Gap(time_us, time_us, went_back(back_us))
+            if time_us >= since_us:
+                yield Frame(time_us, VideoPicture(decoded.frame))
+            end_us = time_us + clock.length_us(decoded.frame.duration)
+        last = self._last_gap(end_us, clock)
+        if last is not None and last.end_us > since_us:
+            yield last
+
+    def _last_gap(self, end_us: int, clock: Clock) -> Gap | None:
+        """What is missing at the end of the file, whose last sound frame ends at `end_us`."""
+        seen_us = max((clock.us(end) for end in self._packet_ends), default=0)
+        told_us = self._video.told_end_us
+        if told_us is not None and max(seen_us, end_us) + 2 * clock.step_us < told_us:
+            return Gap(end_us, told_us, CUT_SHORT)
+        if self._sound.broken:
+            return Gap(end_us, max(seen_us, told_us or 0, end_us + clock.step_us), DAMAGED)
+        return None
+
+    def _frames(self) -> Iterator[Decoded]:
+        import av
+
+        context = self._stream.codec_context
+        begun = False
+        for number, packet in enumerate(packets(self._container, self._stream)):
+            # Before the first keyframe there is nothing to build on.
+            begun = begun or (packet is not None and packet.is_keyframe)
+            if packet is None or packet.is_corrupt or not begun:
+                self._note(packet)
+                self._sound.lost(number, None if packet is None else packet.pts)
+                continue
+            self._note(packet)
+            self._sound.sent(number, packet)
+            packet.opaque = Number(number)
+            try:
+                decoded = context.decode(packet)
+            except av.FFmpegError:
+                # Threads tell of a failure when it is too late to say which packet it was.
+                if self._video.found_fragile():
+                    raise _ReadAgain from None
+                self._sound.lost(number, packet.pts)
+                continue
+            for frame in decoded:
+                yield from self._out(frame, number)
+        try:
+            decoded = context.decode(None)
+        except av.FFmpegError:
+            if self._video.found_fragile():
+                raise _ReadAgain from None
+            decoded = []
+        for frame in decoded:
+            yield from self._out(frame, number)
+        yield from self._sound.rest()
+
+    def _note(self, packet: Packet[VideoStream] | None) -> None:
+        if packet is None or packet.pts is None:
+            return
+        if self.first_packet_pts is None:
+            self.first_packet_pts = packet.pts
+        self._packet_ends.append(packet.pts + (packet.duration or 0))
+
+    def _out(self, frame: VideoFrame, newest: int) -> Iterator[Decoded]:
+        # Streams without times of their own have frames of one length.
+        pts = frame.pts
+        if pts is None:
+            pts = 0 if self._shown_pts is None else self._shown_pts + self._video.step
+        self._shown_pts = pts
+        told = frame.opaque
+        number = told.value if isinstance(told, Number) else newest
+        return self._sound.out(number, pts, frame)
