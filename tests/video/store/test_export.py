@@ -1,0 +1,139 @@
+"""Parquet: every object once, as the store has it."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.video.fakes import CLASSES, IDENTITY, FakeFootage, claimed, content, run
+from trtkit.errors import TrtkitError
+from trtkit.video.store import export as exporting
+from trtkit.video.store.database import FILE, Database
+from trtkit.video.store.export import export
+from trtkit.video.store.packed import unpack_sightings, unpack_top
+from trtkit.video.store.verdicts import Verdict, Verdicts
+from trtkit.video.store.writing import source_rows
+
+parquet = pytest.importorskip("pyarrow.parquet")
+
+START = 1_700_000_000_000_000
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sources, one that says when it was taken; verdicts of two tails. Do not change it."""
+    store = claimed(tmp_path_factory.mktemp("made") / "store")
+    run(store, FakeFootage(50, start_us=START))
+    run(store, FakeFootage(40), camera="yard")
+    with Database.open(store) as database:
+        Verdicts(database, "aa").remember({2: Verdict(1, 0.75), 9: Verdict(0, 0.5)})
+        Verdicts(database, "bb").remember({3: Verdict(1, 1.0)})
+    return store
+
+
+@pytest.mark.parametrize("at_once", [7, 10_000])
+def test_every_object_is_a_row(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(exporting, "_AT_ONCE", at_once)
+    path = tmp_path / "new" / "objects.parquet"
+    with Database.open(store) as database:
+        count = export(database, path, "aa", ("no", "yes"))
+        ids = [row[0] for row in database.rows("SELECT id FROM objects ORDER BY id")]
+        cluster_of = dict(database.rows("SELECT id, cluster FROM objects"))
+        sources = source_rows(database)
+    file = parquet.ParquetFile(path)
+    assert file.num_row_groups == -(-count // at_once)
+    rows = file.read().to_pylist()
+    known = content(store)
+    objects = [
+        (source, place, each)
+        for source in sources
+        for place, each in enumerate(known[f"{source.camera} {source.location}"]["objects"])
+    ]
+    assert count == len(rows) == len(objects) == len(ids) > 40
+    first = {source.id: min(i for i, (s, *_) in zip(ids, objects, strict=True) if s.id == source.id)
+             for source in sources}  # fmt: skip
+    verdicts = {2: ("yes", 0.75), 9: ("no", 0.5)}
+    for number, row, (source, place, each) in zip(ids, rows, objects, strict=True):
+        begun_by, _, start, end, _, top, packed, *_ = each
+        sightings, (labels, scores) = unpack_sightings(packed), unpack_top(top)
+        assert row == {
+            "camera": source.camera, "source": "gate.mp4", "object": number,
+            "cluster": cluster_of[number], "representative": begun_by == place,
+            "start": start / 1e6, "end": end / 1e6,
+            "start_time": row["start_time"], "end_time": row["end_time"],
+            "frames": len(sightings), "frame": sightings[0].frame, "x": sightings[0].box.x,
+            "y": sightings[0].box.y, "width": sightings[0].box.width,
+            "height": sightings[0].box.height,
+            "classes": [IDENTITY.classes[label] for label in labels], "scores": scores.tolist(),
+            "class": verdicts.get(number, (None, None))[0],
+            "confidence": verdicts.get(number, (None, None))[1],
+        }  # fmt: skip
+        assert cluster_of[number] == cluster_of[first[source.id] + begun_by]
+        if source.camera == "yard":
+            assert row["start_time"] is row["end_time"] is None
+        else:
+            assert row["start_time"] == f"2023-11-14T22:13:2{row['start']:.3f}+00:00"
+            assert row["end_time"] >= row["start_time"]
+    assert {row["representative"] for row in rows} == {True, False}
+
+
+def test_without_an_expensive_tail(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "objects.parquet"
+    with Database.open(store) as database:
+        export(database, path)
+    table = parquet.read_table(path)
+    assert table.column("class").null_count == table.column("confidence").null_count == len(table)
+    assert [str(field.type) for field in table.schema][:7] == [
+        "string", "string", "int64", "int64", "bool", "double", "double",
+    ]  # fmt: skip
+
+
+def test_nothing_to_export(tmp_path: Path) -> None:
+    store = claimed(tmp_path / "store")
+    with Database.open(store) as database:
+        assert export(database, tmp_path / "none.parquet") == 0
+    table = parquet.read_table(tmp_path / "none.parquet")
+    assert len(table) == 0 and len(table.schema) == 19
+
+
+def test_what_is_ingested_meanwhile_is_left_out(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "_AT_ONCE", 10)
+    import shutil
+
+    mine = Path(shutil.copytree(store, tmp_path / "store"))
+    known = exporting.source_rows
+
+    def late(database: Database) -> object:
+        rows = known(database)
+        run(mine, FakeFootage(40), camera="late")
+        return rows
+
+    monkeypatch.setattr(exporting, "source_rows", late)
+    with Database.open(mine) as database:
+        count = export(database, tmp_path / "objects.parquet")
+    cameras = parquet.read_table(tmp_path / "objects.parquet").column("camera").to_pylist()
+    assert len(cameras) == count and set(cameras) == {"gate", "yard"}
+
+
+def test_a_file_appears_whole_or_not_at_all(store: Path, tmp_path: Path) -> None:
+    import shutil
+
+    mine = Path(shutil.copytree(store, tmp_path / "store"))
+    with sqlite3.connect(mine / FILE) as sql:
+        # Labels that there are no classes for.
+        sql.execute("UPDATE objects SET top = x'ff000000ff000000' WHERE id = 30")
+    sql.close()
+    out = tmp_path / "out"
+    with Database.open(mine) as database, pytest.raises(IndexError):
+        export(database, out / "objects.parquet")
+    assert list(out.iterdir()) == []
+    (tmp_path / "file").touch()
+    with Database.open(store) as database, pytest.raises(TrtkitError, match="cannot be written"):
+        export(database, tmp_path / "file" / "objects.parquet")
+    assert len(IDENTITY.classes) == CLASSES

@@ -1,0 +1,211 @@
+"""Looking after a store: what it holds, whether it is whole, making it smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trtkit.errors import TrtkitError
+from trtkit.identity import bytes_digest, feature_key
+from trtkit.runtime.store import store_bytes
+from trtkit.runtime.store import verify as verify_maps
+from trtkit.video.store.database import FILE, DamagedStore, Database
+from trtkit.video.store.identity import Identity, identity
+from trtkit.video.store.maps import maps_folder
+from trtkit.video.store.packed import SIGHTING_BYTES
+from trtkit.video.store.writing import SourceRow, source_rows
+
+# Crops are read so many at once.
+_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """One source: `row` is what the store knows of it; counts, and bytes of its feature maps on disk."""
+
+    row: SourceRow
+    segments: int
+    objects: int
+    clusters: int
+    gaps: int
+    map_bytes: int
+
+
+@dataclass(frozen=True)
+class VideoStoreInfo:
+    """A store. `identity`: None where nothing was ingested; `verdicts`: by the stage id of their tail."""
+
+    identity: Identity | None
+    sources: tuple[SourceInfo, ...]
+    verdicts: dict[str, int]
+    database_bytes: int
+
+
+@dataclass(frozen=True)
+class VideoStoreReport:
+    """What verifying found: sentences on what is wrong, none where all is well.
+
+    `objects`, `maps`: how many of each were looked at.
+    """
+
+    objects: int
+    maps: int
+    problems: tuple[str, ...]
+
+
+def info(database: Database) -> VideoStoreInfo:
+    """What the store holds. Raises TrtkitError when it cannot be read."""
+    try:
+        known = identity(database)
+    except TrtkitError:
+        # A store that was made and never filled.
+        known = None
+    verdicts = database.rows(
+        "SELECT t.stage, count(v.object) FROM tails t LEFT JOIN verdicts v ON v.tail = t.id GROUP BY t.id"
+    )
+    return VideoStoreInfo(
+        known,
+        tuple(_source_info(database, row) for row in source_rows(database)),
+        dict(verdicts),
+        _file_bytes(database),
+    )
+
+
+def verify(
+    database: Database, advance: Callable[[float], None] = lambda share: None
+) -> VideoStoreReport:
+    """Read everything and compare what must agree. Nothing is changed. Raises TrtkitError."""
+    try:
+        said = [row[0] for row in database.rows("PRAGMA integrity_check")]
+    except DamagedStore as error:
+        # Too much of it for SQLite to go through it.
+        said = [str(error.__cause__)]
+    problems = [f"SQLite: {each}" for each in said if each != "ok"]
+    if problems:
+        return VideoStoreReport(0, 0, tuple(problems))
+    problems += _missing_rows(database)
+    objects = _check_crops(database, identity(database), problems, advance)
+    maps = 0
+    for row in source_rows(database):
+        folder = maps_folder(database.folder, row.id)
+        if folder.is_dir():
+            report = verify_maps(folder)
+            maps += report.entries
+            problems += [
+                f"A feature map of {row.camera} is damaged ({each.reason}); it is computed again."
+                for each in report.damaged
+            ]
+    return VideoStoreReport(objects, maps, tuple(problems))
+
+
+def compact(database: Database, kept_stages: frozenset[str]) -> int:
+    """Give back disk space: verdicts of other tails than those go; how many bytes the file lost."""
+    before = _file_bytes(database)
+    with database.transaction() as sql:
+        for number, stage in sql.execute("SELECT id, stage FROM tails").fetchall():
+            if stage not in kept_stages:
+                sql.execute("DELETE FROM verdicts WHERE tail = ?", (number,))
+                sql.execute("DELETE FROM tails WHERE id = ?", (number,))
+    database.rows("VACUUM")
+    database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    return max(0, before - _file_bytes(database))
+
+
+def _file_bytes(database: Database) -> int:
+    """The file and the log of what was written last."""
+    files = [database.folder / f"{FILE}{suffix}" for suffix in ("", "-wal")]
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
+def _source_info(database: Database, row: SourceRow) -> SourceInfo:
+    def count(table: str) -> int:
+        found = database.rows(f"SELECT count(*) FROM {table} WHERE source = ?", (row.id,))
+        return int(found[0][0])
+
+    folder = maps_folder(database.folder, row.id)
+    return SourceInfo(
+        row=row,
+        segments=count("segments"),
+        objects=count("objects"),
+        clusters=count("clusters"),
+        gaps=count("gaps"),
+        map_bytes=store_bytes(folder) if folder.is_dir() else 0,
+    )
+
+
+# What every row needs elsewhere: the sentence, and the query that counts those without.
+_NEEDS = (
+    (
+        "objects without a picture",
+        "objects o WHERE NOT EXISTS (SELECT 1 FROM crops WHERE object = o.id)",
+    ),
+    (
+        "objects without sightings",
+        "objects o WHERE NOT EXISTS (SELECT 1 FROM sightings WHERE object = o.id)",
+    ),
+    (
+        "objects without features, which others have",
+        "objects o WHERE NOT EXISTS (SELECT 1 FROM vectors WHERE object = o.id) "
+        "AND EXISTS (SELECT 1 FROM vectors)",
+    ),
+    (
+        "objects whose sightings are not whole",
+        "objects o JOIN sightings s ON s.object = o.id "
+        f"WHERE length(s.packed) = 0 OR length(s.packed) % {SIGHTING_BYTES}",
+    ),
+    (
+        "objects of a cluster that is not there",
+        "objects o WHERE NOT EXISTS (SELECT 1 FROM clusters WHERE id = o.cluster)",
+    ),
+    (
+        "clusters begun by an object that is not there",
+        "clusters c WHERE NOT EXISTS (SELECT 1 FROM objects WHERE id = c.representative)",
+    ),
+    (
+        "objects that no question can find",
+        # The best class of what began a cluster is among its ranks.
+        "objects o JOIN clusters c ON c.id = o.cluster WHERE NOT EXISTS (SELECT 1 FROM ranks "
+        "WHERE class = c.label AND source = o.source AND segment = o.segment AND cluster = c.id)",
+    ),
+    (
+        "objects of a segment that is not committed",
+        "objects o WHERE NOT EXISTS (SELECT 1 FROM segments WHERE source = o.source "
+        "AND number = o.segment)",
+    ),
+    (
+        "segments that do not have the objects they were committed with",
+        "segments g LEFT JOIN (SELECT source, segment, count(*) AS there FROM objects "
+        "GROUP BY source, segment) o ON o.source = g.source AND o.segment = g.number "
+        "WHERE g.objects != coalesce(o.there, 0)",
+    ),
+    (
+        "sources that do not have the frames they were ingested with",
+        "sources s WHERE frames != (SELECT coalesce(sum(frames), 0) FROM segments "
+        "WHERE source = s.id)",
+    ),
+)
+
+
+def _missing_rows(database: Database) -> list[str]:
+    counts = {what: database.rows(f"SELECT count(*) FROM {rest}")[0][0] for what, rest in _NEEDS}
+    return [f"{count} {what}." for what, count in counts.items() if count]
+
+
+def _check_crops(
+    database: Database, known: Identity, problems: list[str], advance: Callable[[float], None]
+) -> int:
+    """Whether each picture is the one whose feature map its object names."""
+    (total,) = database.rows("SELECT count(*) FROM objects")[0]
+    last, checked = 0, 0
+    while rows := database.rows(
+        "SELECT o.id, o.key, c.jpeg FROM objects o JOIN crops c ON c.object = o.id "
+        "WHERE o.id > ? ORDER BY o.id LIMIT ?",
+        (last, _AT_ONCE),
+    ):
+        for number, key, crop in rows:
+            if feature_key(bytes_digest(crop), known.preprocessing.digest, known.prefix) != key:
+                problems.append(f"The picture of object {number} is not the one that was indexed.")
+        last, checked = rows[-1][0], checked + len(rows)
+        # More may have been committed since they were counted.
+        advance(min(1.0, checked / total))
+    return checked

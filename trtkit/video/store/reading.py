@@ -1,0 +1,124 @@
+"""Reading a store: the candidates of a question, and what is known of an object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from trtkit.video.objects import Sighting
+from trtkit.video.store.database import Database
+from trtkit.video.store.packed import unpack_sightings
+from trtkit.video.store.writing import SourceRow
+
+# SQLite takes at least 32,766 parameters in a statement since 3.32; fewer make as short a time.
+_AT_ONCE = 500
+
+
+class Candidate(NamedTuple):
+    """An object that may be of the class asked for.
+
+    `asked`: the object that began its cluster, which is asked in its place; `score`: the cheap tail's
+    for that one and the class, 0 to 1.
+    """
+
+    object: int
+    source: int
+    start_us: int
+    end_us: int
+    asked: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of one source, in microseconds since its first frame; None is open."""
+
+    source: int
+    start_us: int | None = None
+    end_us: int | None = None
+
+
+def candidates(
+    database: Database, label: int, span: Span, top: int, least: float
+) -> list[Candidate]:
+    """Objects of a source in whose cluster's `top` best classes is `label`, with at least that score.
+
+    In the order of their times.
+    """
+    low, high = _segments(database, span)
+    rows = database.rows(
+        "SELECT o.id, o.source, o.start_us, o.end_us, c.representative, r.score "
+        "FROM ranks r JOIN objects o ON o.cluster = r.cluster AND o.segment = r.segment "
+        "JOIN clusters c ON c.id = r.cluster "
+        "WHERE r.class = ? AND r.source = ? AND r.segment BETWEEN ? AND ? "
+        "AND r.rank < ? AND r.score >= ?",
+        (label, span.source, low, high, top, least),
+    )
+    found = [
+        Candidate(*row)
+        for row in rows
+        if (span.start_us is None or row[3] >= span.start_us)
+        and (span.end_us is None or row[2] <= span.end_us)
+    ]
+    found.sort(key=lambda each: (each.start_us, each.object))
+    return found
+
+
+def _segments(database: Database, span: Span) -> tuple[int, int]:
+    """The first and the last segment that a span can have frames in."""
+    (bounds,) = database.rows(
+        "SELECT min(number), max(number) FROM segments WHERE source = ? "
+        "AND (? IS NULL OR end_us >= ?) AND (? IS NULL OR start_us <= ?)",
+        (span.source, span.start_us, span.start_us, span.end_us, span.end_us),
+    )
+    low, high = bounds
+    return (0, -1) if low is None else (low, high)
+
+
+def object_count(database: Database) -> int:
+    """How many objects the store has."""
+    return int(database.rows("SELECT coalesce(sum(objects), 0) FROM segments")[0][0])
+
+
+def keys_of(database: Database, objects: Sequence[int]) -> dict[int, tuple[int, bytes]]:
+    """The source and the feature map's key of each object."""
+    found = {}
+    for part in _parts(objects):
+        query = f"SELECT id, source, key FROM objects WHERE id IN ({_marks(part)})"
+        found.update({number: (source, key) for number, source, key in database.rows(query, part)})
+    return found
+
+
+def crop_of(database: Database, number: int) -> bytes | None:
+    """An object's picture, JPEG; None where it is missing."""
+    rows = database.rows("SELECT jpeg FROM crops WHERE object = ?", (number,))
+    return bytes(rows[0][0]) if rows else None
+
+
+def sightings_of(database: Database, objects: Sequence[int]) -> dict[int, list[Sighting]]:
+    """The frames that each object was seen on."""
+    found = {}
+    for part in _parts(objects):
+        query = f"SELECT object, packed FROM sightings WHERE object IN ({_marks(part)})"
+        found.update(
+            {number: unpack_sightings(packed) for number, packed in database.rows(query, part)}
+        )
+    return found
+
+
+def known_gaps(database: Database, sources: Iterable[SourceRow]) -> int:
+    """How many stretches of these sources could not be read."""
+    return sum(
+        int(database.rows("SELECT count(*) FROM gaps WHERE source = ?", (row.id,))[0][0])
+        for row in sources
+    )
+
+
+def _parts(objects: Sequence[int]) -> Iterable[tuple[int, ...]]:
+    for start in range(0, len(objects), _AT_ONCE):
+        yield tuple(objects[start : start + _AT_ONCE])
+
+
+def _marks(part: tuple[int, ...]) -> str:
+    return ", ".join("?" * len(part))

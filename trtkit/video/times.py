@@ -1,0 +1,77 @@
+"""Times as people write them: from a source's beginning, or of the day."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+
+from trtkit.errors import TrtkitError
+from trtkit.video.frames import MICROSECONDS
+
+_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?)s?")
+# A thousand years: far less than what the store's numbers hold.
+_LONGEST_SECONDS = 1000 * 366 * 86400
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def parse_time(text: str) -> int | datetime:
+    """Microseconds from the beginning of `90`, `1:30` or `0:01:30.5`; a moment of an ISO date and time.
+
+    A date without a zone is of this machine's. Raises TrtkitError for anything else.
+    """
+    try:
+        seconds = _seconds(text.strip())
+        if seconds is not None:
+            return round(seconds * MICROSECONDS)
+        # Python 3.10 does not know Z.
+        return datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text.strip())).astimezone()
+    except (ValueError, OverflowError) as error:
+        raise TrtkitError(
+            f"{text!r} was given as a time; write seconds or H:MM:SS from the beginning, or a date and "
+            "time such as 2026-03-01T08:30."
+        ) from error
+
+
+def _seconds(text: str) -> float | None:
+    """None where it is no time since a beginning. Raises OverflowError beyond any footage."""
+    seconds, clock = _SECONDS.fullmatch(text), _CLOCK.fullmatch(text)
+    if seconds:
+        value = float(seconds[1])
+    elif clock:
+        value = float(clock[1] or 0) * 3600 + float(clock[2]) * 60 + float(clock[3])
+    else:
+        return None
+    if value > _LONGEST_SECONDS:
+        raise OverflowError
+    return value
+
+
+def since_start(moment: int | datetime | None, start_us: int | None, camera: str) -> int | None:
+    """A time in microseconds since the beginning of a source that was begun at `start_us` since 1970.
+
+    Raises TrtkitError for a moment where nothing says when the source was taken.
+    """
+    if moment is None or isinstance(moment, int):
+        return moment
+    if start_us is None:
+        raise TrtkitError(
+            f"{moment.isoformat()} was asked of {camera}, whose footage does not say when it was taken; "
+            "give seconds or H:MM:SS from its beginning."
+        )
+    return (moment - _EPOCH) // timedelta(microseconds=1) - start_us
+
+
+def clock(time_us: int) -> str:
+    """H:MM:SS.mmm of microseconds from a beginning."""
+    seconds, rest = divmod(time_us, MICROSECONDS)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}.{rest // 1000:03}"
+
+
+def moment(start_us: int | None, time_us: int) -> str | None:
+    """ISO date and time, UTC, of a time in a source; None where nothing says when that was taken."""
+    if start_us is None:
+        return None
+    return (_EPOCH + timedelta(microseconds=start_us + time_us)).isoformat(timespec="milliseconds")
