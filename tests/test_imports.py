@@ -13,14 +13,15 @@ import trtkit
 
 HEAVY = (
     "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "PIL",
-    "simplejpeg", "numpy", "sklearn", "matplotlib", "tensorrt", "lz4", "zstandard", "sqlite3",
+    "simplejpeg", "numpy", "sklearn", "matplotlib", "tensorrt", "lz4", "zstandard", "sqlite3", "av",
+    "pyarrow",
     "rich.console",
 )  # fmt: skip
 COMMANDS = (
     [], ["doctor"], ["train"], ["export"], ["cuts"], ["build"], ["infer"], ["evaluate"],
-    ["bench"],
-    ["profile"],
+    ["bench"], ["profile"], ["ingest"], ["query"], ["tune"],
     ["cache"], ["cache", "info"], ["cache", "verify"], ["cache", "clear"],
+    ["store"], ["store", "info"], ["store", "verify"], ["store", "compact"], ["store", "export"],
 )  # fmt: skip
 
 # Makes every heavy package unimportable, so that the help must do without it.

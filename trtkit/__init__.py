@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from trtkit.api.evaluate import evaluate
     from trtkit.api.export import export
     from trtkit.api.infer import open_bundle
+    from trtkit.api.ingest import ingest
     from trtkit.api.profile import profile
+    from trtkit.api.query import query
+    from trtkit.api.store import store_compact, store_export, store_info, store_verify
     from trtkit.api.train import train
+    from trtkit.api.tune import tune
     from trtkit.engines.options import BuildOptions
     from trtkit.runtime.cache import CacheOptions
     from trtkit.runtime.pipeline import Pipeline, load
+    from trtkit.video.options import IngestOptions
 
 __version__ = "0.1.0"
 
@@ -31,6 +36,7 @@ __all__ = [
     "BuildOptions",
     "CacheOptions",
     "ImageError",
+    "IngestOptions",
     "Pipeline",
     "TrtkitError",
     "__version__",
@@ -43,15 +49,23 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "ingest",
     "load",
     "open_bundle",
     "profile",
+    "query",
+    "store_compact",
+    "store_export",
+    "store_info",
+    "store_verify",
     "train",
+    "tune",
 ]
 
 _HOMES = {
     "BuildOptions": "trtkit.engines.options",
     "CacheOptions": "trtkit.runtime.cache",
+    "IngestOptions": "trtkit.video.options",
     "Pipeline": "trtkit.runtime.pipeline",
     "bench": "trtkit.api.bench",
     "build": "trtkit.api.build",
@@ -62,10 +76,17 @@ _HOMES = {
     "doctor": "trtkit.api.doctor",
     "evaluate": "trtkit.api.evaluate",
     "export": "trtkit.api.export",
+    "ingest": "trtkit.api.ingest",
     "load": "trtkit.runtime.pipeline",
     "open_bundle": "trtkit.api.infer",
     "profile": "trtkit.api.profile",
+    "query": "trtkit.api.query",
+    "store_compact": "trtkit.api.store",
+    "store_export": "trtkit.api.store",
+    "store_info": "trtkit.api.store",
+    "store_verify": "trtkit.api.store",
     "train": "trtkit.api.train",
+    "tune": "trtkit.api.tune",
 }
 
 

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from trtkit import __version__
-from trtkit.cli import bench, build, cache, cuts, doctor, evaluate, export, infer, profile, train
+from trtkit.cli import (
+    bench,
+    build,
+    cache,
+    cuts,
+    doctor,
+    evaluate,
+    export,
+    infer,
+    ingest,
+    profile,
+    query,
+    store,
+    train,
+    tune,
+)
 from trtkit.cli.output import note
 from trtkit.cpu import own_process
 from trtkit.errors import TrtkitError
@@ -33,7 +48,11 @@ app.command()(build.build)
 app.command()(infer.infer)
 app.command()(evaluate.evaluate)
 app.command()(bench.bench)
+app.command()(ingest.ingest)
+app.command()(query.query)
+app.command()(tune.tune)
 app.add_typer(cache.app, name="cache")
+app.add_typer(store.app, name="store")
 
 
 def _version(asked: bool) -> None:

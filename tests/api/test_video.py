@@ -1,0 +1,201 @@
+"""Ingest and query through the API: real clips, a bundle of two real architectures with random weights.
+
+Weights are random, so labels mean nothing; but what the expensive tail says of an object is the same
+whichever way it is asked, so that questions can be checked against asking about everything.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import trtkit
+from scripts.footage import render_clip
+from trtkit.api.ingest import ingest
+from trtkit.api.query import query
+from trtkit.api.store import store_compact, store_export, store_info, store_verify
+from trtkit.errors import TrtkitError
+from trtkit.runtime.pipeline import load
+from trtkit.video.motion import Box
+from trtkit.video.options import IngestOptions
+from trtkit.video.store.database import Database
+from trtkit.video.store.reading import crop_of
+
+CLASSES = 1000
+# Short segments, so that a short clip has several of them.
+OPTIONS = IngestOptions(segment_seconds=2, warmup_seconds=1, top=CLASSES, cluster=None, min_size=12)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("footage") / "gate.mp4"
+    render_clip(path, seconds=7.0, size=(256, 192), fps=15.0, density=1.5, seed=3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, exports) -> Path:
+    root = tmp_path_factory.mktemp("video")
+    (root / "export").symlink_to(exports)
+    trtkit.build(
+        ["resnet18", "resnet34"], cut=2, precision="fp32", bundle_name="pair", embeddings=True,
+        workspace=root,
+    )  # fmt: skip
+    return root
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory, clip, workspace) -> Path:
+    """A store with every object of the clip, all classes and no clusters. Do not change it."""
+    store = tmp_path_factory.mktemp("store") / "store"
+    report = ingest([str(clip)], store=store, workspace=workspace, options=OPTIONS)
+    assert report.sources[0].objects > 20
+    assert not report.failed
+    return store
+
+
+def truth_of(clip: Path) -> list[dict]:
+    lines = clip.with_suffix(".truth.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def verdicts(store: Path, workspace: Path) -> dict[int, int]:
+    """The expensive model's best class of every object, from its picture through the whole model."""
+    with Database.open(store) as database:
+        numbers = [row[0] for row in database.rows("SELECT id FROM objects")]
+        crops = [crop_of(database, number) for number in numbers]
+    folder = store.parent / "crops"
+    folder.mkdir(exist_ok=True)
+    for number, crop in zip(numbers, crops, strict=True):
+        (folder / f"{number:06}.jpg").write_bytes(crop)
+    with load(workspace / "engines" / "pair", tail="resnet34") as pipeline:
+        results = list(pipeline.infer([folder], top=1))
+    return {
+        int(Path(result.path).stem): result.predictions[0].index for result in results
+    }  # fmt: skip
+
+
+def test_a_question_finds_what_the_expensive_model_sees_in_everything(filled, workspace):
+    said = verdicts(filled, workspace)
+    labels = np.array(list(said.values()))
+    best = int(np.bincount(labels).argmax())
+    classes = store_info(filled).identity.classes
+    with query(classes[best], store=filled, workspace=workspace) as answers:
+        found = [number for answer in answers for number in answer.objects]
+        explanation = answers.explanation
+    assert sorted(found) == sorted(number for number, label in said.items() if label == best)
+    assert explanation.candidates == len(said)
+    assert explanation.judged.hits == len(said)
+    assert explanation.judged.recomputed == 0
+    # What was said is remembered, for other classes as well.
+    other = classes[next(label for label in labels if label != best)]
+    with query(other, store=filled, workspace=workspace) as answers:
+        assert list(answers)
+        assert answers.explanation.judged.remembered == len(said)
+        assert answers.explanation.judged.hits == 0
+
+
+def test_without_the_feature_maps_the_pictures_give_the_same(tmp_path, clip, workspace, filled):
+    options = IngestOptions(**{**vars(OPTIONS), "maps": "none"})
+    ingest([str(clip)], store=tmp_path / "s", workspace=workspace, options=options)
+    said = verdicts(filled, workspace)
+    classes = store_info(filled).identity.classes
+    label = classes[next(iter(said.values()))]
+
+    def found(store: Path) -> list[tuple[float, float, tuple[int, ...]]]:
+        with query(label, store=store, workspace=workspace, remember=False) as answers:
+            return [(each.start, each.end, each.objects) for each in answers]
+
+    assert sorted(found(tmp_path / "s")) == sorted(found(filled))
+
+
+def test_boxes_and_times_are_those_of_the_truth(clip, filled, workspace):
+    truth = {}
+    for row in truth_of(clip):
+        truth.setdefault(row["frame"], []).append(row)
+    times = {row["frame"]: row["time"] for row in truth_of(clip)}
+    classes = store_info(filled).identity.classes
+    good = seen = 0
+    for label in {classes[index] for index in verdicts(filled, workspace).values()}:
+        with query(label, store=filled, workspace=workspace) as answers:
+            for answer in answers:
+                assert answer.start <= answer.end
+                for frame, box in zip(answer.frames, answer.boxes, strict=True):
+                    seen += 1
+                    if frame in times:
+                        assert answer.start - 1e-6 <= times[frame] <= answer.end + 1e-6
+                    # Two that touch are one object to a background model, so that it need not fit.
+                    good += any(Box(*row["box"]).overlap(box) > 0 for row in truth.get(frame, ()))
+    assert seen > 50
+    assert good / seen > 0.9
+
+
+def test_one_object_answers_for_its_cluster(tmp_path, clip, workspace, filled):
+    options = IngestOptions(**{**vars(OPTIONS), "cluster": 0.2})
+    ingest([str(clip)], store=tmp_path / "s", workspace=workspace, options=options)
+    info = store_info(tmp_path / "s").sources[0]
+    assert info.objects == store_info(filled).sources[0].objects
+    assert 1 < info.clusters < info.objects
+    said = verdicts(tmp_path / "s", workspace)
+    classes = store_info(filled).identity.classes
+    with Database.open(tmp_path / "s") as database:
+        asked = dict(
+            database.rows(
+                "SELECT o.id, c.representative FROM objects o JOIN clusters c ON c.id = o.cluster"
+            )
+        )
+    label = said[next(iter(asked.values()))]
+    with query(classes[label], store=tmp_path / "s", workspace=workspace) as answers:
+        found = {number for answer in answers for number in answer.objects}
+        assert answers.explanation.judged.hits == info.clusters
+    assert found == {number for number, began in asked.items() if said[began] == label}
+
+
+def test_the_store_is_whole_and_is_exported(tmp_path, filled, workspace):
+    report = store_verify(filled)
+    assert report.problems == ()
+    assert report.maps == store_info(filled).sources[0].objects
+    count = store_export(tmp_path / "o.parquet", store=filled, workspace=workspace)
+    assert count == report.objects
+    assert store_compact(filled, workspace=workspace) >= 0
+
+
+def test_the_same_again_does_nothing(clip, filled, workspace):
+    before = store_info(filled)
+    report = ingest([str(clip)], store=filled, workspace=workspace, options=OPTIONS)
+    assert report.sources[0].up_to_date
+    assert store_info(filled).sources == before.sources
+
+
+def test_an_unknown_class_names_the_nearest(filled, workspace):
+    with pytest.raises(TrtkitError, match="which resnet18 does not know; it knows class 1"):
+        query("clas 1", store=filled, workspace=workspace)
+
+
+def test_an_unknown_camera_names_the_nearest(filled, workspace):
+    with pytest.raises(TrtkitError, match="camera 'gates' was asked for; the store has gate"):
+        query("class 1", store=filled, workspace=workspace, camera=["gates"])
+
+
+def test_a_bundle_without_embeddings_makes_no_clusters(tmp_path, clip, built):
+    options = IngestOptions(cluster=0.3)
+    with pytest.raises(TrtkitError, match="build it again with --embeddings"):
+        ingest([str(clip)], store=tmp_path / "s", workspace=built, options=options)
+
+
+def test_a_store_is_not_read_with_another_bundle(filled, built):
+    with pytest.raises(TrtkitError, match="feature maps are those of"):
+        query("class 1", store=filled, workspace=built, bundle="resnet18+resnet34-cut2-fp16")
+
+
+def test_one_bad_file_of_two_fails_alone(tmp_path, clip, workspace):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    report = ingest(
+        [str(broken), str(clip)], store=tmp_path / "s", workspace=workspace, options=OPTIONS
+    )
+    assert [each.camera for each in report.sources] == ["gate"]
+    assert list(report.failed) == [str(broken)]

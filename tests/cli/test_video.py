@@ -1,0 +1,156 @@
+"""trtkit ingest, query, tune and store as people type them."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+import trtkit as package
+from scripts.footage import render_clip
+from trtkit.cli.ingest import ingest
+from trtkit.video.options import IngestOptions
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, exports) -> Path:
+    """One with a bundle that hands out embeddings, and a clip `gate.mp4`."""
+    root = tmp_path_factory.mktemp("video")
+    (root / "export").symlink_to(exports)
+    package.build(
+        ["resnet18", "resnet34"], cut=2, precision="fp16", embeddings=True, workspace=root
+    )
+    render_clip(root / "gate.mp4", seconds=5.0, size=(256, 192), fps=12.0, density=1.5, seed=3)
+    return root
+
+
+@pytest.fixture
+def in_workspace(workspace, monkeypatch) -> Path:
+    monkeypatch.chdir(workspace)
+    return workspace
+
+
+INGEST = (
+    "ingest",
+    "gate.mp4",
+    "--segment",
+    "2",
+    "--warmup",
+    "1",
+    "--min-size",
+    "12",
+    "--top",
+    "1000",
+)
+
+
+def test_from_a_clip_to_its_appearances(trtkit, in_workspace, tmp_path):
+    store = tmp_path / "store"
+    said = trtkit(*INGEST, "--store", store, "--json")
+    assert said.code == 0, said.err
+    report = json.loads(said.out)["sources"][0]
+    assert report["camera"] == "gate"
+    assert report["frames"] == 60
+    assert report["objects"] > 10
+    assert f"gate: {report['objects']} objects on" in said.err
+    again = trtkit(*INGEST, "--store", store)
+    assert again.code == 0
+    assert "gate: was ingested before." in again.err
+
+    export = trtkit("store", "export", tmp_path / "all.parquet", "--store", store)
+    assert f"{report['objects']} objects in" in export.err
+    said = trtkit(
+        "query", "class 0", "--store", store, "--explain", "--gallery", tmp_path / "g.html"
+    )
+    assert said.code == 0
+    assert said.out.splitlines()[0].split("\t")[:3] == ["camera", "start", "end"]
+    assert f"among {report['objects']} candidate objects" in said.err
+    assert "verdicts remembered" in said.err
+    assert (tmp_path / "g.html").read_text().startswith("<!doctype html>")
+    # Whatever the classes are, every object is of one of them.
+    import pyarrow.parquet
+
+    labels = set(pyarrow.parquet.read_table(tmp_path / "all.parquet")["classes"].to_pylist()[0])
+    assert len(labels) == 1000
+    found = set()
+    for label in sorted(verdicts(trtkit, store, tmp_path)):
+        lines = trtkit("query", label, "--store", store, "--format", "jsonl").out.splitlines()
+        answers = [json.loads(line) for line in lines]
+        table = trtkit("query", label, "--store", store, "--format", "csv").out
+        assert len(list(csv.reader(io.StringIO(table)))) == len(answers) + 1
+        for answer in answers:
+            assert answer["camera"] == "gate"
+            assert answer["class"] == label
+            assert answer["start"] <= answer["end"] <= 5.0
+            assert len(answer["frames"]) == len(answer["boxes"])
+            found.update(answer["objects"])
+    assert len(found) == report["objects"]
+
+    info = trtkit("store", "info", "--store", store, "--json")
+    source = json.loads(info.out)["sources"][0]
+    assert source["objects"] == report["objects"]
+    assert trtkit("store", "verify", "--store", store).code == 0
+    assert trtkit("store", "compact", "--store", store).code == 0
+
+
+def verdicts(trtkit, store: Path, folder: Path) -> set[str]:
+    """The classes that the expensive model gave, once it was asked about everything."""
+    import pyarrow.parquet
+
+    trtkit("store", "export", folder / "said.parquet", "--store", store)
+    table = pyarrow.parquet.read_table(folder / "said.parquet")
+    asked = [label for label in table["class"].to_pylist() if label is not None]
+    assert asked
+    return set(asked)
+
+
+def test_too_small_a_store_cannot_be_tuned(trtkit, in_workspace, tmp_path):
+    trtkit(*INGEST, "--store", tmp_path / "s")
+    said = trtkit("tune", "--store", tmp_path / "s")
+    assert said.code == 2
+    assert "need 1056 objects to be proved" in said.err
+
+
+def test_there_is_no_store(trtkit, tmp_path):
+    said = trtkit("query", "cat", "--store", tmp_path / "none")
+    assert said.code == 2
+    assert said.err.startswith("Error: There is no video store in")
+    assert "trtkit ingest VIDEO --store" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("ingest", "gat.mp4"), "gate.mp4"),
+        (("ingest", "gate.mp4", "--clusters", "wide"), "--clusters 'wide' was given"),
+        (("ingest", "gate.mp4", "--segment", "1"), "make them longer than that"),
+        (("ingest", "gate.mp4", "--top", "0"), "--top 0 was asked for; choose 1 or more"),
+        (("ingest", "gate.mp4", "gate.mp4"), "named twice"),
+        (("query", "class 1", "--store", "nowhere"), "There is no video store in nowhere"),
+        (("tune", "--recall", "1.5", "--store", "nowhere"), "--recall 1.5 was asked for"),
+        (("store", "info", "--store", "nowhere"), "There is no video store in nowhere"),
+    ],
+)
+def test_one_sentence_each(trtkit, in_workspace, arguments, sentence):
+    said = trtkit(*arguments)
+    assert said.code == 2
+    assert sentence in said.err
+    assert said.err.count("\n") == 1 + said.err.startswith("Indexing")
+
+
+def test_the_defaults_are_those_of_the_options():
+    usual = IngestOptions()
+    given = {name: each.default for name, each in inspect.signature(ingest).parameters.items()}
+    names = {
+        "motion": "motion", "motion_width": "motion_width", "min_size": "min_size",
+        "margin": "margin", "duplicate": "duplicate", "segment": "segment_seconds",
+        "warmup": "warmup_seconds", "top": "top", "maps": "maps", "map_dtype": "map_dtype",
+        "map_codec": "map_codec",
+    }  # fmt: skip
+    for option, field in names.items():
+        default = given[option]
+        assert getattr(default, "value", default) == getattr(usual, field), option

@@ -1,0 +1,120 @@
+"""trtkit ingest."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trtkit.cli.options import CodecChoice, JsonOption, WorkspaceOption
+from trtkit.cli.output import note, print_json
+
+
+class MotionChoice(str, Enum):
+    mog2 = "mog2"
+    knn = "knn"
+    gmg = "gmg"
+
+
+class MapsChoice(str, Enum):
+    all = "all"
+    representatives = "representatives"
+    none = "none"
+
+
+class MapDtypeChoice(str, Enum):
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
+StoreOption = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR", envvar="TRTKIT_STORE", help="The video store. Default: ./video-store."
+    ),
+]
+
+
+def ingest(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="Video files, folders of frames, URLs, camera numbers; CAMERA=SOURCE names the camera.",
+        ),
+    ],
+    store: StoreOption = Path("video-store"),
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Bundle to index with. Default: the store's, or the last built."),
+    ] = None,
+    tail: Annotated[
+        str | None, typer.Option(help="The cheap model of the bundle. Default: its first.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Best classes of an object that are indexed.")] = 4,
+    clusters: Annotated[
+        str | None,
+        typer.Option(
+            help="Distance of objects that are alike, 0 to 2, or off. Default: tuned, or 0.3."
+        ),
+    ] = None,
+    motion: Annotated[MotionChoice, typer.Option(help="The background model.")] = MotionChoice.mog2,
+    motion_width: Annotated[int, typer.Option(help="Pixels of the frames it looks at.")] = 480,
+    min_size: Annotated[int, typer.Option(help="Pixels; smaller objects are dropped.")] = 20,
+    margin: Annotated[float, typer.Option(help="Around an object, as a share of it.")] = 0.2,
+    duplicate: Annotated[
+        float, typer.Option(help="Difference, of 255 grey levels, below which it is the same.")
+    ] = 12.0,
+    segment: Annotated[
+        float, typer.Option(help="Seconds of footage that are committed at once.")
+    ] = 60.0,
+    warmup: Annotated[
+        float, typer.Option(help="Seconds before each that teach the background.")
+    ] = 5.0,
+    maps: Annotated[MapsChoice, typer.Option(help="Whose feature maps are kept.")] = MapsChoice.all,
+    map_dtype: Annotated[
+        MapDtypeChoice, typer.Option(help="What feature maps are stored as.")
+    ] = MapDtypeChoice.fp16,
+    map_codec: Annotated[
+        CodecChoice, typer.Option(help="How feature maps are compressed.")
+    ] = CodecChoice.none,
+    map_size: Annotated[str, typer.Option(help="Disk space for the maps of each source.")] = "50G",
+    frame_rate: Annotated[
+        float, typer.Option(help="Of a folder of frames, frames a second.")
+    ] = 25.0,
+    duration: Annotated[
+        float | None, typer.Option(help="Seconds of footage after which it ends, for streams.")
+    ] = None,
+    json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Index footage for `trtkit query`.
+
+    Moving objects are cut out and go through the bundle's prefix and cheap model; their best classes
+    and their feature maps are stored. What is committed is never done again: the same command goes on
+    after whatever stopped it. Exits with 1 when some sources could not be read.
+    """
+    from trtkit.api.ingest import ingest as run
+    from trtkit.cli.footage import IngestDisplay, ingest_summary, parse_clusters, report_json
+    from trtkit.sizes import parse_size
+    from trtkit.video.options import IngestOptions
+
+    options = IngestOptions(
+        motion=motion.value, motion_width=motion_width, min_size=min_size, margin=margin,
+        duplicate=duplicate, segment_seconds=segment, warmup_seconds=warmup, top=top,
+        cluster=parse_clusters(clusters, store), maps=maps.value, map_dtype=map_dtype.value,
+        map_codec=map_codec.value,
+    )  # fmt: skip
+    with IngestDisplay() as display:
+        report = run(
+            sources, store=store, bundle=bundle, tail=tail, options=options,
+            map_bytes=parse_size(map_size, "a size for feature maps"), frame_rate=frame_rate,
+            seconds=duration, workspace=workspace, progress=note, advance=display.advance,
+        )  # fmt: skip
+    for line in ingest_summary(report):
+        note(line)
+    if json:
+        print_json(report_json(report))
+    raise typer.Exit(1 if report.failed else 0)

@@ -1,0 +1,84 @@
+"""trtkit query."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trtkit.cli.ingest import StoreOption
+from trtkit.cli.options import FormatChoice, WorkspaceOption
+from trtkit.cli.output import note
+
+
+def query(
+    label: Annotated[str, typer.Argument(metavar="CLASS", help="The class to look for.")],
+    store: StoreOption = Path("video-store"),
+    camera: Annotated[
+        list[str] | None, typer.Option(help="Only this camera; may be given several times.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Only from then: seconds, H:MM:SS or an ISO date.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Only until then.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many appearances.")] = None,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the expensive model, 0 to 1.")
+    ] = 0.0,
+    top: Annotated[
+        int | None, typer.Option(help="Best classes of the cheap model that count. Default: tuned.")
+    ] = None,
+    gap: Annotated[
+        float, typer.Option(min=0, help="Seconds an appearance may be interrupted.")
+    ] = 1.0,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="Seconds after which it stops asking.")
+    ] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Neither use nor keep what was asked before.")
+    ] = False,
+    bundle: Annotated[str | None, typer.Option(help="Default: the bundle of the store.")] = None,
+    tail: Annotated[
+        str | None, typer.Option(help="The expensive model. Default: the bundle's other one.")
+    ] = None,
+    format: Annotated[
+        FormatChoice | None, typer.Option(help="Default: by the ending of --output, else table.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the appearances there.")
+    ] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page of thumbnails there.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what was looked at, and how long it took.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Say when a class of objects appears in ingested footage.
+
+    The index gives the candidates, and the bundle's expensive model looks at one object of each cluster
+    of them, by its stored feature map. What it said is remembered.
+    """
+    from trtkit.api.query import query as ask
+    from trtkit.cli.footage import explained, follow_answers, summary
+    from trtkit.cli.predictions import choose_format, destination
+
+    with ask(
+        label, store=store, bundle=bundle, tail=tail, camera=camera or (), since=since, until=until,
+        limit=limit, min_confidence=min_confidence, top=top, gap=gap, seconds=budget,
+        remember=not forget, workspace=workspace,
+    ) as answers:  # fmt: skip
+        with destination(output) as stream:
+            shown = follow_answers(answers, choose_format(format and format.value, output), stream)
+        sentence = summary(answers.explanation, label)
+        note(sentence)
+        forgotten = answers.explanation.judged.forgotten
+        if forgotten is not None:
+            note(f"Nothing of this is remembered. {forgotten}")
+        if gallery is not None:
+            answers.gallery(shown, gallery, sentence)
+        if explain:
+            for line in explained(answers.explanation):
+                note(line)

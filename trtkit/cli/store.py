@@ -1,0 +1,93 @@
+"""trtkit store info|verify|compact|export."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trtkit.cli.ingest import StoreOption
+from trtkit.cli.options import JsonOption, WorkspaceOption
+from trtkit.cli.output import note, print_json, print_table
+from trtkit.sizes import human_bytes
+
+app = typer.Typer(no_args_is_help=True, help="Look at a video store, check it, export it.")
+
+BundleOption = Annotated[str | None, typer.Option(help="Default: the bundle of the store.")]
+
+
+@app.command()
+def info(store: StoreOption = Path("video-store"), json: JsonOption = False) -> None:
+    """Show what the store holds."""
+    from trtkit.api.store import store_info
+    from trtkit.video.times import clock
+
+    found = store_info(store)
+    if json:
+        print_json(asdict(found))
+        return
+    rows = [
+        [
+            each.row.camera, each.row.location, clock(each.row.end_us),
+            "complete" if each.row.complete else "not complete", each.objects, each.clusters,
+            each.gaps, human_bytes(each.map_bytes),
+        ]
+        for each in found.sources
+    ]  # fmt: skip
+    columns = [
+        "camera", "source", "up to", "state", "objects", "clusters", "gaps", "feature maps",
+    ]  # fmt: skip
+    print_table(columns, rows)
+    if found.identity is not None:
+        note(f"Indexed by {found.identity.tail} of {found.identity.bundle}.")
+    note(
+        f"{sum(found.verdicts.values())} verdicts of {len(found.verdicts)} models are remembered; the "
+        f"database has {human_bytes(found.database_bytes)}."
+    )
+
+
+@app.command()
+def verify(store: StoreOption = Path("video-store"), json: JsonOption = False) -> None:
+    """Read everything and compare what must agree. Exits with 1 when something is wrong."""
+    from trtkit.api.store import store_verify
+
+    report = store_verify(store)
+    if json:
+        print_json(asdict(report))
+    for problem in report.problems:
+        note(problem)
+    state = f"{len(report.problems)} problems" if report.problems else "all is well"
+    note(f"{report.objects} objects and {report.maps} feature maps were read: {state}.")
+    raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command()
+def compact(
+    store: StoreOption = Path("video-store"),
+    bundle: BundleOption = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Give back disk space, and forget what models said that the bundle no longer has."""
+    from trtkit.api.store import store_compact
+
+    freed = store_compact(store, bundle=bundle, workspace=workspace)
+    note(f"The database is {human_bytes(freed)} smaller.")
+
+
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="Where to write it.")],
+    store: StoreOption = Path("video-store"),
+    bundle: BundleOption = None,
+    tail: Annotated[
+        str | None, typer.Option(help="Whose verdicts. Default: the bundle's other model.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Write every object as a row of a Parquet file."""
+    from trtkit.api.store import store_export
+
+    count = store_export(path, store=store, bundle=bundle, tail=tail, workspace=workspace)
+    note(f"{count} objects in {path}.")
