@@ -121,6 +121,8 @@ class _Ingest:
             known = writing.known_clusters(database, row.id, options.active_clusters)
             self._clusters = Clusters(options.cluster, options.active_clusters, known)
         self._frames = row.frames
+        # Committed in this run.
+        self._objects = 0
         self._number = row.next_segment
         self._segment = self._begin(self._number)
         # Those of a file that began before this were committed with what is before it.
@@ -304,7 +306,8 @@ class _Ingest:
         writing.commit_segment(self._database, self._row.id, record, start_us=start_us, last=last)
         self._gaps = later
         self._frames += segment.frames
-        self.progress.objects += len(segment.objects)
+        self._objects += len(segment.objects)
+        self.progress.objects = self._objects
         self.progress.sightings += sum(len(each.sightings) for each in segment.objects)
         self.progress.map_bytes = self._maps.bytes
         self.progress.seconds = time.perf_counter() - self._started
@@ -318,6 +321,8 @@ class _Ingest:
         if self._begun is None:
             self._begun = moment
         progress.at_us, progress.footage_us = moment, moment - self._begun
+        progress.objects = self._objects + len(self._segment.found)
+        progress.map_bytes = self._maps.bytes
         progress.seconds = time.perf_counter() - self._started
         self._advance(progress)
 
