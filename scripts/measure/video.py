@@ -94,6 +94,8 @@ def main() -> None:
     parser.add_argument("--size", default="1280x720", help="of the clip, default 1280x720")
     parser.add_argument("--density", type=float, default=0.8, help="objects a second, 0.8")
     parser.add_argument("--sample", type=positive, default=4000, help="to tune with, default 4000")
+    parser.add_argument("--reached", type=float, default=0.99, help="recall and precision, 0.99")
+    parser.add_argument("--objects", type=positive, default=100_000, help="of first, 100000")
     parser.add_argument("--ingests", type=positive, default=3, help="times it is ingested, 3")
     parser.add_argument("--kills", type=positive, default=100, help="default 100")
     run(parser, measure)

@@ -18,10 +18,14 @@ from video_subjects import BUNDLE, footage, ingested
 
 from trtkit.video.store.database import FILE
 
+# Of footage that is ingested again and again.
+CLIP_SECONDS = 60
+
 
 def kills(options: argparse.Namespace, root: Path, outcome: Outcome) -> None:
-    name = "clip-kills"
-    given = ("--seconds", 60, "--size", "640x360", "--density", 1)
+    seconds = min(CLIP_SECONDS, options.seconds)
+    name = f"clip-kills-{seconds:g}"
+    given = ("--seconds", seconds, "--size", "640x360", "--density", 1)
     video = footage(options, root, name, *given) / "camera-0.mp4"
     small = ("--segment", 4, "--warmup", 1)
     alone, killed = root / "store-alone", root / "store-killed"

@@ -30,7 +30,6 @@ from trtkit.video.tails import VideoTail
 from trtkit.video.tuning.tune import Targets
 from trtkit.workspace import Workspace
 
-REACHED = 0.99
 # Times as fast as the expensive model on the candidates, and on everything.
 THAN_CANDIDATES, THAN_EVERYTHING = 5.0, 20.0
 
@@ -40,10 +39,10 @@ def questions(options: argparse.Namespace, root: Path, outcome: Outcome) -> None
     if not store.is_dir():
         ingested(root, clip(options, root), store)
     progress("Tuning")
+    targets = Targets(options.reached, options.reached)
     tuned = tune(
-        store=store, workspace=root, targets=Targets(REACHED, REACHED), sample=options.sample,
-        progress=progress,
-    )  # fmt: skip
+        store=store, workspace=root, targets=targets, sample=options.sample, progress=progress
+    )
     outcome.data["tuned"] = None if tuned.tuned.chosen is None else vars(tuned.tuned.chosen.choice)
     found_of_everything(options, root, store, outcome)
     timed_questions(options, root, store, outcome)
@@ -80,9 +79,9 @@ def found_of_everything(
             outcome.targets.append(
                 Target(
                     f"recall and precision against {name}, ten classes",
-                    f"at least {REACHED:g} both",
+                    f"at least {options.reached:g} both",
                     f"{recall:.4f} and {precision:.4f}",
-                    min(recall, precision) >= REACHED,
+                    min(recall, precision) >= options.reached,
                 )
             )
     columns = ("compared with", "objects", "recall", "precision")

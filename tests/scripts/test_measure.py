@@ -16,7 +16,7 @@ MEASURE = Path(__file__).resolve().parents[2] / "scripts" / "measure"
 SCRIPTS = sorted(
     path.stem
     for path in MEASURE.glob("*.py")
-    if path.stem not in ("common", "subjects", "trainings")
+    if path.stem not in ("common", "subjects", "trainings") and not path.stem.startswith("video_")
 )
 
 
@@ -40,7 +40,7 @@ def measured(script: str, tmp_path: Path, *options: object) -> dict[str, Any]:
 
 
 def test_all_scripts_are_known() -> None:
-    assert len(SCRIPTS) == 18
+    assert len(SCRIPTS) == 19
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -179,3 +179,21 @@ def test_int8_accuracy(tmp_path: Path) -> None:
             assert (score["images"], score["gate"]["images"]) == (40, 28)
             assert 0 <= score["gate"]["kept_flops_share"] < 1
         assert target["met"] == (score["refused"] is None)
+
+
+@pytest.mark.slow
+def test_video(tmp_path: Path) -> None:
+    result = measured(
+        "video", tmp_path, "--workspace", tmp_path, "--image-size", 32, "--crops", 20, "--epochs", 1,
+        "--seconds", 12, "--size", "320x240", "--density", 2, "--reached", 0.2, "--sample", 200,
+        "--objects", 500, "--ingests", 1, "--kills", 2, "--rounds", 1,
+    )  # fmt: skip
+    found = result["found"]["the expensive model on everything"]
+    assert 0 < found["recall"] <= 1 and 0 < found["precision"] <= 1
+    assert result["ingest"]["frames"] == 360
+    assert result["counts"]["objects"] == result["ingest"]["objects"]
+    ratios = result["results"]["A question, mean of ten classes, cut 2"]["ratios"]
+    assert set(ratios) == {"everything", "candidates", "feature maps", "clusters", "remembered"}
+    assert ratios["remembered"] < 1 < ratios["everything"]
+    assert 0 < len(result["first"]) <= 10 and min(result["first"]) > 0
+    assert result["kills"] == {"kills": 2, "ingests": result["kills"]["ingests"], "equal": True}
