@@ -174,3 +174,21 @@ def test_file_size_limit(tmp_path):
     assert result.returncode == 0, result.stderr
     report = verify(tmp_path)
     assert (report.entries, report.damaged) == (int(result.stdout), ())
+
+
+def test_who_waited_for_a_failed_write_finds_the_reason(tmp_path, monkeypatch):
+    slow = FeatureStore._on_failure
+
+    def later(store, failure):
+        time.sleep(0.3)
+        slow(store, failure)
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FeatureStore, "_on_failure", later)
+    with FeatureStore(tmp_path) as store:
+        monkeypatch.setattr(os, "pwritev", full)
+        store.put(key_of(1), map_of(1))
+        store.flush()
+        assert "No space left" in str(store.read_only_reason)

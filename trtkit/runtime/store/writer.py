@@ -181,6 +181,9 @@ class BackgroundWriter:
         except OSError as error:
             # What is left behind the last commit is cut off by the next writer.
             failure = failure or f"closing it failed ({error})"
+        # Said before anybody's wait for it ends, who then looks whether all went well.
+        if failure is not None:
+            self._on_failure(failure)
         with self._change:
             self.failure = failure
             self._ended = True
@@ -188,5 +191,3 @@ class BackgroundWriter:
             self._writing.clear()
             self._queued_bytes = self._writing_bytes = 0
             self._change.notify_all()
-        if failure is not None:
-            self._on_failure(failure)
