@@ -96,6 +96,7 @@ EXTRAS = {
             (
                 Package("av", ("av",)),
                 Package("cv2", ("opencv-contrib-python-headless", "opencv-contrib-python")),
+                Package("pyarrow", ("pyarrow",)),
             ),
         ),
     )

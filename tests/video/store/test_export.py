@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.video.fakes import CLASSES, IDENTITY, FakeFootage, claimed, content, run
+from trtkit import extras
 from trtkit.errors import TrtkitError
 from trtkit.video.store import export as exporting
 from trtkit.video.store.database import FILE, Database
@@ -137,3 +138,20 @@ def test_a_file_appears_whole_or_not_at_all(store: Path, tmp_path: Path) -> None
     with Database.open(store) as database, pytest.raises(TrtkitError, match="cannot be written"):
         export(database, tmp_path / "file" / "objects.parquet")
     assert len(IDENTITY.classes) == CLASSES
+
+
+def test_without_pyarrow_it_says_what_to_install(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = extras.Package.installed.fget
+    monkeypatch.setattr(
+        extras.Package,
+        "installed",
+        property(lambda package: package.module != "pyarrow" and installed(package)),
+    )
+    with (
+        Database.open(store) as database,
+        pytest.raises(TrtkitError, match=r"^Exporting needs pyarrow, .*pip install pyarrow"),
+    ):
+        export(database, tmp_path / "objects.parquet")
+    assert not list(tmp_path.iterdir())
