@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from trtkit.errors import TrtkitError
-from trtkit.video.store.database import APPLICATION_ID, FILE, FORMAT, Database
+from trtkit.video.store.database import APPLICATION_ID, FILE, FORMAT, LOCK, Database
 
 ADD = "INSERT INTO settings VALUES (?, ?)"
 ALL = "SELECT name, value FROM settings ORDER BY name"
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_made_once_and_opened(store: Path) -> None:
-    assert [path.name for path in store.iterdir()] == [FILE]
+    assert {path.name for path in store.iterdir()} == {FILE, LOCK}
     for opened in (Database.create(store), Database.open(store)):
         with opened as database:
             assert database.rows(ALL) == [("a", "v")]
@@ -97,7 +97,7 @@ def test_a_file_of_another_program_is_left_alone(tmp_path: Path, version: int) -
         ):
             attempt(tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert {path.name for path in tmp_path.iterdir()} == {FILE, LOCK}
 
 
 def test_a_newer_format(store: Path) -> None:

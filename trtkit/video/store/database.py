@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from filelock import FileLock, Timeout
+
 from trtkit.errors import TrtkitError, os_reason
 
 FILE = "video.sqlite"
+LOCK = "making.lock"
 FORMAT = 1
 # Tells this file from any other of SQLite's ("TRTV").
 APPLICATION_ID = 0x54525456
@@ -120,7 +123,8 @@ class Database:
             raise TrtkitError(
                 f"A store cannot be made in {folder} ({os_reason(error)}); choose another --store."
             ) from error
-        with _opened(folder, "rwc") as connection:
+        # SQLite does not wait where two change a new file's journal at once.
+        with _made_by_one(folder), _opened(folder, "rwc") as connection:
             # A file of another program is left as it is.
             if _empty(connection):
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -210,6 +214,22 @@ def _check_format(folder: Path, connection: sqlite3.Connection) -> None:
             f"{folder / FILE} is {what}, and this trtkit reads its own of format {FORMAT}; choose "
             "another --store, or the trtkit that made it."
         )
+
+
+@contextmanager
+def _made_by_one(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / LOCK, timeout=WAIT_SECONDS)
+    try:
+        lock.acquire()
+    except (OSError, Timeout) as error:
+        raise TrtkitError(
+            f"A store cannot be made in {folder} ({error}); mend its permissions, or choose another "
+            "--store."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _missing(folder: Path) -> TrtkitError:
