@@ -62,7 +62,7 @@ def digit(index: int, size: int = 96, seed: int = 0) -> Pixels:
     """
     random = np.random.default_rng((seed, index))
     pixels = _paper(size, random)
-    alpha = _ink(scans()[0][index], size, random)[..., None]
+    alpha = ink_of(scans()[0][index], size, random)[..., None]
     pixels += alpha * (random.uniform(0, INK, 3) - pixels)
     pixels += random.normal(0, NOISE, pixels.shape)
     return np.asarray(np.clip(np.rint(pixels), 0, 255), np.uint8)
@@ -113,7 +113,7 @@ def _paper(size: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
     return np.asarray(random.uniform(*PAPER) + np.clip(tint, -PAPER_RANGE, PAPER_RANGE) + relief)
 
 
-def _ink(scan: npt.NDArray[np.float64], size: int, random: np.random.Generator) -> Any:
+def ink_of(scan: npt.NDArray[np.float64], size: int, random: np.random.Generator) -> Any:
     """How much ink is where: the scan enlarged, shifted and turned, 0 to 1, size x size."""
     zoom = SCAN * random.uniform(*SCALE) * size / len(scan)
     # OpenCV does not interpolate well over the edge.
@@ -133,7 +133,7 @@ def _ink(scan: npt.NDArray[np.float64], size: int, random: np.random.Generator) 
     return ink * ink * (3 - 2 * ink)
 
 
-def _classes(text: str) -> list[int]:
+def parse_classes(text: str) -> list[int]:
     classes: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -147,7 +147,7 @@ def _classes(text: str) -> list[int]:
     return sorted(classes)
 
 
-def _at_least(least: int, what: str) -> Any:
+def at_least(least: int, what: str) -> Any:
     def parse(text: str) -> int:
         try:
             value = int(text)
@@ -165,20 +165,23 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
     parser.add_argument(
         "--size",
-        type=_at_least(SMALLEST, "a number of pixels"),
+        type=at_least(SMALLEST, "a number of pixels"),
         default=96,
         help="pixels along each side, 96",
     )
     parser.add_argument(
-        "--classes", type=_classes, default=CLASSES, help="such as 0-4 or 0,3,7; all if not given"
+        "--classes",
+        type=parse_classes,
+        default=CLASSES,
+        help="such as 0-4 or 0,3,7; all if not given",
     )
     parser.add_argument(
         "--count",
-        type=_at_least(1, "a number of photos"),
+        type=at_least(1, "a number of photos"),
         help="the most of each class; all if not given",
     )
     parser.add_argument(
-        "--seed", type=_at_least(0, "a seed"), default=0, help="of everything but the shapes, 0"
+        "--seed", type=at_least(0, "a seed"), default=0, help="of everything but the shapes, 0"
     )
     parser.add_argument(
         "--split", action="store_true", help="write OUT/train and OUT/val, 4:1 in each class"

@@ -35,8 +35,8 @@ from PIL import Image
 
 # Run as a file, Python looks in scripts/ only.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from scripts.digits import CLASSES, INK, _at_least, _classes, _ink, scans
-from scripts.photos import PHOTOS, Pixels, _size, crops
+from scripts.digits import CLASSES, INK, at_least, ink_of, parse_classes, scans
+from scripts.photos import PHOTOS, Pixels, crops, picture_size
 from trtkit.atomic import whole_file
 from trtkit.errors import TrtkitError
 
@@ -78,7 +78,7 @@ class Card:
         """The card without light and noise, RGB."""
         random = np.random.default_rng(self.look)
         pixels = np.full((self.side, self.side, 3), self.paper, np.float64)
-        alpha = _ink(scans()[0][self.scan], self.side, random)[..., None]
+        alpha = ink_of(scans()[0][self.scan], self.side, random)[..., None]
         pixels += alpha * (random.uniform(0, INK, 3) - pixels)
         # Paper may have the colour of what it passes; its edge is always seen.
         cv2.rectangle(pixels, (0, 0), (self.side - 1,) * 2, [part / 2 for part in self.paper])
@@ -339,7 +339,7 @@ def _crop(scan: int, others: list[int], background: Pixels, random: Random) -> P
 
 
 def _even_size(text: str) -> tuple[int, int]:
-    size = _size(text)
+    size = picture_size(text)
     # Even, as colours are stored for 2 x 2 pixels.
     if not set(size) <= set(range(SMALLEST, LARGEST + 1, 2)):
         what = f"even numbers from {SMALLEST} to {LARGEST}"
@@ -365,12 +365,17 @@ def _arguments() -> argparse.Namespace:
     add("--seconds", type=seconds, default=60, help="length of a clip, 60")
     add("--size", type=_even_size, default=(1280, 720), help="WIDTHxHEIGHT, 1280x720")
     add("--fps", type=fps, default=30, help="frames per second, 30")
-    add("--classes", type=_classes, default=CLASSES, help="such as 0-4 or 0,3,7; all if not given")
-    add("--seed", type=_at_least(0, "a seed"), default=0, help="of everything, 0")
+    add(
+        "--classes",
+        type=parse_classes,
+        default=CLASSES,
+        help="such as 0-4 or 0,3,7; all if not given",
+    )
+    add("--seed", type=at_least(0, "a seed"), default=0, help="of everything, 0")
     add("--variable", action="store_true", help="drop frames, so that the frame rate varies")
-    add("--cameras", type=_at_least(1, "a number of cameras"), default=1, help="clips, 1")
+    add("--cameras", type=at_least(1, "a number of cameras"), default=1, help="clips, 1")
     add("--part", choices=PARTS, help="of the digits; test in clips, train on crops if not given")
-    density, photos = _between(0, 20, "a number of objects"), _at_least(1, "a number of photos")
+    density, photos = _between(0, 20, "a number of objects"), at_least(1, "a number of photos")
     add("--density", type=density, default=DENSITY, help=f"new objects per second, {DENSITY}")
     add("--crops", type=photos, metavar="COUNT", help="write photos of each class, no clips")
     return parser.parse_args()

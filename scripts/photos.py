@@ -84,7 +84,7 @@ def write_photos(
     return paths
 
 
-def _size(text: str) -> tuple[int, int]:
+def picture_size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     try:
         size = int(width), int(height)
@@ -111,7 +111,9 @@ def main() -> None:
     parser.add_argument(
         "--count", type=_count, help="crops to write; the photos themselves if not given"
     )
-    parser.add_argument("--size", type=_size, default=(500, 375), help="WIDTHxHEIGHT, 500x375")
+    parser.add_argument(
+        "--size", type=picture_size, default=(500, 375), help="WIDTHxHEIGHT, 500x375"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the crops, 0")
     arguments = parser.parse_args()
     paths = write_photos(arguments.out, arguments.count, arguments.size, arguments.seed)

@@ -2,8 +2,9 @@
 
 Each cut is built and run as `infer` runs it, from files to the best classes: with the cache warm, with
 it empty, and in the same rounds the unsplit model without a cache. Times are told as shares of the
-latter's, since these machines are busier at one time than at another. Predicted are those of
-`trtkit profile`, measured before, block by block and not cut by cut.
+latter's, since these machines are busier at one time than at another, and every cut is measured in each
+round, so that none has all of its figures from a busy minute. Predicted are those of `trtkit profile`,
+measured before, block by block and not cut by cut.
 
 The expected time of a cut is that of a photo on average, at the hit rate that `--cut auto` takes by
 default.
@@ -132,32 +133,59 @@ def per_pass(used: Pipeline, folder: Path, batch: int, without: float) -> float:
     return seconds / passes
 
 
+def build_cut(model: Model, cut: int, bench: Workbench) -> list[BuiltFile]:
+    sides = split(model.graph, cut_points(model.graph, model.card)[cut - 1].tensor)
+    return [
+        bench.build(sides.prefix, f"prefix-{cut}", root=True, leaf=False),
+        bench.build(sides.tail, f"tail-{cut}", root=False, leaf=True),
+    ]
+
+
 def measure_cut(
     model: Model,
-    cut: int,
+    built: Sequence[BuiltFile],
     whole: Pipeline,
     bench: Workbench,
     folder: Path,
     options: argparse.Namespace,
 ) -> Taken:
-    sides = split(model.graph, cut_points(model.graph, model.card)[cut - 1].tensor)
-    built = [
-        bench.build(sides.prefix, "prefix", root=True, leaf=False),
-        bench.build(sides.tail, "tail", root=False, leaf=True),
-    ]
+    """One round of one cut. It is loaded for that: all cuts of a model do not fit into memory."""
     cache = bench.folder / "cache"
-    # Loaded once: on the CPU closing a pipeline closes its cache alone.
-    make = partial(pipeline, model, bench, built, bench.chain(built), cache)
-    warm, empty = [], []
-    for turn in range(-1, options.rounds):
-        without = timed(partial(classify, whole, folder, options.batch))
-        misses = cold(make, cache, folder, options.batch)
-        with make() as used:
-            hits = per_pass(used, folder, options.batch, without)
-        if turn >= 0:
-            warm.append(hits / without)
-            empty.append(misses / without)
-    return Taken(statistics.median(warm), statistics.median(empty))
+    # On the CPU closing a pipeline closes its cache alone.
+    chain = bench.chain(built)
+    make = partial(pipeline, model, bench, built, chain, cache)
+    # A session allocates in its first run.
+    classify(pipeline(model, bench, built, chain), folder, options.batch)
+    without = timed(partial(classify, whole, folder, options.batch))
+    misses = cold(make, cache, folder, options.batch)
+    with make() as used:
+        hits = per_pass(used, folder, options.batch, without)
+    return Taken(hits / without, misses / without)
+
+
+def in_rounds(
+    model: Model,
+    cuts: Sequence[int],
+    whole: Pipeline,
+    bench: Workbench,
+    folder: Path,
+    options: argparse.Namespace,
+) -> dict[int, Taken]:
+    """Every cut in each round, so that none has all of its figures from one busy minute; medians."""
+    built = {cut: build_cut(model, cut, bench) for cut in cuts}
+    rounds: dict[int, list[Taken]] = {cut: [] for cut in cuts}
+    classify(whole, folder, options.batch)
+    for turn in range(options.rounds):
+        for cut, files in built.items():
+            rounds[cut].append(measure_cut(model, files, whole, bench, folder, options))
+        progress(f"{model.name}: round {turn + 1} of {options.rounds} of {len(cuts)} cuts")
+    return {
+        cut: Taken(
+            statistics.median(each.warm for each in taken),
+            statistics.median(each.cold for each in taken),
+        )
+        for cut, taken in rounds.items()
+    }
 
 
 def measure_model(
@@ -185,10 +213,8 @@ def measure_model(
     # Its graph is built last, for a build changes it; so it is loaded again.
     unsplit = [bench.build(load(root, name).graph, "whole", root=True, leaf=True)]
     whole = pipeline(model, bench, unsplit, bench.chain(unsplit))
-    taken = {}
-    for cut in predicted.cuts:
-        taken[cut.cut] = measure_cut(model, cut.cut, whole, bench, folder, options)
-        progress(f"{name}: cut {cut.cut} of {len(predicted.cuts)} measured")
+    cuts = [each.cut for each in predicted.cuts]
+    taken = in_rounds(model, cuts, whole, bench, folder, options)
     shutil.rmtree(work)
     tell(name, predicted, choice.cut, choice.why, taken, outcome)
 

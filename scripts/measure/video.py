@@ -44,7 +44,7 @@ def ingest(options: argparse.Namespace, root: Path, outcome: Outcome) -> None:
     video, rates = clip(options, root), []
     for turn in range(options.ingests):
         shutil.rmtree(root / "store", ignore_errors=True)
-        report = ingested(root, video, root / "store")
+        report = ingested(root, video, root / "store", "--top", options.top)
         rates.append(report["times_real_time"])
         progress(f"ingest {turn + 1} of {options.ingests}: {rates[-1]:.2f} times real time")
     outcome.data["ingest"] = {**report, "times_real_time": rates}
@@ -93,8 +93,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600, help="of the clip, default 600")
     parser.add_argument("--size", default="1280x720", help="of the clip, default 1280x720")
     parser.add_argument("--density", type=float, default=0.8, help="objects a second, 0.8")
+    parser.add_argument("--top", type=positive, default=8, help="classes indexed of an object, 8")
     parser.add_argument("--sample", type=positive, default=4000, help="to tune with, default 4000")
     parser.add_argument("--reached", type=float, default=0.99, help="recall and precision, 0.99")
+    parser.add_argument("--asked", type=positive, default=10, help="classes asked for in time, 10")
     parser.add_argument("--objects", type=positive, default=100_000, help="of first, 100000")
     parser.add_argument("--ingests", type=positive, default=3, help="times it is ingested, 3")
     parser.add_argument("--kills", type=positive, default=100, help="default 100")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from trtkit.api.tune import tune
 from trtkit.bundle import read_manifest
 from trtkit.video.judging import Judge
 from trtkit.video.motion import Box
-from trtkit.video.query import Search
+from trtkit.video.query import Question, Search
 from trtkit.video.settings import Settings
 from trtkit.video.store.database import Database
 from trtkit.video.store.identity import identity
@@ -37,7 +38,7 @@ THAN_CANDIDATES, THAN_EVERYTHING = 5.0, 20.0
 def questions(options: argparse.Namespace, root: Path, outcome: Outcome) -> None:
     store = root / "store"
     if not store.is_dir():
-        ingested(root, clip(options, root), store)
+        ingested(root, clip(options, root), store, "--top", options.top)
     progress("Tuning")
     targets = Targets(options.reached, options.reached)
     tuned = tune(
@@ -111,7 +112,7 @@ def truth_of(database: Database, video: Path, ids: list[int]) -> dict[int, str]:
 
 def timed_questions(options: argparse.Namespace, root: Path, store: Path, outcome: Outcome) -> None:
     folder = Workspace(root).engines / BUNDLE
-    with closing(Questions(store, root, folder)) as asked:
+    with closing(Questions(store, folder, CLASSES[: options.asked])) as asked:
         competitors = {
             "everything": asked.everything,
             "candidates": asked.of_candidates,
@@ -119,9 +120,9 @@ def timed_questions(options: argparse.Namespace, root: Path, store: Path, outcom
             "clusters": partial(asked.asked, False),
             "remembered": partial(asked.asked, True),
         }
-        asked.asked(True)
-        title = f"A question, mean of ten classes, cut {options.cut}"
-        samples = in_turns(competitors, options.rounds, title=title)
+        asked.warm_up()
+        title = f"A question, mean of {options.asked} classes, cut {options.cut}"
+        samples = in_turns(competitors, options.rounds, title=title, warmups=0)
         counts = asked.counts
     ratios = outcome.add_timing(title, samples, "candidates")
     outcome.data["counts"] = counts
@@ -155,14 +156,23 @@ def timed_questions(options: argparse.Namespace, root: Path, store: Path, outcom
 class Questions:
     """The ways to answer, each with the expensive tail loaded; seconds of one question on average."""
 
-    def __init__(self, store: Path, root: Path, folder: Path) -> None:
-        self._store, self._root = store, root
+    def __init__(self, store: Path, folder: Path, labels: Sequence[str]) -> None:
+        self._labels = labels
         self._database = Database.open(store)
         self._tail = VideoTail.load(folder, EXPENSIVE)
         self._maps = MapReader(self._database)
-        known = identity(self._database)
-        settings = Settings.of(self._database)
-        spans = [Span(row.id) for row in source_rows(self._database)]
+        self._known = known = identity(self._database)
+        self._settings = settings = Settings.of(self._database)
+        self._spans = spans = tuple(Span(row.id) for row in source_rows(self._database))
+        self._judges = {
+            remember: Judge(
+                self._database,
+                self._tail.tail.id,
+                lambda: VideoTail.load(folder, EXPENSIVE),
+                remember=remember,
+            )
+            for remember in (True, False)
+        }
         self._ids = [row[0] for row in self._database.rows("SELECT id FROM objects ORDER BY id")]
         self._candidates = [
             [
@@ -170,7 +180,7 @@ class Questions:
                 for span in spans
                 for each in candidates(self._database, place, span, settings.top, settings.least)
             ]
-            for place in range(len(known.classes))
+            for place in map(known.classes.index, labels)
         ]
         self.counts: dict[str, Any] = {
             "objects": len(self._ids),
@@ -178,9 +188,20 @@ class Questions:
         }
 
     def close(self) -> None:
+        for judge in self._judges.values():
+            judge.close()
         self._maps.close()
         self._tail.close()
         self._database.close()
+
+    def warm_up(self) -> None:
+        """A batch by each way, and everything that is asked below once remembered."""
+        few = self._ids[: self._tail.batch]
+        for judge in self._judges.values():
+            judge.compute(few)
+        self._from_pictures(few)
+        self._from_maps(few)
+        self.asked(True)
 
     def everything(self) -> float:
         return timed(partial(self._from_pictures, self._ids))
@@ -192,17 +213,16 @@ class Questions:
         return self._mean(self._from_maps)
 
     def asked(self, remember: bool) -> float:
-        """`trtkit query` of each class, with its tail loaded already."""
-        taken, seen = [], 0
-        for label in CLASSES:
-            with query(
-                label, store=self._store, workspace=self._root, remember=remember
-            ) as answers:
-                preload(answers._search, self._tail, self._maps)
-                taken.append(timed(lambda: list(answers)))
-                seen += answers.explanation.judged.hits + answers.explanation.judged.recomputed
+        """What `trtkit query` does for each class, with its tail loaded already."""
+        judge, taken = self._judges[remember], []
+        said = judge.judged
+        before = said.hits + said.recomputed
+        for label in self._labels:
+            asked = Question(label, self._spans, self._settings.top, self._settings.least)
+            search = Search(self._database, self._known, judge, self._tail.classes, asked)
+            taken.append(timed(partial(exhaust, search.appearances())))
         if not remember:
-            self.counts["asked"] = seen / len(CLASSES)
+            self.counts["asked"] = (said.hits + said.recomputed - before) / len(self._labels)
         return statistics.fmean(taken)
 
     def _mean(self, answer: Callable[[list[int]], None]) -> float:
@@ -222,8 +242,5 @@ class Questions:
             self._tail.scores([], [each for each in maps if each is not None])
 
 
-def preload(search: Search, tail: VideoTail, maps: MapReader) -> None:
-    """Give a question a tail that is loaded, so that what is timed is answering."""
-    judge = search._judge
-    judge._tail, judge._maps = tail, maps
-    judge.close = lambda: None  # type: ignore[method-assign]
+def exhaust(items: Iterable[object]) -> None:
+    deque(items, maxlen=0)

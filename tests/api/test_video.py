@@ -14,13 +14,14 @@ import pytest
 
 import trtkit
 from scripts.footage import render_clip
-from trtkit.api.ingest import ingest
+from trtkit.api.ingest import ingest, ingest_options
 from trtkit.api.query import query
 from trtkit.api.store import store_compact, store_export, store_info, store_verify
 from trtkit.errors import TrtkitError
 from trtkit.runtime.pipeline import load
 from trtkit.video.motion import Box
 from trtkit.video.options import IngestOptions
+from trtkit.video.settings import Settings
 from trtkit.video.store.database import Database
 from trtkit.video.store.reading import crop_of
 
@@ -178,6 +179,16 @@ def test_an_unknown_class_names_the_nearest(filled, workspace):
 def test_an_unknown_camera_names_the_nearest(filled, workspace):
     with pytest.raises(TrtkitError, match="camera 'gates' was asked for; the store has gate"):
         query("class 1", store=filled, workspace=workspace, camera=["gates"])
+
+
+def test_clusters_are_those_of_the_store_unless_they_are_given(tmp_path):
+    assert ingest_options(tmp_path / "none").cluster == 0.3
+    for tuned in (0.15, None):
+        with Database.create(tmp_path) as database, database.transaction() as sql:
+            Settings(top=2, least=0.01, cluster=tuned).write(sql)
+        assert ingest_options(tmp_path, top=7) == IngestOptions(cluster=tuned, top=7)
+        assert ingest_options(tmp_path, clusters="0.4").cluster == 0.4
+        assert ingest_options(tmp_path, clusters="off").cluster is None
 
 
 def test_a_bundle_without_embeddings_makes_no_clusters(tmp_path, clip, built):

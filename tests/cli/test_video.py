@@ -6,6 +6,7 @@ import csv
 import inspect
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,21 @@ def verdicts(trtkit, store: Path, folder: Path) -> set[str]:
     asked = [label for label in table["class"].to_pylist() if label is not None]
     assert asked
     return set(asked)
+
+
+def test_what_cannot_be_remembered_is_answered_all_the_same(
+    trtkit, in_workspace, tmp_path, monkeypatch
+):
+    store = tmp_path / "store"
+    trtkit(*INGEST, "--store", store)
+    # To root every file is writable.
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    for _ in range(2):
+        said = trtkit("query", "class 0", "--store", store, "--explain")
+        assert said.code == 0
+        assert f"Not all of this is remembered. The store in {store} can only be read" in said.err
+        assert "\n0 verdicts remembered" in said.err
 
 
 def test_too_small_a_store_cannot_be_tuned(trtkit, in_workspace, tmp_path):

@@ -192,7 +192,7 @@ def test_video(tmp_path: Path) -> None:
     assert 0 < found["recall"] <= 1 and 0 < found["precision"] <= 1
     assert result["ingest"]["frames"] == 360
     assert result["counts"]["objects"] == result["ingest"]["objects"]
-    ratios = result["results"]["A question, mean of ten classes, cut 2"]["ratios"]
+    ratios = result["results"]["A question, mean of 10 classes, cut 2"]["ratios"]
     assert set(ratios) == {"everything", "candidates", "feature maps", "clusters", "remembered"}
     assert ratios["remembered"] < 1 < ratios["everything"]
     assert 0 < len(result["first"]) <= 10 and min(result["first"]) > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import cv2
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.video.pictures import Pixels
 from trtkit.video.frames import Frame
 from trtkit.video.motion import GMG_FRAMES, Box, MotionDetector
 from trtkit.video.options import IngestOptions, Method
@@ -20,25 +20,6 @@ METHODS: tuple[Method, ...] = ("mog2", "knn", "gmg")
 WIDTH, HEIGHT, LOOKED_AT = 480, 320, 120
 LEARNED = GMG_FRAMES + 5
 PATCH = 80
-
-
-@dataclass(frozen=True)
-class Pixels:
-    pixels: np.ndarray
-
-    @property
-    def width(self) -> int:
-        return self.pixels.shape[1]
-
-    @property
-    def height(self) -> int:
-        return self.pixels.shape[0]
-
-    def rgb(self) -> np.ndarray:
-        return self.pixels
-
-    def shrunk(self, width: int, height: int) -> np.ndarray:
-        return cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
 @cache

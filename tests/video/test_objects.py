@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import cv2
 import numpy as np
 import pytest
 import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.video.pictures import Pixels
 from trtkit.video.frames import Frame
 from trtkit.video.motion import Box
 from trtkit.video.objects import Found, ObjectFinder, Sighting, cut_out
 from trtkit.video.options import IngestOptions
 
 WIDTH, HEIGHT, SIDE = 120, 80, 32
-
-
-@dataclass(frozen=True)
-class Pixels:
-    pixels: np.ndarray
-
-    @property
-    def width(self) -> int:
-        return self.pixels.shape[1]
-
-    @property
-    def height(self) -> int:
-        return self.pixels.shape[0]
-
-    def rgb(self) -> np.ndarray:
-        return self.pixels
-
-    def shrunk(self, width: int, height: int) -> np.ndarray:
-        return cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def numbered(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trtkit.errors import TrtkitError
 from trtkit.video.ingest import Advance, IngestProgress
@@ -28,6 +29,24 @@ class IngestReport:
     sources: tuple[IngestProgress, ...]
     failed: dict[str, str]
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "store": str(self.store),
+            "sources": [each.to_json() for each in self.sources],
+            "failed": self.failed,
+        }
+
+
+def ingest_options(
+    store: str | Path = DEFAULT_STORE, *, clusters: str | None = None, **given: Any
+) -> IngestOptions:
+    """Options for ingesting into `store`; `given` are those of IngestOptions.
+
+    `clusters`: up to which distance objects are one cluster, 0 to 2, or "off"; by default what `tune`
+    chose for the store, 0.3 where it did not. Raises TrtkitError.
+    """
+    return IngestOptions(cluster=_distance(clusters, Path(store)), **given)
+
 
 def ingest(
     sources: Sequence[str],
@@ -47,17 +66,17 @@ def ingest(
 
     `sources`: video files, folders of frames (`frame_rate` of them a second), URLs or camera numbers,
     each as it is or as CAMERA=SOURCE. `bundle`: by default the one that the store was made with, else
-    the one built last; `tail`: its cheap tail, by default the first. `map_bytes`: of feature maps kept
-    for each source. `seconds`: of footage after which each source ends. The same call goes on where an
-    earlier one ended. A source that cannot be read is in `failed`, the others go on. Raises TrtkitError
-    when nothing can be ingested.
+    the one built last; `tail`: its cheap tail, by default the first. `options`: by default
+    `ingest_options(store)`. `map_bytes`: of feature maps kept for each source. `seconds`: of footage
+    after which each source ends. The same call goes on where an earlier one ended. A source that cannot
+    be read is in `failed`, the others go on. Raises TrtkitError when nothing can be ingested.
     """
     from trtkit.video.sources import find_sources, open_source
     from trtkit.video.tails import VideoTail
 
-    chosen = options if options is not None else IngestOptions()
-    found = find_sources(sources)
     folder = Path(store)
+    chosen = options if options is not None else ingest_options(folder)
+    found = find_sources(sources)
     place = Workspace.at(workspace).find_bundle(
         bundle if bundle is not None else _bundle_of(folder)
     )
@@ -87,10 +106,18 @@ def ingest(
     return IngestReport(folder, tuple(done), failed)
 
 
-def usual_distance(store: str | Path = DEFAULT_STORE) -> float | None:
-    """Up to which distance objects are one cluster: what `tune` chose, 0.3 where it did not."""
+def _distance(text: str | None, folder: Path) -> float | None:
+    if text == "off":
+        return None
+    if text is not None:
+        try:
+            return float(text)
+        except ValueError as error:
+            raise TrtkitError(
+                f"--clusters {text!r} was given; write a distance of 0 to 2, such as 0.3, or off."
+            ) from error
     try:
-        with Database.open(Path(store)) as database:
+        with Database.open(folder) as database:
             return Settings.of(database).cluster
     except TrtkitError:
         # There is none yet; whatever else is wrong is said when it is opened for writing.

@@ -7,14 +7,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
-from trtkit.api.ingest import IngestReport, usual_distance
+from trtkit.api.ingest import IngestReport
 from trtkit.api.query import Answer
 from trtkit.cli.output import note
-from trtkit.errors import TrtkitError
 from trtkit.sizes import human_bytes
 from trtkit.video.ingest import IngestProgress
 from trtkit.video.query import Explanation
@@ -90,36 +88,6 @@ def ingest_summary(report: IngestReport) -> Iterable[str]:
         )
     for location, why in report.failed.items():
         yield f"{location}: {why}"
-
-
-def report_json(report: IngestReport) -> dict[str, Any]:
-    return {
-        "store": str(report.store),
-        "sources": [
-            {
-                "camera": each.camera, "frames": each.frames, "objects": each.objects,
-                "sightings": each.sightings, "gaps": each.gaps, "map_bytes": each.map_bytes,
-                "seconds": round(each.seconds, 6),
-                "times_real_time": round(each.times_real_time, 3), "up_to_date": each.up_to_date,
-            }
-            for each in report.sources
-        ],
-        "failed": report.failed,
-    }  # fmt: skip
-
-
-def parse_clusters(text: str | None, store: Path) -> float | None:
-    """The distance, None for off; without a text that of the store."""
-    if text is None:
-        return usual_distance(store)
-    if text == "off":
-        return None
-    try:
-        return float(text)
-    except ValueError as error:
-        raise TrtkitError(
-            f"--clusters {text!r} was given; write a distance of 0 to 2, such as 0.3, or off."
-        ) from error
 
 
 def follow_answers(answers: Iterable[Answer], format: str, stream: TextIO | None) -> list[Answer]:

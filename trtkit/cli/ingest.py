@@ -97,14 +97,14 @@ def ingest(
     after whatever stopped it. Exits with 1 when some sources could not be read.
     """
     from trtkit.api.ingest import ingest as run
-    from trtkit.cli.footage import IngestDisplay, ingest_summary, parse_clusters, report_json
+    from trtkit.api.ingest import ingest_options
+    from trtkit.cli.footage import IngestDisplay, ingest_summary
     from trtkit.sizes import parse_size
-    from trtkit.video.options import IngestOptions
 
-    options = IngestOptions(
-        motion=motion.value, motion_width=motion_width, min_size=min_size, margin=margin,
-        duplicate=duplicate, segment_seconds=segment, warmup_seconds=warmup, top=top,
-        cluster=parse_clusters(clusters, store), maps=maps.value, map_dtype=map_dtype.value,
+    options = ingest_options(
+        store, clusters=clusters, motion=motion.value, motion_width=motion_width,
+        min_size=min_size, margin=margin, duplicate=duplicate, segment_seconds=segment,
+        warmup_seconds=warmup, top=top, maps=maps.value, map_dtype=map_dtype.value,
         map_codec=map_codec.value,
     )  # fmt: skip
     with IngestDisplay() as display:
@@ -116,5 +116,5 @@ def ingest(
     for line in ingest_summary(report):
         note(line)
     if json:
-        print_json(report_json(report))
+        print_json(report.to_json())
     raise typer.Exit(1 if report.failed else 0)

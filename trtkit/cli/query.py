@@ -76,7 +76,7 @@ def query(
         note(sentence)
         forgotten = answers.explanation.judged.forgotten
         if forgotten is not None:
-            note(f"Nothing of this is remembered. {forgotten}")
+            note(f"Not all of this is remembered. {forgotten}")
         if gallery is not None:
             answers.gallery(shown, gallery, sentence)
         if explain:

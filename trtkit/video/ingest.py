@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,19 @@ class IngestProgress:
     @property
     def times_real_time(self) -> float:
         return self.footage_us / MICROSECONDS / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "camera": self.camera,
+            "frames": self.frames,
+            "objects": self.objects,
+            "sightings": self.sightings,
+            "gaps": self.gaps,
+            "map_bytes": self.map_bytes,
+            "seconds": round(self.seconds, 6),
+            "times_real_time": round(self.times_real_time, 3),
+            "up_to_date": self.up_to_date,
+        }
 
 
 Advance = Callable[[IngestProgress], None]

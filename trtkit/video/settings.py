@@ -25,7 +25,6 @@ class Settings:
     top: int = ALL
     least: float = 0.0
     cluster: float | None = USUAL_DISTANCE
-    tuned: bool = False
 
     @classmethod
     def of(cls, database: Database) -> Settings:

@@ -49,7 +49,7 @@ def loaded(backend, folder: Path, *, precision: str = "fp32", profiles=((1, 4, 8
     return found
 
 
-def close(outcome, photos, *, atol: float = 1e-5) -> None:
+def assert_close(outcome, photos, *, atol: float = 1e-5) -> None:
     """`atol`: in units of the largest."""
     photos = list(photos)
     for found, wanted in (
@@ -72,11 +72,11 @@ def test_the_last_product_of_these_is_the_logits():
 def test_on_the_processor_of_images_and_of_hits(tmp_path):
     chain = Chain(loaded(OnnxRuntimeBackend(), tmp_path))
     first = chain.submit(images(0, 1, 2), (), keep=True, penultimate=True).result()
-    close(first, range(3))
+    assert_close(first, range(3))
     assert first.penultimate.dtype == np.float32
     maps = list(first.features)
-    close(chain.submit(images(5), maps[:2], penultimate=True).result(), [5, 0, 1])
-    close(chain.submit([], maps, penultimate=True).result(), range(3))
+    assert_close(chain.submit(images(5), maps[:2], penultimate=True).result(), [5, 0, 1])
+    assert_close(chain.submit([], maps, penultimate=True).result(), range(3))
     assert chain.submit(images(0), ()).result().penultimate is None
     np.testing.assert_allclose(chain.logits(PHOTOS[:4]), LOGITS[:4], rtol=1e-4, atol=1e-5)
 
@@ -89,12 +89,14 @@ def test_on_the_gpu_of_images_and_of_hits(monkeypatch, tmp_path, version, precis
     # fp16: roundings of 2^-11 in two convolutions, a product and the vector itself.
     atol = 1e-5 if precision == "fp32" else 20 * 2**-11
     first = chain.submit(images(0, 1, 2), (), keep=True, penultimate=True).result()
-    close(first, range(3), atol=atol)
+    assert_close(first, range(3), atol=atol)
     assert first.penultimate.dtype == {"fp32": np.float32, "fp16": np.float16}[precision]
     maps = [each.copy() for each in first.features]
     for _ in range(3):
-        close(chain.submit(images(5), maps[:2], penultimate=True).result(), [5, 0, 1], atol=atol)
-    close(chain.submit([], maps, penultimate=True).result(), range(3), atol=atol)
+        assert_close(
+            chain.submit(images(5), maps[:2], penultimate=True).result(), [5, 0, 1], atol=atol
+        )
+    assert_close(chain.submit([], maps, penultimate=True).result(), range(3), atol=atol)
     assert chain.submit(images(0), ()).result().penultimate is None
     chain.close()
     # The maps and vectors of the first one lie in the chain's own memory.
@@ -110,7 +112,7 @@ def test_batches_whose_slots_are_taken_keep_theirs(monkeypatch, tmp_path):
         for place in range(7)
     ]
     for place, pending in enumerate(waiting):
-        close(pending.result(), (place, place + 1))
+        assert_close(pending.result(), (place, place + 1))
         assert len(pending.result().features) == 2
 
 
@@ -127,7 +129,7 @@ def test_it_is_copied_after_it_was_computed_and_before_it_is_used_again(
         )
         if len(waiting) == chain.depth:
             pending, first = waiting.pop(0)
-            close(pending.result(), range(first, first + 3))
+            assert_close(pending.result(), range(first, first + 3))
 
 
 def test_fewer_rows_than_the_engines_take(monkeypatch, tmp_path):
@@ -135,7 +137,7 @@ def test_fewer_rows_than_the_engines_take(monkeypatch, tmp_path):
     chain = DeviceChain(loaded(backend_for("10.3.0"), tmp_path, profiles=((3, 4, 8),)))
     outcome = chain.submit(images(4), (), penultimate=True).result()
     assert outcome.penultimate.shape == (1, 4)
-    close(outcome, [4])
+    assert_close(outcome, [4])
 
 
 def test_nothing_is_copied_that_nobody_asked_for(monkeypatch, tmp_path):

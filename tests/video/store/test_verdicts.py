@@ -55,8 +55,9 @@ def test_all_or_none(tmp_path: Path) -> None:
         assert database.rows("SELECT * FROM tails") == []
 
 
-def test_where_nothing_can_be_written_none_are_kept(tmp_path: Path) -> None:
+def test_where_nothing_can_be_written_it_says_so(tmp_path: Path) -> None:
     with Database.create(tmp_path) as database:
         database.writable = False
-        Verdicts(database, "aa").remember({1: Verdict(1, 0.5)})
+        with pytest.raises(TrtkitError, match=r"^The store in .* can only be read; mend its perm"):
+            Verdicts(database, "aa").remember({1: Verdict(1, 0.5)})
         assert database.rows("SELECT * FROM tails") == []

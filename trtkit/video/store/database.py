@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ FORMAT = 1
 APPLICATION_ID = 0x54525456
 # A commit of another ingest takes a fraction of a second.
 WAIT_SECONDS = 60.0
+# SQLite takes at least 32,766 parameters in a statement since 3.32; fewer take no longer.
+_AT_ONCE = 500
 
 # Times are microseconds since a source's first frame. `ranks` has a row for every segment in which a
 # cluster has objects, so that a question about a class and a time reads one stretch of one table.
@@ -167,7 +169,14 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is written inside is there afterwards, or after an error none of it."""
+        """All that is written inside is there afterwards, or after an error none of it.
+
+        Raises TrtkitError, before anything inside is done where the store can only be read.
+        """
+        if not self.writable:
+            raise TrtkitError(
+                f"The store in {self.folder} can only be read; mend its permissions to have it written."
+            )
         with _explained(self.folder):
             self._sql.execute("BEGIN IMMEDIATE")
             try:
@@ -183,6 +192,20 @@ class Database:
         """What a query gives. Raises TrtkitError when the file is damaged."""
         with _explained(self.folder):
             return self._sql.execute(query, parameters).fetchall()
+
+    def rows_among(
+        self, query: str, numbers: Sequence[int], parameters: tuple[Any, ...] = ()
+    ) -> list[Any]:
+        """What a query that ends in `IN` gives for all of these numbers together.
+
+        `parameters`: those before them. Raises TrtkitError when the file is damaged.
+        """
+        found = []
+        for start in range(0, len(numbers), _AT_ONCE):
+            part = tuple(numbers[start : start + _AT_ONCE])
+            marks = ", ".join("?" * len(part))
+            found += self.rows(f"{query} ({marks})", (*parameters, *part))
+        return found
 
 
 @contextmanager
@@ -263,6 +286,9 @@ def _explained(folder: Path) -> Iterator[None]:
             f"The store in {folder} cannot be used ({error}); free space there, mend its permissions "
             "or wait for who is writing to it, and run the command again: it goes on where it ended."
         ) from error
+    except sqlite3.ProgrammingError:
+        # A wrong statement is no damage of the file.
+        raise
     except sqlite3.DatabaseError as error:
         raise DamagedStore(
             f"The store in {folder} is damaged ({error}); `trtkit store verify` says how much, and "

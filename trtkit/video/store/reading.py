@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from trtkit.video.objects import Sighting
 from trtkit.video.store.database import Database
 from trtkit.video.store.packed import unpack_sightings
-from trtkit.video.store.writing import SourceRow
-
-# SQLite takes at least 32,766 parameters in a statement since 3.32; fewer make as short a time.
-_AT_ONCE = 500
 
 
 class Candidate(NamedTuple):
@@ -76,18 +72,10 @@ def _segments(database: Database, span: Span) -> tuple[int, int]:
     return (0, -1) if low is None else (low, high)
 
 
-def object_count(database: Database) -> int:
-    """How many objects the store has."""
-    return int(database.rows("SELECT coalesce(sum(objects), 0) FROM segments")[0][0])
-
-
 def keys_of(database: Database, objects: Sequence[int]) -> dict[int, tuple[int, bytes]]:
     """The source and the feature map's key of each object."""
-    found = {}
-    for part in _parts(objects):
-        query = f"SELECT id, source, key FROM objects WHERE id IN ({_marks(part)})"
-        found.update({number: (source, key) for number, source, key in database.rows(query, part)})
-    return found
+    rows = database.rows_among("SELECT id, source, key FROM objects WHERE id IN", objects)
+    return {number: (source, key) for number, source, key in rows}
 
 
 def crop_of(database: Database, number: int) -> bytes | None:
@@ -98,27 +86,5 @@ def crop_of(database: Database, number: int) -> bytes | None:
 
 def sightings_of(database: Database, objects: Sequence[int]) -> dict[int, list[Sighting]]:
     """The frames that each object was seen on."""
-    found = {}
-    for part in _parts(objects):
-        query = f"SELECT object, packed FROM sightings WHERE object IN ({_marks(part)})"
-        found.update(
-            {number: unpack_sightings(packed) for number, packed in database.rows(query, part)}
-        )
-    return found
-
-
-def known_gaps(database: Database, sources: Iterable[SourceRow]) -> int:
-    """How many stretches of these sources could not be read."""
-    return sum(
-        int(database.rows("SELECT count(*) FROM gaps WHERE source = ?", (row.id,))[0][0])
-        for row in sources
-    )
-
-
-def _parts(objects: Sequence[int]) -> Iterable[tuple[int, ...]]:
-    for start in range(0, len(objects), _AT_ONCE):
-        yield tuple(objects[start : start + _AT_ONCE])
-
-
-def _marks(part: tuple[int, ...]) -> str:
-    return ", ".join("?" * len(part))
+    rows = database.rows_among("SELECT object, packed FROM sightings WHERE object IN", objects)
+    return {number: unpack_sightings(packed) for number, packed in rows}

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from trtkit.video.store.database import Database
 
-_AT_ONCE = 500
-
 
 class Verdict(NamedTuple):
     """The best class of an object and its softmax score, 0 to 1."""
@@ -32,22 +30,15 @@ class Verdicts:
         tail = self._tail()
         if tail is None:
             return {}
-        found = {}
-        for start in range(0, len(objects), _AT_ONCE):
-            part = tuple(objects[start : start + _AT_ONCE])
-            marks = ", ".join("?" * len(part))
-            rows = self._database.rows(
-                f"SELECT object, class, score FROM verdicts WHERE tail = ? AND object IN ({marks})",
-                (tail, *part),
-            )
-            found.update({number: Verdict(label, score) for number, label, score in rows})
-        return found
+        rows = self._database.rows_among(
+            "SELECT object, class, score FROM verdicts WHERE tail = ? AND object IN",
+            objects,
+            (tail,),
+        )
+        return {number: Verdict(label, score) for number, label, score in rows}
 
     def remember(self, verdicts: Mapping[int, Verdict]) -> None:
         """Keep them. Raises TrtkitError on a store that cannot be written."""
-        """Keep these verdicts for later questions."""
-        if not self._database.writable:
-            return
         with self._database.transaction() as sql:
             sql.execute("INSERT OR IGNORE INTO tails (stage) VALUES (?)", (self._stage,))
             (tail,) = sql.execute("SELECT id FROM tails WHERE stage = ?", (self._stage,)).fetchone()

@@ -69,4 +69,4 @@ def apply(
                 {**json.loads(options), "cluster": choice.distance}, sort_keys=True
             )
             sql.execute("UPDATE sources SET options = ? WHERE id = ?", (changed, number))
-        Settings(choice.top, choice.least, choice.distance, tuned=True).write(sql)
+        Settings(choice.top, choice.least, choice.distance).write(sql)
