@@ -157,7 +157,7 @@ def all_cars(count: int) -> dict[int, Verdict]:
 def test_an_appearance_is_its_objects_on_their_frames(database: Database) -> None:
     fill(database, [Seen(10, 30), Seen(20, 33), Seen(60, 60)])
     judge = FakeJudge({1: say("car", 0.7), 2: say("car", 0.8), 3: say("car", 0.6)})
-    first, second = found(database, judge)
+    first, second = sorted(found(database, judge), key=lambda each: each.start_us)
     assert first == Appearance(
         source=1, start_us=10, end_us=33, confidence=0.8, objects=(1, 2),
         sightings=tuple(Sighting(when // 10, when, Box(when, 1, 2, 3)) for when in (10, 20, 30, 33)),
@@ -212,6 +212,15 @@ def test_one_is_asked_for_all_of_its_cluster(database: Database) -> None:
     assert objects(list(searched.appearances())) == [(1,), (2,)]
     assert judge.asked == [[1]]
     assert (searched.explanation.candidates, searched.explanation.clusters) == (2, 1)
+
+
+def test_of_groups_that_look_as_good_the_smaller_comes_first(database: Database) -> None:
+    large = [Seen(10 + n, 10 + n, [(CAR, score)]) for n, score in enumerate((0.1, 0.998, 0.1))]
+    small, worse = Seen(50, 50, [(CAR, 0.996)]), Seen(80, 80, [(CAR, 0.98)])
+    fill(database, [*large, small, worse])
+    judge = FakeJudge(all_cars(5))
+    assert objects(found(database, judge)) == [(4,), (1, 2, 3), (5,)]
+    assert [number for each in judge.asked for number in each] == [4, 1, 2, 3, 5]
 
 
 def test_a_cluster_goes_on_in_later_segments(database: Database) -> None:

@@ -100,7 +100,11 @@ class Search:
             explanation.seconds = time.perf_counter() - begun
 
     def _groups(self) -> list[list[Candidate]]:
-        """Candidates in groups that cannot be in one appearance, the best first."""
+        """Candidates in groups that cannot be in one appearance, the best first.
+
+        Of groups that look as good the smaller come first: there is nothing to show of one before all of
+        it was asked about.
+        """
         groups: list[list[Candidate]] = []
         for span in self._asked.spans:
             found = candidates(
@@ -108,7 +112,7 @@ class Search:
             )
             self.explanation.candidates += len(found)
             groups += grouped(found, self._asked.gap_us)
-        groups.sort(key=lambda group: -max(each.score for each in group))
+        groups.sort(key=lambda group: (-round(max(each.score for each in group), 2), len(group)))
         return groups
 
     def _confirmed(

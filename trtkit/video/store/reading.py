@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 from trtkit.video.objects import Sighting
@@ -52,12 +53,12 @@ def candidates(
         (label, span.source, low, high, top, least),
     )
     found = [
-        Candidate(*row)
-        for row in rows
-        if (span.start_us is None or row[3] >= span.start_us)
-        and (span.end_us is None or row[2] <= span.end_us)
+        each
+        for each in map(Candidate._make, rows)
+        if (span.start_us is None or each.end_us >= span.start_us)
+        and (span.end_us is None or each.start_us <= span.end_us)
     ]
-    found.sort(key=lambda each: (each.start_us, each.object))
+    found.sort(key=attrgetter("start_us", "object"))
     return found
 
 

@@ -23,7 +23,7 @@ from trtkit.video.tuning.objects import Clustering, StoredObjects, clustered
 
 Goal = Literal["balance", "ingest", "query"]
 DISTANCES: tuple[float | None, ...] = (None, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
-LEAST = (0.0, 0.001, 0.01, 0.05)
+LEAST = (0.0, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 # Each one more that is tried takes from the confidence of all.
 MOST_TRIED = 5
 
