@@ -96,6 +96,11 @@ def main() -> None:
     parser.add_argument("--top", type=positive, default=8, help="classes indexed of an object, 8")
     parser.add_argument("--sample", type=positive, default=4000, help="to tune with, default 4000")
     parser.add_argument("--reached", type=float, default=0.99, help="recall and precision, 0.99")
+    parser.add_argument(
+        "--untuned",
+        action="store_true",
+        help="of all classes indexed, on feature maps alone: for models that were hardly trained",
+    )
     parser.add_argument("--asked", type=positive, default=10, help="classes asked for in time, 10")
     parser.add_argument("--objects", type=positive, default=100_000, help="of first, 100000")
     parser.add_argument("--ingests", type=positive, default=3, help="times it is ingested, 3")
