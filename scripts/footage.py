@@ -365,12 +365,7 @@ def _arguments() -> argparse.Namespace:
     add("--seconds", type=seconds, default=60, help="length of a clip, 60")
     add("--size", type=_even_size, default=(1280, 720), help="WIDTHxHEIGHT, 1280x720")
     add("--fps", type=fps, default=30, help="frames per second, 30")
-    add(
-        "--classes",
-        type=parse_classes,
-        default=CLASSES,
-        help="such as 0-4 or 0,3,7; all if not given",
-    )
+    add("--classes", type=parse_classes, default=CLASSES, help="such as 0-4 or 0,3,7; default all")
     add("--seed", type=at_least(0, "a seed"), default=0, help="of everything, 0")
     add("--variable", action="store_true", help="drop frames, so that the frame rate varies")
     add("--cameras", type=at_least(1, "a number of cameras"), default=1, help="clips, 1")
