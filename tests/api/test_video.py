@@ -191,6 +191,14 @@ def test_clusters_are_those_of_the_store_unless_they_are_given(tmp_path):
         assert ingest_options(tmp_path, clusters="off").cluster is None
 
 
+def test_a_store_that_was_tuned_with_a_flag_is_read(tmp_path):
+    with Database.create(tmp_path) as database:
+        with database.transaction() as sql:
+            stored = '{"top": 2, "least": 0.01, "cluster": 0.15, "tuned": true}'
+            sql.execute("INSERT INTO settings VALUES ('tuned', ?)", (stored,))
+        assert Settings.of(database) == Settings(top=2, least=0.01, cluster=0.15)
+
+
 def test_a_bundle_without_embeddings_makes_no_clusters(tmp_path, clip, built):
     options = IngestOptions(cluster=0.3)
     with pytest.raises(TrtkitError, match="build it again with --embeddings"):

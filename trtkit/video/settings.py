@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from trtkit.video.store.database import Database
 
@@ -29,7 +29,9 @@ class Settings:
     @classmethod
     def of(cls, database: Database) -> Settings:
         rows = database.rows("SELECT value FROM settings WHERE name = ?", (_NAME,))
-        return cls(**json.loads(rows[0][0])) if rows else cls()
+        stored = json.loads(rows[0][0]) if rows else {}
+        # Stores of this format that were tuned earlier hold a flag besides.
+        return cls(**{each.name: stored[each.name] for each in fields(cls) if each.name in stored})
 
     def write(self, sql: sqlite3.Connection) -> None:
         """In the transaction that is open."""
