@@ -31,22 +31,20 @@ from typing import Any, TextIO
 
 import cv2
 import numpy as np
-from PIL import Image
 
 # Run as a file, Python looks in scripts/ only.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from scripts.digits import CLASSES, INK, at_least, ink_of, parse_classes, scans
+from scripts.cards import PARTS, Card, Random, card_for, draw, part_scans
+from scripts.digits import CLASSES, at_least, parse_classes, scans
+from scripts.footage_crops import write_crops
 from scripts.photos import PHOTOS, Pixels, crops, picture_size
 from trtkit.atomic import whole_file
 from trtkit.errors import TrtkitError
 
-# Of each five digits of a class, the first three are to train with.
-PARTS, TRAIN, OF = ("train", "test"), 3, 5
 TICKS, KEYFRAMES = 90_000, 180_000  # per second, the time base of the files; between keyframes
 # The share of frames that --variable keeps, and the longest interval, in frames.
 KEPT, LONGEST = 0.7, 12
 SMALLEST, LARGEST = 64, 8192  # sides of a picture
-SIDES = (40, 110)  # of a card, pixels; at most half of the picture's shorter side
 SPEEDS = (0.07, 0.35)  # widths of the picture per second
 BEND = 0.15  # of the picture's side
 # Every fourth object stops, for that many seconds, on that part of its way.
@@ -54,35 +52,11 @@ STOPS, STOP, STOP_AT = 4, (2.0, 5.0), (0.3, 0.7)
 DENSITY = 0.8  # objects per second
 # At most so many seconds, and so much of the clip, without any object, and with less light.
 STILL, DARK = (6.0, 0.25), (12.0, 0.3)
-DIMMED, PAPER = 0.25, (150, 250)  # how much of the light goes, at most; grey levels
+DIMMED = 0.25  # how much of the light goes, at most
 NOISE = 2.0  # grey levels, standard deviation
 FIELDS, SHIFTS = 4, 64  # fields of noise, and the pixels by which each is moved about
-MARGIN = (0.1, 0.3)  # of the object's side, around it on a crop
-COVERED, COVER = 0.25, (0.1, 0.35)  # how many crops have another card in front, over how much
-CROP_LIGHT, CROP_NOISE, CROP_QUALITY = (0.7, 1.0), (1.0, 3.0), (70, 95)
 
 Row = dict[str, Any]
-Random = np.random.Generator
-
-
-@dataclass(frozen=True)
-class Card:
-    """Digit `scan` in ink on plain paper, `side` pixels; `look` is the seed of its ink."""
-
-    scan: int
-    side: int
-    paper: tuple[int, ...]
-    look: int
-
-    def pixels(self) -> Pixels:
-        """The card without light and noise, RGB."""
-        random = np.random.default_rng(self.look)
-        pixels = np.full((self.side, self.side, 3), self.paper, np.float64)
-        alpha = ink_of(scans()[0][self.scan], self.side, random)[..., None]
-        pixels += alpha * (random.uniform(0, INK, 3) - pixels)
-        # Paper may have the colour of what it passes; its edge is always seen.
-        cv2.rectangle(pixels, (0, 0), (self.side - 1,) * 2, [part / 2 for part in self.paper])
-        return np.asarray(np.clip(np.rint(pixels), 0, 255), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -131,12 +105,6 @@ class Scene:
         return 1 - DIMMED * float(np.interp(time, np.linspace(*self.dark, 4), (0, 1, 1, 0)))
 
 
-def part_scans(part: str, label: int) -> list[int]:
-    """The indices, among scikit-learn's 1,797 digits, of `label` in `part`, "train" or "test"."""
-    indices = np.flatnonzero(scans()[1] == label).tolist()
-    return [i for place, i in enumerate(indices) if (place % OF < TRAIN) == (part == "train")]
-
-
 def plan(
     *,
     seconds: float = 60,
@@ -162,7 +130,7 @@ def plan(
     order = [label for _ in range(count) for label in random.permutation(classes).tolist()]
     things = []
     for number, label in enumerate(order[:count]):
-        card = _card(int(random.choice(part_scans(part, label))), background, random)
+        card = card_for(int(random.choice(part_scans(part, label))), background, random)
         time = (number + random.random()) / count * (seconds - gap)
         thing = _thing(number, card, size, random)
         # Whatever comes before the still stretch must have left until then; the others may stay.
@@ -189,7 +157,7 @@ def frames(scene: Scene) -> Iterator[tuple[Pixels, list[Row]]]:
         # Only those in the picture: a long clip has thousands.
         cards = {t.card: cards[t.card] if t.card in cards else t.card.pixels() for t in live}
         pixels = scene.background.copy()
-        boxes = [_draw(pixels, cards[thing.card], thing.corner(time)) for thing in live]
+        boxes = [draw(pixels, cards[thing.card], thing.corner(time)) for thing in live]
         if scene.light(time) < 1:
             pixels = cv2.convertScaleAbs(pixels, alpha=scene.light(time))
         layer, x, y = random.integers((FIELDS, SHIFTS, SHIFTS))
@@ -213,41 +181,6 @@ def render_clip(video: Path, **options: Any) -> Scene:
     return scene
 
 
-def write_crops(
-    folder: Path, count: int, classes: Sequence[int] = CLASSES, seed: int = 0, part: str = "train"
-) -> list[Path]:
-    """Write `count` photos of each class as folder/DIGIT/NUMBER-SCAN.jpg, and return them in order.
-
-    Where `count` is more than the part has digits they come again, on other cards. Raises
-    TrtkitError if they cannot be written.
-    """
-    backgrounds = [np.asarray(image) for _, image in crops(2 * len(PHOTOS), 640, 480, seed)]
-    everyone = [scan for label in CLASSES for scan in part_scans(part, label)]
-    paths = []
-    for label in classes:
-        indices = part_scans(part, label)
-        for number in range(count):
-            random = np.random.default_rng((seed, PARTS.index(part), label, number))
-            scan = indices[number % len(indices)]
-            paths.append(folder / str(label) / f"{number:04}-{scan:04}.jpg")
-            background = backgrounds[random.integers(len(backgrounds))]
-            pixels = _crop(scan, everyone, background, random)
-            quality = int(random.integers(*CROP_QUALITY))
-            with whole_file(paths[-1]) as file:
-                Image.fromarray(pixels).save(file, quality=quality)
-    return paths
-
-
-def _card(scan: int, behind: Pixels, random: Random) -> Card:
-    """A random card, its paper that of eight colours which differs most from all that is `behind`."""
-    largest = min(SIDES[1], min(behind.shape[:2]) // 2)
-    side = int(random.integers(min(SIDES[0], largest), largest + 1))
-    papers = random.integers(*PAPER, (8, 3))
-    others = behind[::8, ::8].reshape(-1, 3).astype(int)
-    paper = max(papers.tolist(), key=lambda colour: int(np.square(others - colour).sum(1).min()))
-    return Card(scan, side, tuple(paper), int(random.integers(2**32)))
-
-
 def _thing(number: int, card: Card, size: tuple[int, int], random: Random) -> Thing:
     """A random way through the picture, most along it, others from top to bottom, from 0 s on."""
     upright = random.random() > 0.7
@@ -262,16 +195,6 @@ def _thing(number: int, card: Card, size: tuple[int, int], random: Random) -> Th
     travel = abs(way[1] - way[0]) / (size[0] * math.exp(random.uniform(*np.log(SPEEDS))))
     at, stop = random.uniform(*STOP_AT), random.uniform(*STOP) * (number % STOPS == STOPS - 2)
     return Thing(number, card, (*way,), at, (0.0, at * travel, at * travel + stop, travel + stop))
-
-
-def _draw(pixels: Pixels, card: Pixels, corner: tuple[int, int]) -> list[int]:
-    """Draw what of a card is in the picture, and return that box; it is empty if nothing is."""
-    x, y = corner
-    left, top = max(x, 0), max(y, 0)
-    place = pixels[top : max(y + len(card), 0), left : max(x + len(card), 0)]
-    height, width = place.shape[:2]
-    place[:] = card[top - y : top - y + height, left - x : left - x + width]
-    return [left, top, width, height]
 
 
 def _rows(live: list[Thing], boxes: list[list[int]], size: tuple[int, int]) -> list[Row]:
@@ -316,26 +239,6 @@ def _encode(video: Path, truth: TextIO, scene: Scene) -> None:
             container.mux(stream.encode(frame))
             truth.writelines(json.dumps(row) + "\n" for row in rows)
         container.mux(stream.encode(None))
-
-
-def _crop(scan: int, others: list[int], background: Pixels, random: Random) -> Pixels:
-    """A card with some of what is around it, at times with a part of another card in front."""
-    card = _card(scan, background, random)
-    left, top, right, bottom = np.rint(random.uniform(*MARGIN, 4) * card.side).astype(int).tolist()
-    width, height = left + card.side + right, top + card.side + bottom
-    y, x = random.integers(np.subtract(background.shape[:2], (height, width)))
-    pixels = background[y : y + height, x : x + width].copy()
-    _draw(pixels, card.pixels(), (left, top))
-    if random.random() < COVERED:
-        front = _card(int(random.choice(others)), background, random)
-        over = round(random.uniform(*COVER) * card.side)
-        along = over - front.side if random.integers(2) else card.side - over
-        across = int(random.integers(over - front.side, card.side - over))
-        dx, dy = (along, across) if random.integers(2) else (across, along)
-        _draw(pixels, front.pixels(), (left + dx, top + dy))
-    noise = random.normal(0, random.uniform(*CROP_NOISE), pixels.shape)
-    lit = random.uniform(*CROP_LIGHT) * pixels + noise
-    return np.asarray(np.clip(np.rint(lit), 0, 255), np.uint8)
 
 
 def _even_size(text: str) -> tuple[int, int]:

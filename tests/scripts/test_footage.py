@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
@@ -22,8 +21,9 @@ pytest.importorskip("skimage", reason="scikit-image is not installed")
 import av
 
 from scripts import footage
+from scripts.cards import card_for
 from scripts.digits import scans
-from scripts.footage import Card, Scene, Thing, frames, part_scans, plan, render_clip, write_crops
+from scripts.footage import Card, Scene, Thing, frames, part_scans, plan, render_clip
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "footage.py"
 TINY: dict[str, Any] = {"seconds": 4, "size": (160, 120), "fps": 24, "density": 2.0}
@@ -270,62 +270,6 @@ def test_a_digit_is_read_from_its_card() -> None:
     assert (pixels[0] == np.array(card.paper) // 2).all()
 
 
-def test_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footage, "COVERED", 0.0)
-    paths = write_crops(tmp_path / "once", 12, classes=[0, 4])
-    assert [path.parent.name for path in paths] == ["0"] * 12 + ["4"] * 12
-    indices = [int(path.stem.split("-")[1]) for path in paths]
-    assert indices == part_scans("train", 0)[:12] + part_scans("train", 4)[:12]
-    sides = []
-    for path in paths:
-        with Image.open(path) as image:
-            assert (image.format, image.mode) == ("JPEG", "RGB")
-            assert min(image.size) >= 48 and max(image.size) <= 176
-            sides.append(image.size)
-    assert len(set(sides)) > 12
-    again = write_crops(tmp_path / "again", 12, classes=[4, 0])
-    assert {p.name: p.read_bytes() for p in paths} == {p.name: p.read_bytes() for p in again}
-    test = write_crops(tmp_path / "test", 2, classes=[0], part="test")
-    assert [int(p.stem.split("-")[1]) for p in test] == part_scans("test", 0)[:2]
-    other = write_crops(tmp_path / "other", 12, classes=[0], seed=1)
-    assert all(a.read_bytes() != b.read_bytes() for a, b in zip(paths, other, strict=False))
-
-
-def test_a_crop_has_a_margin_and_sometimes_another_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[int, tuple[int, int], tuple[int, int]]] = []
-    draw = footage._draw
-
-    def spy(pixels: np.ndarray, card: np.ndarray, corner: tuple[int, int]) -> list[int]:
-        drawn.append((len(card), corner, (pixels.shape[1], pixels.shape[0])))
-        return draw(pixels, card, corner)
-
-    monkeypatch.setattr(footage, "_draw", spy)
-    background = np.full((480, 640, 3), 60, np.uint8)
-    covered = 0
-    for seed in range(120):
-        drawn.clear()
-        footage._crop(0, [1, 2], background, RANDOM(seed))
-        side, (left, top), (width, height) = drawn[0]
-        margins = np.array([left, top, width - left - side, height - top - side]) / side
-        assert margins.min() > 0.08 and margins.max() < 0.32
-        if len(drawn) == 1:
-            continue
-        covered += 1
-        other, (x, y), _ = drawn[1]
-        over = [min(a + other, b + side) - max(a, b) for a, b in ((x, left), (y, top))]
-        assert min(over) > 0, "it covers nothing"
-        assert min(over) <= 0.36 * side
-    assert 15 < covered < 50
-
-
-def test_more_crops_than_digits_are_drawn_anew(tmp_path: Path) -> None:
-    have = len(part_scans("test", 8))
-    paths = write_crops(tmp_path, have + 2, classes=[8], part="test")
-    assert len(set(paths)) == have + 2
-    assert paths[0].stem[5:] == paths[have].stem[5:]
-    assert paths[0].read_bytes() != paths[have].read_bytes()
-
-
 def test_the_command_line(tmp_path: Path) -> None:
     small = ("--seconds", 2, "--size", "160x120", "--fps", 10, "--density", 2)
     done = run(
@@ -419,5 +363,5 @@ def test_a_clip_that_fails_leaves_the_old_one(
 def test_paper_differs_from_what_is_behind_it() -> None:
     behind = np.full((80, 80, 3), 200, np.uint8)
     for seed in range(30):
-        paper = footage._card(0, behind, RANDOM(seed)).paper
+        paper = card_for(0, behind, RANDOM(seed)).paper
         assert np.linalg.norm(np.array(paper) - 200) > 45, seed
