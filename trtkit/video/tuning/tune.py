@@ -1,14 +1,15 @@
 """Finding the cheapest way to ask a store that finds enough and returns little that is wrong.
 
-One half of a sample ranks the choices, the other half proves: of the cheapest ones that pass on the first
-half, the first is taken whose bounds hold on the second, which had no part in choosing it. The confidence
-is shared out among the bounds that are looked at (Bonferroni), so that it is that of all of them together.
+One half of a sample ranks the choices, the other half proves: from the cheapest one on whose bounds hold
+on the first half, the first is taken whose bounds hold on the second too, which had no part in choosing
+it. The confidence is shared out among the bounds that are looked at (Bonferroni), so that it is that of
+all of them together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -45,10 +46,24 @@ class Targets:
                 )
 
     @property
+    def sure(self) -> float:
+        """The confidence of a single bound: two each, and as many choices as may be tried, share it."""
+        return 1 - (1 - self.confidence) / (2 * MOST_TRIED)
+
+    @property
     def fewest(self) -> int:
         """Objects that the proving half needs even when it has no mistake."""
-        sure = 1 - (1 - self.confidence) / (2 * MOST_TRIED)
-        return int(np.ceil(np.log(1 - sure) / np.log(max(self.recall, self.precision))))
+        return int(np.ceil(np.log(1 - self.sure) / np.log(max(self.recall, self.precision))))
+
+    def bounds(self, counted: Tally) -> tuple[float, float]:
+        """What `counted` proves of recall and precision at least."""
+        return (
+            lower_bound(counted.found, counted.objects, self.sure),
+            lower_bound(counted.found, counted.returned, self.sure),
+        )
+
+    def hold(self, recall: float, precision: float) -> bool:
+        return recall >= self.recall and precision >= self.precision
 
 
 @dataclass(frozen=True)
@@ -147,11 +162,7 @@ def tune(
 
 def _by_goal(options: Sequence[Option], goal: Goal, targets: Targets) -> list[Option]:
     """Those that meet the targets on the first half, the best by the goal first."""
-    passing = [
-        each
-        for each in options
-        if each.first.recall >= targets.recall and each.first.precision >= targets.precision
-    ]
+    passing = [each for each in options if targets.hold(each.first.recall, each.first.precision)]
     most_ingest = max((each.ingest_seconds for each in passing), default=1.0) or 1.0
     most_query = max((each.query_seconds for each in passing), default=1.0) or 1.0
 
@@ -174,26 +185,25 @@ def _prove(
     targets: Targets,
 ) -> tuple[dict[Choice, Option], Option | None, int]:
     """Bounds of the best candidates until one holds: those looked at, the one that holds, how many."""
-    # Two bounds each, and as many candidates as may be tried, share what may go wrong.
-    sure = 1 - (1 - targets.confidence) / (2 * MOST_TRIED)
     looked_at: dict[Choice, Option] = {}
-    for each in _spread(candidates):
+    for each in _spread(candidates, targets):
         counted = tally(
             each.choice, rows, objects, clusterings[each.choice.distance], verdicts, same
         )
-        option = Option(
-            each.choice, each.first, each.asked, each.ingest_seconds, each.query_seconds, counted,
-            lower_bound(counted.found, counted.objects, sure),
-            lower_bound(counted.found, counted.returned, sure),
-        )  # fmt: skip
+        recall, precision = targets.bounds(counted)
+        option = replace(each, second=counted, recall=recall, precision=precision)
         looked_at[each.choice] = option
-        if option.recall >= targets.recall and option.precision >= targets.precision:  # type: ignore[operator]
+        if targets.hold(recall, precision):
             return looked_at, option, len(looked_at)
     return looked_at, None, len(looked_at)
 
 
-def _spread(candidates: Sequence[Option]) -> list[Option]:
-    """At most `MOST_TRIED`: the best, and then ones that did ever better on the first half."""
+def _spread(candidates: Sequence[Option], targets: Targets) -> list[Option]:
+    """At most `MOST_TRIED`, each of which did better on the first half than all that are cheaper.
+
+    The first is the cheapest whose bounds hold there: of one that is cheaper it is not likely that they
+    hold on the other half. The next ones are close to it, where more care costs least.
+    """
     chosen: list[Option] = []
     best = -1.0
     for each in candidates:
@@ -201,7 +211,10 @@ def _spread(candidates: Sequence[Option]) -> list[Option]:
         if score > best:
             chosen.append(each)
             best = score
+    holding = (n for n, each in enumerate(chosen) if targets.hold(*targets.bounds(each.first)))
+    chosen = chosen[next(holding, max(0, len(chosen) - 1)) :]
     if len(chosen) > MOST_TRIED:
-        places = np.linspace(0, len(chosen) - 1, MOST_TRIED).round().astype(int)
+        steps = np.linspace(0, 1, MOST_TRIED) ** 2
+        places = np.maximum((len(chosen) - 1) * steps, np.arange(MOST_TRIED)).round().astype(int)
         chosen = [chosen[place] for place in places]
     return chosen
