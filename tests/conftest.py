@@ -12,6 +12,8 @@ import trtkit
 from trtkit.workspace import Workspace
 
 SIZE = 64
+# Fixtures of the whole session load engines as well; what ONNX Runtime makes of them is not kept.
+os.environ["TRTKIT_GRAPHS"] = "off"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,6 +38,16 @@ def processor_name() -> str:
     return _text(BOARD).strip("\0\n ") or platform.processor() or platform.machine()
 
 
+def processor_features() -> str:
+    """What a library's kernels and layouts may depend on: architecture, name, and extensions if told."""
+    told = {
+        line.partition(":")[2].strip()
+        for line in _text(CPU_INFO).splitlines()
+        if line.lower().startswith(("flags", "features"))
+    }
+    return "; ".join([platform.machine(), processor_name(), *sorted(told)])
+
+
 def adds_byte_products_exactly() -> bool:
     """Whether int8 kernels here add products in 32 bits; without, two of them may saturate 16 bits.
 

@@ -16,7 +16,8 @@ model says of every object that was cut out, and with the rendered truth. Timed,
 
 first: seconds until `trtkit query`, in a new process, has its first appearance, in a store of 100,000
 objects: copies of those of the clip at other times. Loading the expensive tail is in it, starting Python
-and importing are not.
+and importing are not. In turns with graphs that ONNX Runtime optimised before, as a build keeps them, and
+without.
 
 kills: an ingest is killed at random moments and started again until it was killed so often and came to
 its end; its store is compared with that of an ingest that was left alone.

@@ -132,10 +132,14 @@ class Backend(Protocol):
         """Write the engine of a stage to `destination`. Raises TrtkitError when it cannot be built."""
         ...
 
-    def load(self, path: Path, record: Mapping[str, Any], rebuild: str) -> Engine:
+    def load(
+        self, path: Path, record: Mapping[str, Any], rebuild: str, digest: str | None = None
+    ) -> Engine:
         """The engine in that file. Raises TrtkitError when it cannot be loaded here.
 
         `record` is what `build` said of it, `rebuild` the command that builds it for this machine.
+        `digest`: of the file's content, under which a backend may keep what makes the next load faster;
+        None for a file that is loaded once.
         """
         ...
 

@@ -13,9 +13,16 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from trtkit.cpu import adds_byte_products_exactly, process_is_ours, usable_cores
+from trtkit.cpu import (
+    adds_byte_products_exactly,
+    process_is_ours,
+    processor_features,
+    usable_cores,
+)
 from trtkit.engines.base import BuildPlace, BuiltEngine, LayerTime, StageBuild, Tensor
+from trtkit.engines.optimised import WEIGHTS, KeptGraphs
 from trtkit.errors import TrtkitError, listed
+from trtkit.identity import build_id
 from trtkit.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -29,6 +36,8 @@ DTYPES = {
 }
 PROVIDERS = ["CPUExecutionProvider"]
 ERRORS_ONLY = 3
+# Of an optimised graph that is kept: smaller ones stay in the graph itself.
+SMALLEST_WEIGHTS = 1024
 # In a profile: the ending of the events that are a kernel's work, and the unit of their durations.
 KERNEL = "_kernel_time"
 MICROSECONDS = 1e6
@@ -124,9 +133,19 @@ class OnnxRuntimeBackend:
         return BuiltEngine(engine.inputs, engine.outputs)
 
     def load(
-        self, path: Path, record: Mapping[str, Any] | None = None, rebuild: str = "trtkit build"
+        self,
+        path: Path,
+        record: Mapping[str, Any] | None = None,
+        rebuild: str = "trtkit build",
+        digest: str | None = None,
     ) -> OnnxRuntimeEngine:
-        return OnnxRuntimeEngine(self._session(path, onnxruntime.SessionOptions(), rebuild))
+        session = None
+        graphs = KeptGraphs.usual()
+        if graphs is not None and digest is not None:
+            session = self._kept_session(graphs, path, digest, rebuild)
+        if session is None:
+            session = self._session(path, onnxruntime.SessionOptions(), rebuild)
+        return OnnxRuntimeEngine(session)
 
     def layer_times(
         self, path: Path, record: Mapping[str, Any], inputs: Mapping[str, Array], runs: int
@@ -146,6 +165,30 @@ class OnnxRuntimeBackend:
             events = json.loads(written.read_bytes())
         return _layer_times(events, runs)
 
+    def _kept_session(
+        self, graphs: KeptGraphs, path: Path, digest: str, rebuild: str
+    ) -> Any | None:
+        """A session of the graph as it was optimised before, or one that is kept; None where neither is."""
+        key = build_id(
+            graph=digest,
+            onnxruntime=self.version,
+            exact=self._exact,
+            processor=processor_features(),
+        )[:32]
+        try:
+            found = graphs.find(key)
+            if found is not None:
+                options = onnxruntime.SessionOptions()
+                options.graph_optimization_level = (
+                    onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+                )
+                return self._session(found, options, rebuild)
+            return graphs.keep(key, lambda graph: self._session(path, _written_to(graph), rebuild))
+        except TrtkitError:
+            # Of a graph that cannot be read or written. The engine itself loads, or says why not.
+            graphs.drop(key)
+            return None
+
     def _session(self, path: Path, options: Any, rebuild: str) -> Any:
         options.log_severity_level = ERRORS_ONLY
         if self._exact:
@@ -163,6 +206,16 @@ class OnnxRuntimeBackend:
                 f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}); build the bundle "
                 f"again with `{rebuild}`."
             ) from error
+
+
+def _written_to(graph: Path) -> Any:
+    """Options that have a session write its optimised graph, the weights beside it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(graph)
+    name = "session.optimized_model_external_initializers_"
+    options.add_session_config_entry(f"{name}file_name", WEIGHTS)
+    options.add_session_config_entry(f"{name}min_size_in_bytes", str(SMALLEST_WEIGHTS))
+    return options
 
 
 def _layer_times(events: Sequence[Mapping[str, Any]], runs: int) -> list[LayerTime]:

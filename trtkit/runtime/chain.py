@@ -211,7 +211,7 @@ def load_chain(
     path = manifest.path_to(tail)
     check_files(folder, path)
     engines: list[Any] = [
-        backend.load(folder / stage.file, stage.engine, rebuild) for stage in path
+        backend.load(folder / stage.file, stage.engine, rebuild, stage.digest) for stage in path
     ]
     return chain_of(engines, backend, gpu_cache=gpu_cache)
 

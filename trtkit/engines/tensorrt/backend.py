@@ -111,7 +111,10 @@ class TensorRTBackend:
             )
         return BuiltEngine(plan.inputs, plan.outputs, record)
 
-    def load(self, path: Path, record: Mapping[str, Any], rebuild: str) -> TensorRTEngine:
+    def load(
+        self, path: Path, record: Mapping[str, Any], rebuild: str, digest: str | None = None
+    ) -> TensorRTEngine:
+        # A plan is loaded as it is: there is nothing to keep under its digest.
         check_origin(record, self.name, self.version, device.current_card(), rebuild)
         return self._load(path, record, rebuild)
 

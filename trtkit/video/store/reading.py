@@ -44,8 +44,9 @@ def candidates(
     In the order of their times.
     """
     low, high = _segments(database, span)
+    # Of objects only what the index holds, so that no row of them is read.
     rows = database.rows(
-        "SELECT o.id, o.source, o.start_us, o.end_us, c.representative, r.score "
+        "SELECT o.id, r.source, o.start_us, o.end_us, c.representative, r.score "
         "FROM ranks r JOIN objects o ON o.cluster = r.cluster AND o.segment = r.segment "
         "JOIN clusters c ON c.id = r.cluster "
         "WHERE r.class = ? AND r.source = ? AND r.segment BETWEEN ? AND ? "

@@ -1,0 +1,119 @@
+"""Graphs as ONNX Runtime optimised them for this processor, kept so that the next load takes little.
+
+Loading a graph means folding its constants and laying out all of its weights. What comes of it is written
+to the user's cache, with the weights in a file of their own, which ONNX Runtime maps into memory. Such a
+graph computes the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from trtkit.identity import file_digest
+
+ENVIRONMENT, OFF = "TRTKIT_GRAPHS", "off"
+GRAPH, WEIGHTS, RECORD = "graph.onnx", "weights.bin", "digests.json"
+# Of all graphs together, and what the disk must have free besides for one more.
+MOST_BYTES = 4 << 30
+TEMPORARY = ".part-"
+# No load takes as long, so that what is older was left by one that was killed.
+ABANDONED_SECONDS = 3600.0
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class KeptGraphs:
+    """The graphs in `folder`, each in a folder named by all that it depends on."""
+
+    folder: Path
+
+    @classmethod
+    def usual(cls) -> KeptGraphs | None:
+        """Those in $TRTKIT_GRAPHS, else in trtkit/graphs in the user's cache; None where that is "off"."""
+        chosen = os.environ.get(ENVIRONMENT)
+        if chosen == OFF:
+            return None
+        if chosen:
+            return cls(Path(chosen))
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return cls(Path(base) / "trtkit" / "graphs")
+
+    def find(self, key: str) -> Path | None:
+        """The graph of that key, None where there is none that is whole."""
+        place = self.folder / key
+        try:
+            whole = json.loads((place / RECORD).read_bytes()) == _digests(place)
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            self.drop(key)
+            return None
+        # The one that was used longest ago is the first to go.
+        with suppress(OSError):
+            os.utime(place)
+        return place / GRAPH
+
+    def keep(self, key: str, load: Callable[[Path], Loaded]) -> Loaded | None:
+        """What `load` gives, which writes the graph to the path it is given, and its weights beside it.
+
+        None when nothing could be kept: without the room, or when `load` raised OSError.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self.folder).free < MOST_BYTES:
+                return None
+            self._sweep()
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self.folder) as name:
+                part = Path(name) / key
+                part.mkdir()
+                loaded = load(part / GRAPH)
+                (part / RECORD).write_text(json.dumps(_digests(part)), encoding="utf-8")
+                # Where another process was faster, its graph is as good.
+                with suppress(OSError):
+                    part.rename(self.folder / key)
+            self._evict(key)
+        except OSError:
+            return None
+        return loaded
+
+    def drop(self, key: str) -> None:
+        """Forget a graph that is of no use."""
+        shutil.rmtree(self.folder / key, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        for path in self.folder.glob(f"{TEMPORARY}*"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _evict(self, newest: str) -> None:
+        """Drop those unused longest while all together are too large; never the newest."""
+        found = []
+        for record in self.folder.glob(f"*/{RECORD}"):
+            with suppress(FileNotFoundError):
+                size = sum(path.stat().st_size for path in record.parent.iterdir())
+                found.append((record.parent.stat().st_mtime, record.parent.name, size))
+        total = sum(size for _, _, size in found)
+        for _, key, size in sorted(found):
+            if total <= MOST_BYTES:
+                return
+            if key != newest:
+                self.drop(key)
+                total -= size
+
+
+def _digests(place: Path) -> dict[str, str]:
+    """Of what is there: a graph without large weights has no file of them."""
+    return {
+        name: file_digest(place / name) for name in (GRAPH, WEIGHTS) if (place / name).is_file()
+    }
