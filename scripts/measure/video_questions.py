@@ -91,21 +91,21 @@ def found_of_everything(
 
 
 def truth_of(database: Database, video: Path, ids: list[int]) -> dict[int, str]:
-    """What each object shows, of those that are a single rendered one at their first sight."""
+    """What each object shows, of those that are a single rendered one where most is seen of them."""
     frames: dict[int, list[dict[str, Any]]] = {}
     for line in video.with_suffix(".truth.jsonl").read_text().splitlines():
         row = json.loads(line)
         frames.setdefault(row["frame"], []).append(row)
     labels = {}
     for number, sightings in sightings_of(database, ids).items():
-        first = sightings[0]
+        shown = max(sightings, key=lambda each: each.box.area)
         near = [
-            row for row in frames.get(first.frame, ()) if first.box.overlap(Box(*row["box"])) > 0
+            row for row in frames.get(shown.frame, ()) if shown.box.overlap(Box(*row["box"])) > 0
         ]
         if (
             len(near) == 1
             and near[0]["visible"] > 0.9
-            and first.box.overlap(Box(*near[0]["box"])) > 0.5
+            and shown.box.overlap(Box(*near[0]["box"])) > 0.5
         ):
             labels[number] = str(near[0]["label"])
     return labels

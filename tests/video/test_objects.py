@@ -197,11 +197,117 @@ def test_every_box_is_one_sighting_of_one_object(frames: list[list[int]]) -> Non
         places = [Box(30 * column, 10 + 2 * row, 20, 20) for row, column in enumerate(columns)]
         all_found += looking.find(frame(scene(*places)), number, places)
         boxes += [(number, place) for place in places]
+    all_found += looking.rest()
     seen = [(each.frame, each.box) for found in all_found for each in found.sightings]
     assert sorted(seen) == sorted(boxes)
     for found in all_found:
         numbers = [each.frame for each in found.sightings]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+# At the border
+
+CARD = np.random.default_rng(4).integers(0, 256, (5, 5, 3)).repeat(6, 0).repeat(6, 1)
+CARD_SIDE = len(CARD)
+
+
+def passing(x: int, y: int, card: np.ndarray = CARD) -> tuple[np.ndarray, Box]:
+    """A frame with the card's corner there, maybe outside, and the box of what is seen of it."""
+    pixels = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    left, top = max(0, x), max(0, y)
+    right, bottom = min(WIDTH, x + CARD_SIDE), min(HEIGHT, y + CARD_SIDE)
+    pixels[top:bottom, left:right] = card[top - y : bottom - y, left - x : right - x]
+    return pixels, Box(left, top, right - left, bottom - top)
+
+
+def follow(looking: ObjectFinder, corners: list[tuple[int, int]]) -> list[list[Found]]:
+    """What is found frame by frame, and in the end the rest."""
+    found = []
+    for number, corner_ in enumerate(corners):
+        pixels, box = passing(*corner_)
+        found.append(looking.find(frame(pixels, 1000 * number), number, [box]))
+    return [*found, looking.rest()]
+
+
+WAYS = {
+    "from the left": [(x, 25) for x in range(-24, 31, 6)],
+    "from the right": [(x, 25) for x in range(114, 60, -6)],
+    "from above": [(45, y) for y in range(-24, 25, 6)],
+    "from below": [(45, y) for y in range(74, 30, -6)],
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_what_comes_into_the_picture_is_one_object_shown_whole(way: list[tuple[int, int]]) -> None:
+    *found, rest = follow(finder(), way)
+    (only,) = (each for new in found for each in new)
+    assert rest == []
+    assert [each.frame for each in only.sightings] == list(range(len(way)))
+    # Given as soon as it is whole.
+    whole = [n for n, (x, y) in enumerate(way) if 1 < x < 89 and 1 < y < 49]
+    assert [len(new) for new in found].index(1) == whole[0]
+    pixels, box = passing(*way[whole[0]])
+    assert only.shown == box
+    assert decoded(only).shape[0] == SIDE
+    expected = decoded(finder().find(frame(pixels), 0, [box])[0])
+    assert np.array_equal(decoded(only), expected)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_what_leaves_the_picture_stays_the_object_that_it_was(way: list[tuple[int, int]]) -> None:
+    back = way[::-1]
+    *found, rest = follow(finder(), back)
+    (only,) = found[0]
+    assert [len(new) for new in found] == [1] + [0] * (len(back) - 1)
+    assert rest == []
+    assert len(only.sightings) == len(back)
+    assert only.shown == only.sightings[0].box
+
+
+def test_what_is_never_whole_is_shown_where_most_is_seen_of_it() -> None:
+    looking = finder()
+    way = [(40, y) for y in (-24, -18, -12, -16, -20, -25)]
+    *found, rest = follow(looking, way)
+    assert [*found] == [[]] * len(way)
+    (only,) = rest
+    assert only.shown == passing(40, -12)[1]
+    # And it is given when it is gone.
+    assert looking.find(frame(scene()), len(way), []) == [only]
+    assert looking.rest() == []
+
+
+def test_at_the_border_another_thing_is_another_object() -> None:
+    looking = finder()
+    other = np.random.default_rng(9).integers(0, 256, (5, 5, 3)).repeat(6, 0).repeat(6, 1)
+    pixels, box = passing(-12, 25)
+    assert looking.find(frame(pixels), 0, [box]) == []
+    pixels, grown = passing(-6, 25, other)
+    (first,) = looking.find(frame(pixels), 1, [grown])
+    (second,) = looking.rest()
+    assert ([each.box for each in first.sightings], second.shown) == ([box], grown)
+
+
+def test_what_steps_out_of_a_thing_at_the_border_is_another_object() -> None:
+    looking = finder()
+    pixels, both = passing(-4, 25)
+    looking.find(frame(pixels), 0, [both])
+    # A part of what was seen, but not at the border: nothing is hidden of it.
+    inner = Box(8, 30, 12, 12)
+    (stepped,) = looking.find(frame(pixels), 1, [both, inner])
+    assert stepped.shown == inner
+    assert [len(each.sightings) for each in looking.rest()] == [2]
+
+
+def test_what_grows_away_from_the_border_is_another_object() -> None:
+    looking = finder()
+    pixels = passing(40, 25)[0]
+    looking.find(frame(pixels), 0, [Box(40, 25, 12, 12)])
+    assert len(looking.find(frame(pixels), 1, [Box(40, 25, 30, 30)])) == 1
+
+
+def test_duplicate_0_keeps_every_sight_at_the_border_too() -> None:
+    *found, rest = follow(finder(duplicate=0), WAYS["from the left"])
+    assert sum(map(len, found)) + len(rest) == len(WAYS["from the left"])
 
 
 @pytest.mark.parametrize(
@@ -214,7 +320,8 @@ def test_every_box_is_one_sighting_of_one_object(frames: list[list[int]]) -> Non
     ],
 )
 def test_a_picture_is_no_larger_than_the_classifier_looks(box: Box, size: tuple[int, int]) -> None:
-    (found,) = finder(margin=0).find(frame(numbered()), 0, [box])
+    looking = finder(margin=0)
+    (found,) = looking.find(frame(numbered()), 0, [box]) or looking.rest()
     height, width = decoded(found).shape[:2]
     assert (width, height) == size
 

@@ -299,6 +299,8 @@ class _Ingest:
     def _commit(self, *, last: bool = False) -> None:
         """Bring the segment to the store; `last`: and that the source is at its end."""
         segment = self._segment
+        # Once only, also when this was interrupted and is done again.
+        segment.found += [each for each in segment.finder.rest() if each not in segment.found]
         if segment.waiting:
             self._index(segment.waiting)
         # A gap belongs to the segment that it begins in, or is found again when that one is resumed.

@@ -26,14 +26,20 @@ class Box(NamedTuple):
     width: int
     height: int
 
-    def overlap(self, other: Box) -> float:
-        """The area of both over the area of either, 0 to 1."""
+    @property
+    def area(self) -> int:
+        return self.width * self.height
+
+    def shared(self, other: Box) -> int:
+        """The area of both."""
         across = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
         down = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
-        if across <= 0 or down <= 0:
-            return 0.0
-        both = across * down
-        return both / (self.width * self.height + other.width * other.height - both)
+        return max(0, across) * max(0, down)
+
+    def overlap(self, other: Box) -> float:
+        """The area of both over the area of either, 0 to 1."""
+        both = self.shared(other)
+        return both / (self.area + other.area - both) if both else 0.0
 
 
 class MotionDetector:

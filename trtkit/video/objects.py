@@ -1,4 +1,8 @@
-"""Objects: what moves cut out of the frames, each once however many frames show it the same."""
+"""Objects: what moves cut out of the frames, each once however many frames show it the same.
+
+A thing that comes into the picture, or leaves it, is one object as well, of which the picture is kept on
+which most of it is seen.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from trtkit.tensors import Array
+from trtkit.video.border import at_border, difference, grown, shrunk
 from trtkit.video.frames import Frame
 from trtkit.video.motion import Box
 from trtkit.video.options import IngestOptions
@@ -36,10 +41,17 @@ class Sighting:
 # Told apart by which it is: two may look the same at one place.
 @dataclass(eq=False)
 class Found:
-    """An object and the frames it was seen on, in their order. `crop`: its first sight, as JPEG."""
+    """An object and the frames it was seen on, in their order.
+
+    `crop`: its first sight, as JPEG, or where that was at the border the one on which most is seen.
+    `shown`: where that was, `partial`: and whether at the border; `leaving`: it is there now.
+    """
 
     crop: bytes
     sightings: list[Sighting]
+    shown: Box
+    partial: bool
+    leaving: bool
     grey: Array = field(repr=False)
 
 
@@ -53,28 +65,63 @@ class ObjectFinder:
         self._options = options
         self._side = side
         self._before: list[Found] = []
+        self._pixels: Array = np.empty((0, 0, 3), np.uint8)
+        # At the border since they were first seen: there may be a better sight of them.
+        self._partial: list[Found] = []
 
     def find(self, frame: Frame, number: int, boxes: Sequence[Box]) -> list[Found]:
-        """The objects at these places that are not those of the frame before, which are seen again."""
-        if not boxes:
-            self._before = []
-            return []
-        pixels = frame.picture.rgb()
-        new, now = [], []
-        for box in boxes:
-            crop = cut_out(pixels, box, self._options.margin)
-            # Without the margin: what lies around a moving object changes.
-            grey = _grey(cut_out(pixels, box, 0))
-            sighting = Sighting(number, frame.time_us, box)
-            found = self._known(box, grey)
-            if found is not None:
-                found.sightings.append(sighting)
+        """The objects of which no better picture will come, each once; see `rest`.
+
+        What is at these places and was not on the frame before is new; the others are seen again.
+        """
+        pixels = frame.picture.rgb() if boxes else np.empty((0, 0, 3), np.uint8)
+        now = [self._seen(pixels, Sighting(number, frame.time_us, box)) for box in boxes]
+        self._before, self._pixels = now, pixels
+        known = [*self._partial, *(found for found in now if len(found.sightings) == 1)]
+        self._partial = [found for found in known if found.partial and found in now]
+        return [found for found in known if found not in self._partial]
+
+    def rest(self) -> list[Found]:
+        """Those that `find` still waits with, for the end of the footage or of a part of it."""
+        return self._partial
+
+    def _seen(self, pixels: Array, sighting: Sighting) -> Found:
+        """The object of a sighting: one of the frame before, or a new one."""
+        box, (height, width) = sighting.box, pixels.shape[:2]
+        # A pixel of the small picture that the background model looks at.
+        slack = width / min(self._options.motion_width, width)
+        partial = at_border(box, width, height, slack)
+        # Without the margin: what lies around a moving object changes.
+        grey = _grey(cut_out(pixels, box, 0))
+        found = self._known(box, grey) or self._passing(box, pixels, partial)
+        if found is None:
+            crop = _jpeg(cut_out(pixels, box, self._options.margin), self._side)
+            return Found(crop, [sighting], box, partial, partial, grey)
+        found.sightings.append(sighting)
+        found.leaving = partial
+        if found.partial and (not partial or box.area > found.shown.area):
+            found.crop = _jpeg(cut_out(pixels, box, self._options.margin), self._side)
+            found.shown, found.partial, found.grey = box, partial, grey
+        return found
+
+    def _passing(self, box: Box, pixels: Array, partial: bool) -> Found | None:
+        """The object that was there before, where more or less of it is seen at the border than was."""
+        best = None
+        for found in self._before:
+            before = found.sightings[-1].box
+            earlier, now = _view(self._pixels, before), _view(pixels, box)
+            if found.leaving and grown(before, box):
+                apart = difference(earlier, now)
+            elif partial and shrunk(before, box):
+                apart = difference(now, earlier)
             else:
-                found = Found(_jpeg(crop, self._side), [sighting], grey)
-                new.append(found)
-            now.append(found)
-        self._before = now
-        return new
+                continue
+            if apart < self._options.duplicate and (best is None or apart < best[0]):
+                best = (apart, found)
+        if best is None:
+            return None
+        self._before.remove(best[1])
+        return best[1]
 
     def _known(self, box: Box, grey: Array) -> Found | None:
         """The object that was there before, when it looks the same; no two find the same one."""
@@ -101,6 +148,10 @@ def cut_out(pixels: Array, box: Box, margin: float) -> Array:
     left = min(max(0, round(box.x + box.width / 2 - across / 2)), width - across)
     top = min(max(0, round(box.y + box.height / 2 - down / 2)), height - down)
     return pixels[top : top + down, left : left + across]
+
+
+def _view(pixels: Array, box: Box) -> Array:
+    return pixels[box.y : box.y + box.height, box.x : box.x + box.width]
 
 
 def _difference(before: Array, now: Array) -> float:
