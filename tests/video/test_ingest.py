@@ -171,6 +171,21 @@ def test_no_object_is_followed_into_the_next_segment(
     assert frames == [list(range(20)), list(range(20, 40)), list(range(40, 45))]
 
 
+def test_what_is_at_the_border_when_a_segment_ends_is_in_it(tmp_path: Path) -> None:
+    # Half of it in the picture, along whose border it goes.
+    there = FakeFootage(80, (Patch(30, 79, (-12, 4), (0, 2), 24),))
+    progress = run(tmp_path, there)
+    stored = content(tmp_path)[GATE]
+    assert progress.objects == len(stored["objects"]) > 0
+    frames = [
+        number for found in sightings_of(tmp_path) for number in (each.frame for each in found)
+    ]
+    assert {*frames} >= {39, 59, 79}
+    assert [row[4] for row in stored["segments"]] == [
+        sum(each[1] == segment for each in stored["objects"]) for segment in range(4)
+    ]
+
+
 def test_the_tail_is_run_in_its_batches(tmp_path: Path) -> None:
     tail = FakeTail(batch=4)
     progress = run(tmp_path, tail=tail)

@@ -296,6 +296,9 @@ def test_what_steps_out_of_a_thing_at_the_border_is_another_object() -> None:
     (stepped,) = looking.find(frame(pixels), 1, [both, inner])
     assert stepped.shown == inner
     assert [len(each.sightings) for each in looking.rest()] == [2]
+    # Also where nothing else is left of it.
+    gone, alone = looking.find(frame(pixels), 2, [Box(9, 32, 6, 6)])
+    assert (len(gone.sightings), alone.shown) == (2, Box(9, 32, 6, 6))
 
 
 def test_what_grows_away_from_the_border_is_another_object() -> None:
@@ -303,6 +306,16 @@ def test_what_grows_away_from_the_border_is_another_object() -> None:
     pixels = passing(40, 25)[0]
     looking.find(frame(pixels), 0, [Box(40, 25, 12, 12)])
     assert len(looking.find(frame(pixels), 1, [Box(40, 25, 30, 30)])) == 1
+
+
+def test_what_came_in_grows_no_more_once_it_is_inside() -> None:
+    looking, way = finder(), WAYS["from the left"]
+    *found, _ = follow(looking, way)
+    assert sum(map(len, found)) == 1
+    pixels, box = passing(*way[-1])
+    larger = Box(box.x, box.y - 14, 60, 60)
+    (other,) = looking.find(frame(pixels), len(way), [larger])
+    assert other.shown == larger
 
 
 def test_duplicate_0_keeps_every_sight_at_the_border_too() -> None:
