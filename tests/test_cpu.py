@@ -30,6 +30,16 @@ def test_the_processor_by_its_name(system):
     assert cpu.processor_name() == "AMD EPYC: 7B13"
 
 
+def test_what_kernels_may_depend_on(system, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    system(
+        CPU_INFO="model name\t: EPYC\nflags\t\t: avx2 fma\nmodel name\t: EPYC\nflags\t\t: avx2 fma\n"
+    )
+    assert cpu.processor_features() == "x86_64; EPYC; avx2 fma"
+    system(CPU_INFO="Features\t: asimd\n", BOARD="Orin\0")
+    assert cpu.processor_features() == "x86_64; Orin; asimd"
+
+
 def test_an_arm_board_by_its_own(system):
     system(CPU_INFO="processor\t: 0\nCPU part\t: 0xd42\n", BOARD="Jetson Orin Nano\0")
     assert cpu.processor_name() == "Jetson Orin Nano"
