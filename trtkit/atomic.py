@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trtkit.errors import TrtkitError, os_reason
+
+ABANDONED_SECONDS = 3600.0
 
 
 @contextmanager
@@ -31,6 +35,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         # Where it could not be made it cannot be removed either, for the reason already told.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, prefix: str) -> None:
+    """Remove the folders in `folder` that begin so and that killed processes left there.
+
+    They are those of over an hour ago: nothing takes as long that is done in one.
+    """
+    for path in folder.glob(f"{prefix}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def not_written(path: Path, reason: str) -> TrtkitError:

@@ -16,6 +16,11 @@ BEST = "best.safetensors"
 TIMING_FOLDER = ".timing-cache"
 
 
+def user_cache() -> Path:
+    """Where trtkit keeps what all workspaces of a user share, and what may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trtkit"
+
+
 @dataclass(frozen=True)
 class Workspace:
     """A folder with checkpoints/, export/, engines/ and calibration/, each made when written to."""

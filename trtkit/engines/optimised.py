@@ -11,22 +11,21 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from trtkit.atomic import sweep
 from trtkit.identity import file_digest
+from trtkit.workspace import user_cache
 
 ENVIRONMENT, OFF = "TRTKIT_GRAPHS", "off"
 GRAPH, WEIGHTS, RECORD = "graph.onnx", "weights.bin", "digests.json"
 # Of all graphs together, and what the disk must have free besides for one more.
 MOST_BYTES = 4 << 30
 TEMPORARY = ".part-"
-# No load takes as long, so that what is older was left by one that was killed.
-ABANDONED_SECONDS = 3600.0
 
 Loaded = TypeVar("Loaded")
 
@@ -43,10 +42,7 @@ class KeptGraphs:
         chosen = os.environ.get(ENVIRONMENT)
         if chosen == OFF:
             return None
-        if chosen:
-            return cls(Path(chosen))
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return cls(Path(base) / "trtkit" / "graphs")
+        return cls(Path(chosen) if chosen else user_cache() / "graphs")
 
     def find(self, key: str) -> Path | None:
         """The graph of that key, None where there is none that is whole."""
@@ -72,7 +68,7 @@ class KeptGraphs:
             self.folder.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self.folder).free < MOST_BYTES:
                 return None
-            self._sweep()
+            sweep(self.folder, TEMPORARY)
             with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self.folder) as name:
                 part = Path(name) / key
                 part.mkdir()
@@ -89,12 +85,6 @@ class KeptGraphs:
     def drop(self, key: str) -> None:
         """Forget a graph that is of no use."""
         shutil.rmtree(self.folder / key, ignore_errors=True)
-
-    def _sweep(self) -> None:
-        for path in self.folder.glob(f"{TEMPORARY}*"):
-            with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                    shutil.rmtree(path, ignore_errors=True)
 
     def _evict(self, newest: str) -> None:
         """Drop those unused longest while all together are too large; never the newest."""

@@ -14,6 +14,7 @@ from trtkit.identity import bytes_digest, feature_key
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.store import FeatureStore, store_bytes
 from trtkit.tensors import Array
+from trtkit.workspace import user_cache
 
 ENVIRONMENT = "TRTKIT_CACHE"
 DEFAULT_SIZE = 10 * 2**30
@@ -30,10 +31,7 @@ def cache_folder(folder: str | Path | None = None) -> Path:
     Keys are content hashes, so that all workspaces of a user can share one cache.
     """
     chosen = folder or os.environ.get(ENVIRONMENT)
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "trtkit" / "features"
+    return Path(chosen) if chosen else user_cache() / "features"
 
 
 def fits_memory(folder: Path) -> bool:

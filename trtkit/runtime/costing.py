@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trtkit.atomic import sweep
 from trtkit.errors import TrtkitError, os_reason
 from trtkit.identity import bytes_digest
 from trtkit.preprocessing import Preprocessing
@@ -34,8 +34,6 @@ PASSES = 5
 # More than the fewest only while they take less than this: a GPU's first runs prepare the others.
 FEWEST_ROUNDS, MOST_ROUNDS, ROUNDS_SECONDS = 2, 12, 0.1
 TEMPORARY = ".costs-"
-# No measuring takes as long, so that what is older was left by one that was killed.
-ABANDONED_SECONDS = 3600.0
 # The cache asks for the id of a prefix; a cache of its own needs none.
 NO_PREFIX = "0" * 64
 
@@ -230,7 +228,7 @@ def _beside(folder: Path) -> Iterator[tuple[Path, bool]]:
     same_disk = True
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        sweep(folder, TEMPORARY)
         temporary = tempfile.TemporaryDirectory(
             prefix=TEMPORARY, dir=folder, ignore_cleanup_errors=True
         )
@@ -249,11 +247,3 @@ def _elsewhere(folder: Path) -> tempfile.TemporaryDirectory[str]:
             f"Neither {folder} nor the system's temporary folder can be written "
             f"({os_reason(error)}); free space there or name another cache folder."
         ) from error
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes have left in `folder`."""
-    for path in folder.glob(f"{TEMPORARY}*"):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
