@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from trtkit.runtime.store import FeatureStore, info
+from trtkit.store import FeatureStore, info
 
 SHAPE = (512, 28, 28)
 DISTINCT = 16

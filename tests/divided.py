@@ -9,7 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 import trtkit
-from trtkit.runtime.samples import generate_images
+from trtkit.photos.samples import generate_images
 
 
 def build(place, *names, **options):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trtkit.profiling.profile import BlockTime, CutCost, KindTime, Profile
-from trtkit.runtime.costs import StoreCosts
+from trtkit.costs.profile import BlockTime, CutCost, KindTime, Profile
+from trtkit.store.costs import StoreCosts
 
 FORMATS = ("fp16", "fp16 lz4", "fp16 zstd", "fp32")
 

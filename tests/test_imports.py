@@ -71,7 +71,7 @@ sys.meta_path.insert(0, Refuse())
 
 
 def test_a_bundle_runs_without_torch_and_onnx(built, tmp_path):
-    from tests.photos import write_photos
+    from tests.pictures import write_photos
 
     write_photos(tmp_path / "photos", count=2, size=(80, 80))
     ended = python(
@@ -93,7 +93,7 @@ def modules() -> list[str]:
 
 
 def test_every_module_of_the_base_install_imports_without_the_extras():
-    needs_extras = ("trtkit.graph.", "trtkit.models.", "trtkit.training.", "trtkit.profiling.")
+    needs_extras = ("trtkit.graph.", "trtkit.models.", "trtkit.training.", "trtkit.costs.")
     # What a request for int8 says is read without onnx; what carries it out is not.
     needs_extras += tuple(
         f"trtkit.quantization.{name}"

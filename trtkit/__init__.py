@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from trtkit.api.train import train
     from trtkit.api.tune import tune
     from trtkit.engines.options import BuildOptions
-    from trtkit.runtime.cache import CacheOptions
     from trtkit.runtime.pipeline import Pipeline, load
+    from trtkit.store.cache import CacheOptions
     from trtkit.video.options import IngestOptions
 
 __version__ = "0.1.0"
@@ -64,7 +64,7 @@ __all__ = [
 
 _HOMES = {
     "BuildOptions": "trtkit.engines.options",
-    "CacheOptions": "trtkit.runtime.cache",
+    "CacheOptions": "trtkit.store.cache",
     "IngestOptions": "trtkit.video.options",
     "Pipeline": "trtkit.runtime.pipeline",
     "bench": "trtkit.api.bench",

@@ -104,7 +104,7 @@ class Manifest:
     training and `models` the digest of its export, by model
     name. `options` is the JSON of the build's options. `unverified` says why the engines themselves
     were never run and compared, None when they were. `costs` is what the prefix cache costs and saves
-    on the machine of the build (trtkit.runtime.costs), None where nothing was measured. `quantized`:
+    on the machine of the build (trtkit.store.costs), None where nothing was measured. `quantized`:
     how int8 was calibrated and judged, by trtkit; None for other precisions and foreign int8.
     """
 

@@ -17,8 +17,8 @@ from acceptance.settings import ROOT, Bundle, Settings
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.engines.cuda.device import Card
 from trtkit.errors import TrtkitError
+from trtkit.photos.samples import generate_images
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.samples import generate_images
 from trtkit.tensors import Array
 
 TORCH_MODULES = ("torch", "torchvision")

@@ -17,9 +17,9 @@ from acceptance.settings import Bundle, Pair, Scale
 from acceptance.timing import Ratio, Timing, in_turns, repeats_for
 from trtkit.engines.cuda.device import Event, Stream, free_memory
 from trtkit.engines.cuda.memory import DeviceMemory, pinned
-from trtkit.runtime.chain import load_chain
 from trtkit.runtime.device.runs import PreparedRuns
 from trtkit.runtime.device.slot import row_bytes
+from trtkit.runtime.loading import load_chain
 from trtkit.tensors import Array
 
 # Bound, run, recorded, launched: after that a run is what it will always be.

@@ -16,11 +16,12 @@ from acceptance.making import photos
 from acceptance.settings import Bundle
 from acceptance.timing import Timing, in_turns
 from trtkit.errors import TrtkitError
-from trtkit.runtime.cache import CacheOptions, PrefixCache
-from trtkit.runtime.chain import load_chain
+from trtkit.photos.files import find_images
+from trtkit.photos.prefetch import default_workers
 from trtkit.runtime.device.slot import row_bytes
-from trtkit.runtime.files import find_images
-from trtkit.runtime.pipeline import Pipeline, default_workers
+from trtkit.runtime.loading import load_chain
+from trtkit.runtime.pipeline import Pipeline
+from trtkit.store.cache import CacheOptions, PrefixCache
 
 # A slow disk may not keep all of the first pass.
 FILLING_PASSES = 4

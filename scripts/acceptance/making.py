@@ -17,8 +17,8 @@ from trtkit.api.build import build as api_build
 from trtkit.bundle import Manifest
 from trtkit.engines.options import BuildOptions
 from trtkit.errors import TrtkitError, listed
+from trtkit.photos.samples import generate_images
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.samples import generate_images
 
 EXPORT_SECONDS = 900.0
 PHOTO_SECONDS = 300.0

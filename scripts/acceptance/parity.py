@@ -9,18 +9,19 @@ import numpy as np
 from acceptance.context import Context
 from acceptance.making import GENERATED, photos
 from acceptance.settings import Bundle
+from trtkit.building.verification import LIMITS, compare
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+from trtkit.photos.files import find_images
+from trtkit.photos.images import load_image, read_file
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.chain import Chain, load_chain
-from trtkit.runtime.files import find_images
-from trtkit.runtime.images import load_image, read_file
-from trtkit.runtime.verify import LIMITS, compare
+from trtkit.runtime.chain import Chain
+from trtkit.runtime.loading import load_chain
 from trtkit.tensors import Array
 
 
 @dataclass(frozen=True)
 class ParityRow:
-    """One tail on one set of images, as trtkit.runtime.verify compares: the worst image's relative
+    """One tail on one set of images, as trtkit.building.verification compares: the worst image's relative
     error, and the share of equal top-1 classes, 0 to 1. `by`: who compared."""
 
     tail: str

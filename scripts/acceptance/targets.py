@@ -20,7 +20,7 @@ from acceptance.steps import (
     rebuild_name,
     torch_name,
 )
-from trtkit.runtime.verify import LIMITS
+from trtkit.building.verification import LIMITS
 
 CHAIN_AT_MOST = 1.02
 CHAIN_BATCHES = (1, 8, 32)

@@ -23,13 +23,13 @@ import numpy as np
 from common import Outcome, Table, Target, argument_parser, positive, progress, run
 from subjects import exported, photos
 
+from trtkit.building.verification import LIMITS, compare
 from trtkit.engines.base import BuildPlace, StageBuild
 from trtkit.engines.registry import get_backend
 from trtkit.models.names import ARCHITECTURES
+from trtkit.photos.images import load_image, read_file
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.chain import Chain
-from trtkit.runtime.images import load_image, read_file
-from trtkit.runtime.verify import LIMITS, compare
 from trtkit.tensors import Array
 from trtkit.workspace import Workspace
 

@@ -26,11 +26,13 @@ from common import Outcome, Table, Target, argument_parser, at_most, positive, p
 from subjects import classify, exported, photos
 
 from trtkit import __version__
-from trtkit.api.auto import choose_cut
-from trtkit.api.profile import profile
-from trtkit.api.request import Asked
-from trtkit.api.wish import Wish
+from trtkit.building.auto import choose_cut
+from trtkit.building.profiles import profile
+from trtkit.building.request import Asked
 from trtkit.bundle import Manifest, Stage
+from trtkit.costs.goal import Wish
+from trtkit.costs.profile import Profile
+from trtkit.costs.workbench import BuiltFile, Workbench
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.engines.options import BuildOptions
 from trtkit.graph.boundaries import cut_points
@@ -39,11 +41,9 @@ from trtkit.graph.files import read_model
 from trtkit.graph.split import split
 from trtkit.graph.tree import Model
 from trtkit.identity import file_digest
-from trtkit.profiling.profile import Profile
-from trtkit.profiling.workbench import BuiltFile, Workbench
-from trtkit.runtime.cache import CacheOptions, PrefixCache
 from trtkit.runtime.chain import Runner
 from trtkit.runtime.pipeline import Pipeline
+from trtkit.store.cache import CacheOptions, PrefixCache
 from trtkit.workspace import Workspace
 
 MODELS = ("resnet50", "resnet152", "vgg16")

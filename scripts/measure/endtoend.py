@@ -17,11 +17,10 @@ from pathlib import Path
 from common import Competitors, Outcome, argument_parser, at_most, in_turns, positive, run, timed
 from subjects import Subject, compute, in_batches, off, photos
 
+from trtkit.photos.files import FoundImage, find_images
+from trtkit.photos.images import load_image, read_file
+from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.files import FoundImage, find_images
-from trtkit.runtime.images import load_image, read_file
-from trtkit.runtime.pipeline import default_workers
-from trtkit.runtime.prefetch import ordered_map
 from trtkit.tensors import Array
 
 LIMIT = 1.1

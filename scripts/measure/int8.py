@@ -46,10 +46,10 @@ from subjects import (
 from trainings import exported as exported_checkpoint
 
 from trtkit.bundle import Manifest, read_manifest
+from trtkit.costs.caching import entry_bytes
 from trtkit.engines.registry import can_build
-from trtkit.runtime.cache import CacheOptions
-from trtkit.runtime.costing import entry_bytes
-from trtkit.runtime.images import load_image, read_file
+from trtkit.photos.images import load_image, read_file
+from trtkit.store.cache import CacheOptions
 from trtkit.workspace import Workspace
 
 FASTER = 3.0
@@ -125,7 +125,7 @@ def engine_file(folder: Path) -> Path:
 
 def other_forms(model: Model, place: Path) -> dict[str, Path]:
     """Graphs in the forms that trtkit does not build for this processor, of the bundle's ranges."""
-    from trtkit.api.sources import load_model
+    from trtkit.building.sources import load_model
     from trtkit.graph.files import write_model
     from trtkit.graph.precision import name_nodes
     from trtkit.graph.quantize import (

@@ -33,7 +33,7 @@ from trtkit.api.evaluate import evaluate
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError
 from trtkit.identity import file_digest
-from trtkit.runtime.images import load_image, read_file
+from trtkit.photos.images import load_image, read_file
 from trtkit.tensors import Array
 from trtkit.workspace import Workspace
 
@@ -149,7 +149,7 @@ def built(
 
 def as_its_graph_says(options: argparse.Namespace, root: Path, data: Path, name: str) -> Score:
     """The form for TensorRT, as a build for it makes it, on ONNX Runtime without its int8 kernels."""
-    from trtkit.api.sources import load_model
+    from trtkit.building.sources import load_model
     from trtkit.graph.files import write_model
     from trtkit.graph.quantize import SYMMETRIC
     from trtkit.quantization.judge import relative_errors

@@ -114,7 +114,7 @@ def calibrate(export: Path, folder: Path, count: int, method: str, answer: Conne
     """Calibrate as a build does, and send what it took."""
     import resource
 
-    from trtkit.api.sources import load_model
+    from trtkit.building.sources import load_model
     from trtkit.graph.precision import name_nodes
     from trtkit.quantization.calibrate import measure_ranges
     from trtkit.quantization.photos import calibration_photos as choose

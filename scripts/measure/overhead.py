@@ -17,8 +17,8 @@ from typing import Any
 from common import Outcome, Table, argument_parser, at_most, positive, run
 from subjects import bundle, photos
 
-from trtkit.benchmark.competitors import COMPUTE, Spec
 from trtkit.benchmark.protocol import Settings, take_turns
+from trtkit.benchmark.spec import COMPUTE, Spec
 from trtkit.benchmark.worker import WorkerContestant
 from trtkit.cpu import usable_cores
 

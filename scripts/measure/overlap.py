@@ -16,8 +16,8 @@ from pathlib import Path
 from common import Outcome, Table, Target, argument_parser, positive, progress, run
 from subjects import bundle, photos
 
-from trtkit.benchmark.competitors import COMPUTE, Spec
 from trtkit.benchmark.protocol import Settings, take_turns
+from trtkit.benchmark.spec import COMPUTE, Spec
 from trtkit.benchmark.statistics import Interval, ratio_interval
 from trtkit.benchmark.worker import WorkerContestant
 from trtkit.cpu import usable_cores

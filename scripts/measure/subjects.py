@@ -19,10 +19,11 @@ import numpy as np
 from common import progress, timed
 
 from trtkit.bundle import Manifest, Stage, read_manifest
-from trtkit.runtime.cache import CacheOptions, PrefixCache
-from trtkit.runtime.chain import Chain, backend_of, load_chain
-from trtkit.runtime.images import load_image, read_file
+from trtkit.photos.images import load_image, read_file
+from trtkit.runtime.chain import Chain
+from trtkit.runtime.loading import backend_of, load_chain
 from trtkit.runtime.pipeline import Pipeline
+from trtkit.store.cache import CacheOptions, PrefixCache
 from trtkit.tensors import Array
 from trtkit.workspace import Workspace
 

@@ -14,7 +14,7 @@ import pytest
 import trtkit
 import trtkit.api.bench as api
 from tests.engines.simulated import install
-from tests.photos import write_photos
+from tests.pictures import write_photos
 from trtkit.benchmark import contest, kinds
 from trtkit.benchmark.clocks import Clocks, Reading
 from trtkit.cpu import usable_cores

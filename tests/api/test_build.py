@@ -17,15 +17,15 @@ import pytest
 
 import trtkit
 from tests.graph.onnx_graphs import run
-from tests.photos import write_photos
+from tests.pictures import write_photos
 from trtkit import CacheOptions, TrtkitError
 from trtkit.api import build as module
 from trtkit.bundle import MANIFEST, read_manifest
+from trtkit.costs.caching import entry_bytes
 from trtkit.engines.registry import get_backend
-from trtkit.runtime.costing import entry_bytes
-from trtkit.runtime.costs import Costs, machine_of
+from trtkit.photos.samples import generate_images
 from trtkit.runtime.pipeline import load
-from trtkit.runtime.samples import generate_images
+from trtkit.store.costs import Costs, machine_of
 
 
 def files(folder: Path) -> dict[str, bytes]:

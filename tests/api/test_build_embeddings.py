@@ -11,11 +11,11 @@ import pytest
 import trtkit
 from tests.divided import build, images_of, last_layer, outcome_of
 from tests.graph.onnx_graphs import run
-from tests.photos import write_photos
+from tests.pictures import write_photos
 from tests.profiles import make_profile
-from trtkit.api import request as requests
-from trtkit.api.sources import load_model
 from trtkit.benchmark import baselines
+from trtkit.building import request as requests
+from trtkit.building.sources import load_model
 from trtkit.bundle import read_manifest
 from trtkit.errors import TrtkitError
 from trtkit.graph.canonical import graph_digest
@@ -171,9 +171,9 @@ def test_the_baselines_join_three_stages(make_workspace):
 def test_the_cut_is_chosen_in_front_of_it(make_workspace, monkeypatch):
     place = make_workspace("resnet18")
     profiles = {"resnet18": make_profile([0.01] * 8, sizes=[9000 - 1000 * n for n in range(8)])}
-    monkeypatch.setattr("trtkit.api.auto.profile", lambda name, **options: profiles[name])
+    monkeypatch.setattr("trtkit.building.auto.profile", lambda name, **options: profiles[name])
     monkeypatch.setattr(
-        "trtkit.profiling.neighbours.measure_cuts",
+        "trtkit.costs.neighbours.measure_cuts",
         lambda profiles, models, cuts, **options: {cut: 1 / cut for cut in cuts},
     )
     report = build(place, cut="auto", embeddings=True)
@@ -181,7 +181,7 @@ def test_the_cut_is_chosen_in_front_of_it(make_workspace, monkeypatch):
     assert report.manifest.has_embeddings(report.manifest.tails[0])
     # As if the model's last two blocks came behind its embedding.
     monkeypatch.setattr("trtkit.graph.embedding.cuts_before_embedding", lambda *model: 6)
-    monkeypatch.setattr("trtkit.api.auto.build_id", lambda **content: "6" * 64)
+    monkeypatch.setattr("trtkit.building.auto.build_id", lambda **content: "6" * 64)
     assert build(place, cut="auto", embeddings=True).manifest.cut == 6
     profiles["resnet18"] = make_profile([0.0001] * 8, read=0.1)
     with pytest.raises(TrtkitError, match="--cut auto, which finds no split worth its cache"):

@@ -9,13 +9,13 @@ import pytest
 from tests.divided import build, last_layer, outcome_of
 from tests.engines.simulated import install
 from tests.quantized import quantize
-from trtkit.api.sources import load_model
+from trtkit.building.sources import load_model
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import get_backend
 from trtkit.engines.tensorrt import backend as backends
 from trtkit.errors import TrtkitError
 from trtkit.graph.values import producers
-from trtkit.runtime.samples import generate_images
+from trtkit.photos.samples import generate_images
 
 SMALL = BuildOptions.for_batches([(1, 2, 4)])
 

@@ -14,8 +14,8 @@ from tests.engines.simulated import install
 from trtkit.bundle import MANIFEST, read_manifest
 from trtkit.engines.options import BuildOptions
 from trtkit.errors import TrtkitError
+from trtkit.photos.samples import generate_images
 from trtkit.runtime.device.chain import DeviceChain
-from trtkit.runtime.samples import generate_images
 
 CARD = {"device_name": "NVIDIA A10", "compute_capability": (8, 6)}
 OTHER = {"device_name": "NVIDIA L4", "compute_capability": (8, 9)}

@@ -22,9 +22,9 @@ from trtkit.evaluation.metrics import Scores
 from trtkit.graph.export import reference_logits
 from trtkit.models import checkpoint, weights
 from trtkit.models.normalise import Normalise
+from trtkit.photos.images import load_image
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.chain import Chain
-from trtkit.runtime.images import load_image
 from trtkit.runtime.pipeline import load
 
 CLASSES = ("astronaut", "chelsea", "coffee", "rocket")

@@ -14,11 +14,11 @@ import pytest
 from onnx import helper
 
 import trtkit
-from tests.photos import write_photos
+from tests.pictures import write_photos
 from trtkit.api import evaluate as module
 from trtkit.api.evaluate import SubjectReport, evaluate
 from trtkit.identity import file_digest
-from trtkit.runtime.images import load_image
+from trtkit.photos.images import load_image
 from trtkit.runtime.pipeline import Pipeline, load
 
 SCALE, ZERO = 0.0625, 9

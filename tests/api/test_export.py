@@ -13,12 +13,12 @@ import torch
 
 import trtkit
 from tests.graph.onnx_graphs import classifier, run
-from tests.photos import write_photos
+from tests.pictures import write_photos
 from trtkit import TrtkitError
 from trtkit.graph.card import ModelCard
 from trtkit.models import weights
+from trtkit.photos.samples import generate_images
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.samples import generate_images
 
 
 def test_an_exported_architecture(exports):

@@ -10,15 +10,15 @@ import pytest
 
 import trtkit
 from tests.profiles import make_profile
-from trtkit.api.profile import best_cut, profile, profiles_folder
-from trtkit.api.wish import Wish
+from trtkit.building.profiles import best_cut, profile, profiles_folder
+from trtkit.costs.goal import Wish
 from trtkit.errors import TrtkitError
 from trtkit.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trtkit.profiling.workbench.ROUND_SECONDS", 0.1)
+    monkeypatch.setattr("trtkit.costs.workbench.ROUND_SECONDS", 0.1)
 
 
 def test_what_was_measured_is_kept(make_workspace: Callable[..., Workspace]) -> None:

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import trtkit
-from tests.photos import write_photos
+from tests.pictures import write_photos
 from trtkit.benchmark import baselines, loaded, torch_networks
-from trtkit.benchmark.competitors import COMPUTE, END_TO_END, Spec, load
+from trtkit.benchmark.competitors import load
 from trtkit.benchmark.kinds import missing
+from trtkit.benchmark.spec import COMPUTE, END_TO_END, Spec
 from trtkit.bundle import read_manifest
 from trtkit.cpu import usable_cores
 from trtkit.errors import TrtkitError

@@ -17,18 +17,20 @@ import trtkit
 from tests.engines.simulated import install
 from tests.engines.simulated.plans import engines
 from tests.graph.onnx_graphs import classifier, run
-from tests.photos import write_photos
+from tests.pictures import write_photos
 from trtkit.benchmark import onnxruntime_cuda, tensorrt_engines, torch_networks
-from trtkit.benchmark.baselines import load_network, merged, source_graphs
-from trtkit.benchmark.competitors import COMPUTE, END_TO_END, Spec, load
+from trtkit.benchmark.baselines import load_network, source_graphs
+from trtkit.benchmark.competitors import load
+from trtkit.benchmark.network import merged
 from trtkit.benchmark.onnxruntime_cuda import CPU, onnxruntime_on_device
+from trtkit.benchmark.spec import COMPUTE, END_TO_END, Spec
 from trtkit.benchmark.tensorrt_engines import PlacedEngines
 from trtkit.benchmark.torch_networks import TORCH, Way, torch_network
 from trtkit.bundle import read_manifest
 from trtkit.cpu import usable_cores
 from trtkit.engines.options import BuildOptions
 from trtkit.errors import TrtkitError
-from trtkit.runtime.samples import generate_images
+from trtkit.photos.samples import generate_images
 from trtkit.workspace import Workspace
 
 PHOTOS = np.random.default_rng(0).standard_normal((7, 3, 8, 8)).astype(np.float32)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from trtkit.benchmark import kinds
-from trtkit.benchmark.competitors import Spec, load
+from trtkit.benchmark.competitors import load
+from trtkit.benchmark.spec import Spec
 from trtkit.benchmark.trtexec import batch_seconds, precision_flags
 from trtkit.bundle import read_manifest
 from trtkit.errors import TrtkitError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.photos import write_photos
+from tests.pictures import write_photos
 from trtkit.cli.main import run
 from trtkit.workspace import Workspace
 

@@ -81,9 +81,9 @@ def test_auto_says_why(
 ) -> None:
     place = make_workspace("resnet18")
     profile = make_profile([0.01] * 8)
-    monkeypatch.setattr("trtkit.api.auto.profile", lambda name, **options: profile)
+    monkeypatch.setattr("trtkit.building.auto.profile", lambda name, **options: profile)
     monkeypatch.setattr(
-        "trtkit.profiling.neighbours.measure_cuts",
+        "trtkit.costs.neighbours.measure_cuts",
         lambda profiles, models, cuts, **options: dict.fromkeys(cuts, 0.01) | {8: 0.005},
     )
     ended = CliRunner().invoke(

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from tests.engines.simulated import install
-from tests.photos import write_photos
+from tests.pictures import write_photos
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 
-from tests.photos import write_photos
+from tests.pictures import write_photos
 
 
 def on_a_terminal(*arguments: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
-from tests.photos import encoded
+from tests.pictures import encoded
 from trtkit import TrtkitError
 from trtkit.evaluation.dataset import LabelledPhoto, read_dataset, read_part, split_photos
 

@@ -7,9 +7,10 @@ import time
 import pytest
 
 import trtkit
-from tests.photos import write_photos
-from trtkit.benchmark.competitors import COMPUTE, END_TO_END, Spec, load
+from tests.pictures import write_photos
+from trtkit.benchmark.competitors import load
 from trtkit.benchmark.kinds import GPU_BASELINES, missing
+from trtkit.benchmark.spec import COMPUTE, END_TO_END, Spec
 from trtkit.cpu import usable_cores
 from trtkit.engines.options import BuildOptions
 

@@ -8,7 +8,7 @@ import pytest
 import trtkit
 from trtkit.engines.cuda.device import free_memory
 from trtkit.engines.options import BuildOptions
-from trtkit.runtime.samples import generate_images
+from trtkit.photos.samples import generate_images
 
 pytestmark = pytest.mark.gpu
 OPTIONS = BuildOptions.for_batches([(1, 4, 16), (1, 1, 1)])

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper
 
 from tests.graph.onnx_graphs import make_model
-from tests.photos import encoded
+from tests.pictures import encoded
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError
 from trtkit.graph.card import ModelCard

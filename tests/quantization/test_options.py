@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.photos import encoded
+from tests.pictures import encoded
 from trtkit.errors import TrtkitError
 from trtkit.quantization import photos as module
 from trtkit.quantization.options import Int8Options

@@ -12,8 +12,9 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.photos import encoded
+from tests.pictures import encoded
 from trtkit.errors import TrtkitError
+from trtkit.photos.images import read_file
 from trtkit.preprocessing import Preprocessing
 from trtkit.quantization import photos as module
 from trtkit.quantization.photos import (
@@ -22,7 +23,6 @@ from trtkit.quantization.photos import (
     listing_digest,
     prepared,
 )
-from trtkit.runtime.images import read_file
 
 MANY = 512
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import trtkit
-from tests.photos import write_photos
+from tests.pictures import write_photos
 from trtkit import CacheOptions, TrtkitError
+from trtkit.photos.images import load_image
 from trtkit.runtime import pipeline as module
-from trtkit.runtime.cache import cache_folder
 from trtkit.runtime.chain import Chain, softmax
-from trtkit.runtime.images import load_image
 from trtkit.runtime.pipeline import Pipeline, load
 from trtkit.sizes import parse_size
+from trtkit.store.cache import cache_folder
 
 BUNDLE = "resnet18+resnet34-cut2-fp16"
 NO_CACHE = CacheOptions(mode="off")

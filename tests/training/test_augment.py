@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.photos import encoded, scaled
+from tests.pictures import encoded, scaled
 from trtkit.errors import ImageError
+from trtkit.photos.images import load_image
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.images import load_image
 from trtkit.training.augment import PRESETS, Augmentation, augmented, preset
 
 SIZE = Preprocessing(48, 48, 64)

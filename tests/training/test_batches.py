@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.photos import encoded, scaled
+from tests.pictures import encoded, scaled
 from trtkit.errors import TrtkitError
 from trtkit.evaluation.dataset import LabelledPhoto
 from trtkit.identity import bytes_digest

@@ -14,8 +14,8 @@ from scripts.digits import write_digits
 from trtkit.evaluation.dataset import read_dataset
 from trtkit.models import weights
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.store import FeatureStore
-from trtkit.runtime.store.codec import as_stored
+from trtkit.store import FeatureStore
+from trtkit.store.codec import as_stored
 from trtkit.training import features
 from trtkit.training.augment import PRESETS
 from trtkit.training.batches import PhotoBatches, epoch_order, in_order

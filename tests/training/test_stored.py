@@ -18,7 +18,7 @@ from trtkit.errors import TrtkitError
 from trtkit.evaluation.dataset import read_dataset
 from trtkit.models import weights
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.store import writer as writer_module
+from trtkit.store import writer as writer_module
 from trtkit.training import features, stored
 from trtkit.training.augment import PRESETS
 from trtkit.training.batches import PhotoBatches, in_order
@@ -31,7 +31,7 @@ MAP = 64 * 8 * 8 * 2
 HOLDER = """
 import sys
 from pathlib import Path
-from trtkit.runtime.store import FeatureStore
+from trtkit.store import FeatureStore
 with FeatureStore(Path(sys.argv[1]), mode="write"):
     print("held", flush=True)
     sys.stdin.read()

@@ -20,8 +20,8 @@ from trtkit.benchmark.protocol import INTERRUPTED, Settings
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.cpu import usable_cores
 from trtkit.errors import ImageError, TrtkitError, listed
-from trtkit.runtime.files import find_images
-from trtkit.runtime.images import load_image, read_file
+from trtkit.photos.files import find_images
+from trtkit.photos.images import load_image, read_file
 from trtkit.workspace import Workspace
 
 DEFAULT_PHOTOS = 32

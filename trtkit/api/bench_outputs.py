@@ -14,7 +14,7 @@ from trtkit.benchmark.plots import draw_bench
 from trtkit.benchmark.report import check_report, write_report
 from trtkit.benchmark.saved import Report, read_report
 from trtkit.errors import TrtkitError, listed, os_reason
-from trtkit.evaluation.plots import check_picture
+from trtkit.plotting import check_picture
 
 __all__ = ["Comparison", "Outputs", "stored"]
 

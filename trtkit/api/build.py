@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtkit import __version__, bundle
-from trtkit.api.auto import resolve_cut
-from trtkit.api.quantized import quantized
-from trtkit.api.request import Asked, Calibration, Request, from_bundle, from_exports
-from trtkit.api.sources import BundleSources, QuantizedSources, Tree
+from trtkit.building.auto import resolve_cut
+from trtkit.building.quantized import quantized
+from trtkit.building.request import Asked, Calibration, Request, from_bundle, from_exports
+from trtkit.building.sources import BundleSources, QuantizedSources, Tree
+from trtkit.building.verification import Comparison, check, compare, limits_for
 from trtkit.bundle import Manifest, Stage
+from trtkit.costs.caching import EngineCosts, engine_costs, measure_costs
 from trtkit.engines.base import BuildPlace, StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.engines.options import BuildOptions
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
 from trtkit.identity import file_digest
-from trtkit.runtime.chain import Chain, Runner, load_chain
-from trtkit.runtime.costing import EngineCosts, engine_costs, measure_costs
-from trtkit.runtime.costs import machine_of
-from trtkit.runtime.samples import SampleImages
-from trtkit.runtime.verify import Comparison, check, compare, limits_for
+from trtkit.photos.samples import SampleImages
+from trtkit.runtime.chain import Chain, Runner
+from trtkit.runtime.loading import load_chain
+from trtkit.store.costs import machine_of
 from trtkit.tensors import Array
 from trtkit.workspace import Workspace
 

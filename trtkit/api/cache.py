@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trtkit.runtime import store
-from trtkit.runtime.cache import cache_folder
+from trtkit import store
+from trtkit.store.cache import cache_folder
 
 
 def cache_info(folder: str | Path | None = None) -> store.StoreInfo:

@@ -15,7 +15,7 @@ from trtkit.cpu import processor_name, usable_cores
 from trtkit.engines.registry import BACKENDS, BackendEntry, get_backend
 from trtkit.errors import TrtkitError
 from trtkit.extras import EXTRAS, Extra
-from trtkit.runtime.cache import cache_folder
+from trtkit.store.cache import cache_folder
 from trtkit.workspace import Workspace
 
 NVIDIA_SMI_SECONDS = 10

@@ -27,7 +27,7 @@ from trtkit.evaluation.dataset import (
     unsplit_classes,
 )
 from trtkit.evaluation.metrics import ClassScores, Scores
-from trtkit.evaluation.plots import check_picture, draw_confusion
+from trtkit.evaluation.plots import draw_confusion
 from trtkit.evaluation.provenance import may_be_of, photos_trained_on
 from trtkit.evaluation.subjects import (
     CheckpointSubject,
@@ -36,10 +36,10 @@ from trtkit.evaluation.subjects import (
     match_labels,
     tails_of,
 )
+from trtkit.photos.images import load_image, read_file
+from trtkit.photos.prefetch import default_workers, ordered_map
+from trtkit.plotting import check_picture
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.images import load_image, read_file
-from trtkit.runtime.pipeline import default_workers
-from trtkit.runtime.prefetch import ordered_map
 from trtkit.tensors import Array
 from trtkit.workspace import Workspace
 

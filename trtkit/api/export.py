@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trtkit.building.verification import LIMITS, Comparison, check, compare
 from trtkit.errors import TrtkitError, listed, os_reason
 from trtkit.extras import require
 from trtkit.models.names import ARCHITECTURES, CHECKPOINTS
+from trtkit.photos.samples import SampleImages, choose_samples
 from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from trtkit.runtime.chain import softmax
-from trtkit.runtime.samples import SampleImages, choose_samples
-from trtkit.runtime.verify import LIMITS, Comparison, check, compare
 from trtkit.tensors import Array
 from trtkit.workspace import BEST, Workspace
 

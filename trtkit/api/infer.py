@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trtkit.runtime.cache import CacheOptions
 from trtkit.runtime.pipeline import Pipeline, load
+from trtkit.store.cache import CacheOptions
 from trtkit.workspace import Workspace
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from trtkit.benchmark import clocks
 from trtkit.benchmark.clocks import Clocks
-from trtkit.benchmark.competitors import CACHES, COMPUTE, MEASURES, Spec
 from trtkit.benchmark.kinds import BASELINES, COMPUTE_ALONE, PER_PRECISION, missing
 from trtkit.benchmark.protocol import INTERRUPTED, ContestantFailed, Settings, Turns, take_turns
+from trtkit.benchmark.spec import CACHES, COMPUTE, MEASURES, Spec
 from trtkit.benchmark.statistics import Interval, Summary, ratio_interval
 from trtkit.benchmark.worker import WorkerContestant
 from trtkit.bundle import Manifest

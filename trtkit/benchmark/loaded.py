@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from trtkit.benchmark.baselines import Network, OnDevice
+from trtkit.benchmark.network import Network, OnDevice
 from trtkit.bundle import Manifest
 from trtkit.errors import TrtkitError
+from trtkit.photos.images import load_image, read_file
+from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.cache import CacheOptions, PrefixCache
 from trtkit.runtime.chain import Runner, softmax
-from trtkit.runtime.images import load_image, read_file
-from trtkit.runtime.pipeline import Pipeline, Result, default_workers
-from trtkit.runtime.prefetch import ordered_map
+from trtkit.runtime.pipeline import Pipeline, Result
+from trtkit.store.cache import CacheOptions, PrefixCache
 from trtkit.tensors import Array
 
 if TYPE_CHECKING:
-    from trtkit.benchmark.competitors import Spec
+    from trtkit.benchmark.spec import Spec
 
 TOP = 5
 

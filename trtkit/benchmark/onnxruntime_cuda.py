@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
-from trtkit.benchmark.baselines import Network
+from trtkit.benchmark.network import Network
 from trtkit.engines.onnxruntime import ERRORS_ONLY, LOAD_ERRORS
 from trtkit.errors import TrtkitError
 from trtkit.tensors import Array

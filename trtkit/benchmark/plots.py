@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from trtkit.atomic import whole_file
 from trtkit.benchmark.saved import Report, measured, spread, wrong
 from trtkit.errors import TrtkitError, listed
-from trtkit.evaluation.plots import check_picture
+from trtkit.plotting import check_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

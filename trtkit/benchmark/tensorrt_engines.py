@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from trtkit.benchmark.baselines import merged, source_graphs
+from trtkit.benchmark.baselines import source_graphs
+from trtkit.benchmark.network import merged
 from trtkit.bundle import Manifest, Stage, check_files
 from trtkit.engines.base import Backend, BuildPlace, StageBuild
 from trtkit.engines.cuda.device import Event, Stream
@@ -20,9 +21,9 @@ from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import get_backend
 from trtkit.engines.tensorrt.engine import TensorRTEngine
 from trtkit.errors import TrtkitError
-from trtkit.runtime.chain import backend_of
 from trtkit.runtime.device.runs import PreparedRuns
 from trtkit.runtime.device.slot import Slot
+from trtkit.runtime.loading import backend_of
 from trtkit.tensors import Array
 from trtkit.workspace import TIMING_FOLDER
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtkit.benchmark.baselines import (
+from trtkit.benchmark.network import (
     HALF_TOLERANCE,
     TOLERANCE,
     Logits,

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtkit.benchmark.baselines import merged, source_graphs
+from trtkit.benchmark.baselines import source_graphs
+from trtkit.benchmark.network import merged
 from trtkit.bundle import Manifest, Stage
 from trtkit.errors import TrtkitError, os_reason
 

@@ -72,8 +72,8 @@ def infer(
     """
     from trtkit.api.infer import open_bundle
     from trtkit.cli.predictions import choose_format, destination, follow, summary, write_stats
-    from trtkit.runtime.cache import CacheOptions
     from trtkit.sizes import parse_size
+    from trtkit.store.cache import CacheOptions
 
     options = CacheOptions(
         mode="off" if no_cache else cache.value,

@@ -23,7 +23,7 @@ from trtkit.cli.output import note, print_json, print_table
 from trtkit.cli.progress import phases
 
 if TYPE_CHECKING:
-    from trtkit.profiling.profile import CutCost, Profile
+    from trtkit.costs.profile import CutCost, Profile
 
 
 def profile(
@@ -49,7 +49,7 @@ def profile(
 ) -> None:
     """Measure every block of a model, and what each cut costs and saves."""
     from trtkit.api import profile as api
-    from trtkit.api.wish import Wish
+    from trtkit.costs.goal import Wish
     from trtkit.sizes import parse_size
 
     storage = parse_size(storage_per_image, "storage per image") if storage_per_image else None
@@ -116,7 +116,7 @@ def _print(report: Profile) -> None:
 
 
 def _row(report: Profile, cut: CutCost) -> list[object]:
-    from trtkit.profiling.profile import USUAL
+    from trtkit.costs.profile import USUAL
 
     usual = cut.stored[USUAL]
     even = report.break_even(cut)

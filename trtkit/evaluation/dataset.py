@@ -22,10 +22,9 @@ from trtkit.evaluation.folders import (
     list_photos,
     part_folders,
 )
-from trtkit.runtime.decode import decode
-from trtkit.runtime.images import read_file
-from trtkit.runtime.pipeline import default_workers
-from trtkit.runtime.prefetch import ordered_map
+from trtkit.photos.decode import decode
+from trtkit.photos.images import read_file
+from trtkit.photos.prefetch import default_workers, ordered_map
 
 __all__ = [
     "ALL",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from trtkit.errors import TrtkitError, listed, os_reason
-from trtkit.runtime.files import IMAGE_EXTENSIONS, find_images
+from trtkit.photos.files import IMAGE_EXTENSIONS, find_images
 
 TRAIN: Final = "train"
 VAL: Final = "val"

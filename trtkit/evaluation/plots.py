@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trtkit.atomic import whole_file
-from trtkit.errors import TrtkitError, listed
-from trtkit.extras import require
+from trtkit.errors import TrtkitError
+from trtkit.plotting import check_picture
 from trtkit.tensors import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-ENDINGS: Final = (".png", ".pdf", ".svg")
 
 # Up to so many classes a number fits into its cell, and each class has its label beside it.
 _NUMBERED: Final = 20
@@ -27,16 +25,6 @@ _LABEL_LENGTH: Final = 24
 _AROUND, _EACH, _SMALLEST, _LARGEST = 2.5, 0.42, 3.0, 14.0
 _DPI: Final = 150
 _GAMMA: Final = 0.5
-
-
-def check_picture(path: Path) -> None:
-    """Raise TrtkitError unless a picture can be drawn to a file of this name."""
-    require("train", "A picture", "matplotlib")
-    if path.suffix.lower() not in ENDINGS:
-        raise TrtkitError(
-            f"A picture was asked for in {path}, whose ending is none of {listed(ENDINGS)}; choose one "
-            "of those."
-        )
 
 
 def draw_confusion(matrix: Array, classes: Sequence[str], path: Path, title: str) -> None:

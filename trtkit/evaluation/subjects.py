@@ -17,8 +17,8 @@ from trtkit.evaluation.pace import Pace
 from trtkit.extras import require
 from trtkit.models.names import CHECKPOINTS
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.cache import INTEGERS
 from trtkit.runtime.pipeline import load
+from trtkit.store.cache import INTEGERS
 from trtkit.tensors import Array
 
 if TYPE_CHECKING:

@@ -13,11 +13,10 @@ from blake3 import blake3
 
 from trtkit.errors import ImageError, TrtkitError
 from trtkit.evaluation.folders import SkippedPhoto, class_names, part_folders
+from trtkit.photos.files import file_state, find_images
+from trtkit.photos.images import load_image, read_file
+from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.files import file_state, find_images
-from trtkit.runtime.images import load_image, read_file
-from trtkit.runtime.pipeline import default_workers
-from trtkit.runtime.prefetch import ordered_map
 from trtkit.tensors import Array
 
 # At most so many are held out, and one in so many where there are few.

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 from trtkit.cpu import own_process
 from trtkit.errors import ImageError
 from trtkit.graph.quantize import KERNELS, SAME_RANGE
+from trtkit.photos.images import load_image, read_file
+from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.images import load_image, read_file
-from trtkit.runtime.pipeline import default_workers
-from trtkit.runtime.prefetch import ordered_map
 from trtkit.tensors import Array
 
 if TYPE_CHECKING:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from trtkit.bundle import Manifest, Stage, check_files
-from trtkit.engines.base import Backend, Engine, Tensor
-from trtkit.engines.registry import get_backend, installed
-from trtkit.errors import TrtkitError, listed
+from trtkit.engines.base import Engine, Tensor
 from trtkit.tensors import Array
 
 
@@ -187,54 +183,6 @@ class Chain:
         for engine in self._engines[1:]:
             taken, value = value, _run(engine, value)
         return taken, value
-
-
-def load_chain(
-    folder: Path, manifest: Manifest, tail: Stage, backend: Backend, *, gpu_cache: int = 0
-) -> Runner:
-    """The engines of `tail`, loaded. Raises TrtkitError for a missing, damaged or foreign file.
-
-    `gpu_cache`: bytes of device memory for feature maps, for backends on a device.
-    """
-    if gpu_cache and not backend.on_device:
-        raise TrtkitError(
-            f"A GPU cache was asked for, but the bundle {manifest.name} runs on {backend.name} on the "
-            "CPU; leave --gpu-cache out, or build the bundle with --backend tensorrt."
-        )
-    rebuild = f"trtkit build --bundle {manifest.name}"
-    blocked = backend.cannot_run()
-    if blocked is not None:
-        raise TrtkitError(
-            f"The bundle {manifest.name} was built for {backend.name}, which needs a GPU, but "
-            f"{blocked}; run it where there is one, or `{rebuild} --backend onnxruntime` here."
-        )
-    path = manifest.path_to(tail)
-    check_files(folder, path)
-    engines: list[Any] = [
-        backend.load(folder / stage.file, stage.engine, rebuild, stage.digest) for stage in path
-    ]
-    return chain_of(engines, backend, gpu_cache=gpu_cache)
-
-
-def chain_of(engines: Sequence[Any], backend: Backend, *, gpu_cache: int = 0) -> Runner:
-    """Loaded engines of `backend` that follow each other, from the root to one tail."""
-    if not backend.on_device:
-        return Chain(engines)
-    from trtkit.runtime.device.chain import DeviceChain
-
-    return DeviceChain(engines, gpu_cache=gpu_cache)
-
-
-def backend_of(manifest: Manifest) -> Backend:
-    """The backend a bundle was built for. Raises TrtkitError when this machine has it not."""
-    try:
-        return get_backend(manifest.backend)
-    except TrtkitError as error:
-        raise TrtkitError(
-            f"The bundle {manifest.name} was built for the {manifest.backend} backend, but here there "
-            f"is {listed(installed())}; run `trtkit build --bundle {manifest.name}` to build it for "
-            "this machine."
-        ) from error
 
 
 def softmax(logits: Array) -> Array:

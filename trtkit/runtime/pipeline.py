@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from trtkit.bundle import Manifest, Stage, read_manifest
-from trtkit.cpu import usable_cores
 from trtkit.engines.base import Backend
 from trtkit.errors import ImageError, TrtkitError
-from trtkit.runtime.cache import CacheMode, CacheOptions, PrefixCache, cache_folder, fits_memory
-from trtkit.runtime.chain import Lease, Pending, Runner, backend_of, load_chain, softmax
-from trtkit.runtime.costs import Costs, Verdict, format_name, machine_of, weigh
-from trtkit.runtime.files import FoundImage, find_images
-from trtkit.runtime.images import load_image, read_file
-from trtkit.runtime.prefetch import ordered_map
+from trtkit.photos.files import FoundImage, find_images
+from trtkit.photos.images import load_image, read_file
+from trtkit.photos.prefetch import default_workers, ordered_map
+from trtkit.runtime.chain import Lease, Pending, Runner, softmax
+from trtkit.runtime.loading import backend_of, load_chain
+from trtkit.store.cache import CacheMode, CacheOptions, PrefixCache, cache_folder, fits_memory
+from trtkit.store.costs import Costs, Verdict, format_name, machine_of, weigh
 from trtkit.tensors import Array
 
 
@@ -65,7 +65,7 @@ class InferenceStats:
 
 
 @dataclass(frozen=True)
-class _Photo:
+class ReadPhoto:
     """A file that was read: its pixels on a miss, its feature map on a hit, neither when it failed."""
 
     path: str
@@ -83,9 +83,9 @@ class _Batch:
     feature maps come out of the prefix, in order. `pending` is None when all of them failed.
     """
 
-    photos: Sequence[_Photo]
+    photos: Sequence[ReadPhoto]
     places: list[int]
-    computed: list[_Photo]
+    computed: list[ReadPhoto]
     pending: Pending | None
 
 
@@ -236,11 +236,11 @@ class Pipeline:
                 f"for {low} to {high} images; choose one of those or build with --batch."
             )
 
-    def _read(self, found: FoundImage) -> _Photo:
+    def _read(self, found: FoundImage) -> ReadPhoto:
         """Runs in the decoding threads: a hit is neither decoded nor resized."""
         path = str(found.path)
         if found.error is not None:
-            return _Photo(path, error=found.error)
+            return ReadPhoto(path, error=found.error)
         try:
             data = read_file(found.path)
             key = self.cache.key(data) if self.cache else None
@@ -250,12 +250,12 @@ class Pipeline:
                     lambda into: cache.get(sought, into)
                 )
                 if feature is not None:
-                    return _Photo(path, key, feature=feature)
-            return _Photo(path, key, image=load_image(data, self.manifest.preprocessing))
+                    return ReadPhoto(path, key, feature=feature)
+            return ReadPhoto(path, key, image=load_image(data, self.manifest.preprocessing))
         except ImageError as error:
-            return _Photo(path, error=str(error))
+            return ReadPhoto(path, error=str(error))
 
-    def _start(self, photos: Sequence[_Photo]) -> _Batch:
+    def _start(self, photos: Sequence[ReadPhoto]) -> _Batch:
         """Give a batch to the engines: the distinct misses, and the feature maps that are known."""
         good = [photo for photo in photos if photo.error is None]
         hits = [photo for photo in good if photo.feature is not None]
@@ -369,10 +369,10 @@ def _weigh(
     )
 
 
-def _distinct(misses: Sequence[_Photo]) -> tuple[list[_Photo], list[int]]:
+def _distinct(misses: Sequence[ReadPhoto]) -> tuple[list[ReadPhoto], list[int]]:
     """The photos to compute, and for each miss its row: the same photo twice is computed once."""
     row_of: dict[bytes | int, int] = {}
-    first: list[_Photo] = []
+    first: list[ReadPhoto] = []
     rows = []
     for position, photo in enumerate(misses):
         name = photo.key if photo.key is not None else position
@@ -381,8 +381,3 @@ def _distinct(misses: Sequence[_Photo]) -> tuple[list[_Photo], list[int]]:
             first.append(photo)
         rows.append(row_of[name])
     return first, rows
-
-
-def default_workers() -> int:
-    """Decoding threads: one per usable core, at most 16."""
-    return min(16, usable_cores())

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from trtkit.photos.decode import decode
+from trtkit.photos.images import resize_and_crop
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.decode import decode
-from trtkit.runtime.images import resize_and_crop
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -11,9 +11,9 @@ import numpy as np
 from trtkit.errors import ImageError, TrtkitError
 from trtkit.evaluation.dataset import LabelledPhoto
 from trtkit.identity import derived_seed
+from trtkit.photos.images import load_image, read_file
+from trtkit.photos.prefetch import ordered_map
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.images import load_image, read_file
-from trtkit.runtime.prefetch import ordered_map
 from trtkit.tensors import Array
 from trtkit.training.augment import Augmentation, augmented
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from trtkit.errors import TrtkitError
 from trtkit.identity import bytes_digest, feature_key
-from trtkit.runtime.store import FeatureStore
-from trtkit.runtime.store.codec import as_stored
+from trtkit.store import FeatureStore
+from trtkit.store.codec import as_stored
 from trtkit.tensors import Array
 from trtkit.training.batches import Indices, PhotoBatches, grouped, in_order
 from trtkit.training.network import Network

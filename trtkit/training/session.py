@@ -20,9 +20,9 @@ from trtkit.evaluation.metrics import Scores
 from trtkit.models.architectures import create
 from trtkit.models.checkpoint import load, read_checkpoint, save_checkpoint
 from trtkit.models.prefix import prefix_digest
+from trtkit.photos.prefetch import default_workers
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.cache import cache_folder
-from trtkit.runtime.pipeline import default_workers
+from trtkit.store.cache import cache_folder
 from trtkit.training import bottleneck
 from trtkit.training.augment import preset
 from trtkit.training.batches import PhotoBatches, Source

@@ -15,8 +15,8 @@ from blake3 import blake3
 
 from trtkit.errors import TrtkitError
 from trtkit.models.prefix import prefix_digest
-from trtkit.runtime.store import FeatureStore
 from trtkit.sizes import human_bytes
+from trtkit.store import FeatureStore
 from trtkit.training.batches import PhotoBatches
 from trtkit.training.features import DTYPE, GROUP, HELD_BYTES, FeatureBatches, Filled
 from trtkit.training.network import Network

@@ -12,9 +12,9 @@ import numpy as np
 from blake3 import blake3
 
 from trtkit.errors import ImageError, TrtkitError
-from trtkit.runtime.decode import decode
-from trtkit.runtime.files import find_images
-from trtkit.runtime.images import read_file
+from trtkit.photos.decode import decode
+from trtkit.photos.files import find_images
+from trtkit.photos.images import read_file
 from trtkit.tensors import Array
 from trtkit.video.frames import MICROSECONDS, Frame, Gap
 

@@ -11,8 +11,9 @@ import numpy as np
 from trtkit.bundle import Manifest, Stage, read_manifest
 from trtkit.errors import TrtkitError, listed
 from trtkit.identity import bytes_digest, feature_key
-from trtkit.runtime.chain import Runner, backend_of, load_chain, softmax
-from trtkit.runtime.images import load_image
+from trtkit.photos.images import load_image
+from trtkit.runtime.chain import Runner, softmax
+from trtkit.runtime.loading import backend_of, load_chain
 from trtkit.tensors import Array
 from trtkit.video.clusters import normalised
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.video.store.records import row
 from trtkit.errors import TrtkitError
-from trtkit.runtime.store.append import Appender
+from trtkit.store.append import Appender
 from trtkit.video.options import IngestOptions
 from trtkit.video.store import maps
 from trtkit.video.store.database import Database

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from trtkit.errors import TrtkitError
 from trtkit.identity import bytes_digest, feature_key
-from trtkit.runtime.store import store_bytes
-from trtkit.runtime.store import verify as verify_maps
+from trtkit.store import store_bytes
+from trtkit.store import verify as verify_maps
 from trtkit.video.store.database import FILE, DamagedStore, Database
 from trtkit.video.store.identity import Identity, identity
 from trtkit.video.store.maps import maps_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trtkit.errors import TrtkitError
-from trtkit.runtime.store import FeatureStore
+from trtkit.store import FeatureStore
 from trtkit.tensors import Array
 from trtkit.video.options import IngestOptions
 from trtkit.video.store.database import Database

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trtkit.atomic import whole_file
-from trtkit.evaluation.plots import check_picture
+from trtkit.plotting import check_picture
 from trtkit.video.tuning.tune import Targets, Tuned
 
 

@@ -1,0 +1,44 @@
+"""One competitor in one measurement, as it is handed to the process that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+COMPUTE, END_TO_END = MEASURES = ("compute", "end to end")
+CACHES = ("off", "cold", "warm")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One competitor in one measurement.
+
+    `kind`: one of KINDS. `measure`: `compute` is from prepared images in memory to logits, `end to
+    end` from files to the five best classes. `bundle`: the bundle's folder, `tail`: the name of one
+    of its models. `photos`: files that can be read. `batch`: images a run of the engine, the last
+    one having the rest. `threads`: those of the engine. `cache`: `off`, `cold` (empty before every
+    run) or `warm` (every photo in it), the latter two for trtkit end to end alone. `cache_dir`: an
+    existing folder of this competitor's own, needed for them. `built_dir`: an existing folder that all
+    of a run share, where kinds that build an engine keep it.
+    """
+
+    kind: str
+    measure: str
+    bundle: str
+    tail: str
+    photos: tuple[str, ...]
+    batch: int
+    threads: int
+    cache: str = "off"
+    cache_dir: str = ""
+    built_dir: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "photos": list(self.photos)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Spec:
+        """The spec of such an object. Raises KeyError or TypeError for wrong fields."""
+        # A worker's object also says which function is to be called with it.
+        fields = {name: given for name, given in value.items() if name != "factory"}
+        return cls(**{**fields, "photos": tuple(fields["photos"])})

@@ -1,0 +1,1 @@
+"""What blocks, cuts and the cache take on this machine, and the cut that follows from it."""

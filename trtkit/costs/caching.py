@@ -1,0 +1,249 @@
+"""Measuring what feature maps cost on this machine."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtkit.atomic import sweep
+from trtkit.errors import TrtkitError, os_reason
+from trtkit.identity import bytes_digest
+from trtkit.photos.images import load_image, read_file
+from trtkit.photos.prefetch import default_workers
+from trtkit.preprocessing import Preprocessing
+from trtkit.runtime.chain import Runner
+from trtkit.store import info
+from trtkit.store.cache import CacheOptions, PrefixCache, cache_folder
+from trtkit.store.codec import KEY_BYTES, as_stored, encode
+from trtkit.store.costs import Costs, StoreCosts, format_name
+from trtkit.store.segment import segment_numbers, segment_path
+from trtkit.store.writer import COMMIT_BYTES
+from trtkit.tensors import Array
+
+PASSES = 5
+# More than the fewest only while they take less than this: a GPU's first runs prepare the others.
+FEWEST_ROUNDS, MOST_ROUNDS, ROUNDS_SECONDS = 2, 12, 0.1
+TEMPORARY = ".costs-"
+# The cache asks for the id of a prefix; a cache of its own needs none.
+NO_PREFIX = "0" * 64
+
+
+@dataclass(frozen=True)
+class EngineCosts:
+    """Of one chain: seconds of the prefix and of the tail for each image, and feature maps it made.
+
+    `features`: N x ..., in the dtype that the engines hand over. `overlaps`: the engines run beside
+    the processor.
+    """
+
+    prefix: float
+    tail: float
+    features: Array
+    overlaps: bool
+
+
+def engine_costs(chain: Runner, images: Array) -> EngineCosts:
+    """Measure a chain that is split on a batch of images, uint8 N x H x W x 3.
+
+    The fastest of a few runs: it is to be told what is cheaper, and the rest is others' work.
+    """
+    listed = list(images)
+    chain.reserve(len(listed), len(listed))
+    computed = chain.submit(listed, [], keep=True).result().features
+    if computed is None:
+        raise ValueError("only a chain that is split has feature maps")
+    features = np.array(computed)
+    whole: list[float] = []
+    tail: list[float] = []
+    while len(whole) < FEWEST_ROUNDS or (
+        len(whole) < MOST_ROUNDS and sum(whole) + sum(tail) < ROUNDS_SECONDS
+    ):
+        started = time.perf_counter()
+        chain.submit(listed, []).result()
+        between = time.perf_counter()
+        chain.submit([], list(features)).result()
+        whole.append(between - started)
+        tail.append(time.perf_counter() - between)
+    behind = min(tail) / len(listed)
+    before = max(0.0, min(whole) / len(listed) - behind)
+    return EngineCosts(before, behind, features, chain.on_gpu)
+
+
+def measure_costs(
+    tails: Mapping[str, EngineCosts],
+    machine: tuple[str, ...],
+    photos: Sequence[Path],
+    preprocessing: Preprocessing,
+) -> Costs:
+    """The costs of a bundle whose tails, by name, were measured: with decoding and the cache.
+
+    `photos`: files to read and decode. Takes the default format of the cache. Raises TrtkitError when
+    no cache can be made.
+    """
+    options = CacheOptions()
+    first = next(iter(tails.values()))
+    workers = reading_threads(overlaps=first.overlaps)
+    stored = store_costs(photos, list(first.features), preprocessing, options, workers)
+    return Costs(
+        machine=machine,
+        batch=len(first.features),
+        decode=decode_seconds(photos, preprocessing, workers),
+        prefix=statistics.median(each.prefix for each in tails.values()),
+        tails={name: each.tail for name, each in tails.items()},
+        store={format_name(options.dtype, options.codec): stored},
+        overlaps=first.overlaps,
+    )
+
+
+def reading_threads(*, overlaps: bool) -> int:
+    """How many threads reading and decoding are to be measured with.
+
+    Beside a GPU as many as a pipeline has. On the CPU one: where a reader takes a core, the engines'
+    thread on that core comes late, and all the others wait for it, so what counts is the core's time.
+    """
+    return default_workers() if overlaps else 1
+
+
+def decode_seconds(photos: Sequence[Path], preprocessing: Preprocessing, workers: int = 1) -> float:
+    """From a photo's file to the image that the engines take, by so many threads."""
+    with _threads(workers) as threads:
+        return _seconds(threads, lambda path: load_image(read_file(path), preprocessing), photos)
+
+
+def store_costs(
+    photos: Sequence[Path],
+    features: Sequence[Array],
+    preprocessing: Preprocessing,
+    options: CacheOptions,
+    workers: int = 1,
+) -> StoreCosts:
+    """Write and read feature maps (each without a batch dimension) as the maps of `photos`.
+
+    They are read by `workers` threads. Fewer maps than photos come again and again. In a new cache
+    beside the one of `options`, that is removed afterwards. Raises TrtkitError when none can be made
+    or filled.
+    """
+    with _beside(cache_folder(options.folder)) as (folder, same_disk):
+        own = replace(options, mode="always", folder=folder)
+        with PrefixCache.open(own, preprocessing, NO_PREFIX) as cache:
+            write = _fill(cache, photos, features)
+            kept = info(folder)
+            if kept.entries < len(photos):
+                raise TrtkitError(
+                    f"The disk of {folder} took {kept.entries} of {len(photos)} feature maps to "
+                    "measure a cache with; free space there."
+                )
+            segments = [segment_path(folder, number) for number in segment_numbers(folder)]
+            batch = np.empty((len(photos), *features[0].shape), features[0].dtype)
+
+            def read(place: int) -> None:
+                feature = cache.get(_key(cache, photos[place], place))
+                if feature is not None:
+                    batch[place] = feature
+
+            places = range(len(photos))
+            cold = None
+            with _threads(workers) as threads:
+                warm = _seconds(threads, read, places)
+                if same_disk and hasattr(os, "posix_fadvise"):
+                    cold = _seconds(threads, read, places, before=lambda: _forget(segments))
+    return StoreCosts(kept.bytes // len(photos), read=warm, read_cold=cold, write=write)
+
+
+def _fill(cache: PrefixCache, photos: Sequence[Path], features: Sequence[Array]) -> float:
+    """Put a map for each photo, until they are committed; seconds for each."""
+    started, waiting = time.perf_counter(), 0
+    for number, path in enumerate(photos):
+        feature = features[number % len(features)]
+        cache.put(_key(cache, path, number), feature)
+        waiting += feature.nbytes
+        if waiting >= COMMIT_BYTES:
+            # It commits here anyway; a disk that is slower must not have it refuse the next ones.
+            cache.store.flush()
+            waiting = 0
+    cache.store.flush()
+    return (time.perf_counter() - started) / len(photos)
+
+
+def entry_bytes(feature: Array, options: CacheOptions) -> int:
+    """What a feature map takes on the disk in that format, its header included."""
+    stored = as_stored(feature, options.dtype)
+    header, packed, _ = encode(bytes(KEY_BYTES), options.dtype, stored, options.codec)
+    return len(packed) + header.payload_bytes
+
+
+def _key(cache: PrefixCache, path: Path, number: int) -> bytes:
+    """As a pipeline finds a photo; the same photo twice still has two maps here."""
+    return bytes_digest(cache.key(read_file(path)) + number.to_bytes(8, "little"))
+
+
+def _threads(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="trtkit-costs")
+
+
+def _seconds(
+    threads: ThreadPoolExecutor,
+    work: Callable[[Any], object],
+    items: Sequence[Any],
+    before: Callable[[], None] = lambda: None,
+) -> float:
+    """Seconds an item: the median pass, so that the one that starts the threads does not count."""
+    passes = []
+    for _ in range(PASSES):
+        before()
+        started = time.perf_counter()
+        for _ in threads.map(work, items):
+            pass
+        passes.append((time.perf_counter() - started) / len(items))
+    return statistics.median(passes)
+
+
+def _forget(files: Sequence[Path]) -> None:
+    """Have the system drop what it keeps of these files in memory."""
+    for path in files:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """A folder in `folder`, for a while, else in the system's own place; and whether it is the former.
+
+    A store knows its files by their names and never looks into folders.
+    """
+    same_disk = True
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder, TEMPORARY)
+        temporary = tempfile.TemporaryDirectory(
+            prefix=TEMPORARY, dir=folder, ignore_cleanup_errors=True
+        )
+    except OSError:
+        same_disk = False
+        temporary = _elsewhere(folder)
+    with temporary as name:
+        yield Path(name), same_disk
+
+
+def _elsewhere(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="trtkit-costs-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise TrtkitError(
+            f"Neither {folder} nor the system's temporary folder can be written "
+            f"({os_reason(error)}); free space there or name another cache folder."
+        ) from error

@@ -1,0 +1,152 @@
+"""What a model's blocks take, and what follows from that for every cut. All times in seconds per photo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trtkit.store.cache import CacheOptions
+from trtkit.store.costs import StoreCosts, format_name, together
+
+FORMAT = 2
+# What `infer` keeps feature maps as when nothing else is asked for.
+USUAL = format_name(CacheOptions().dtype, CacheOptions().codec)
+
+
+@dataclass(frozen=True)
+class BlockTime:
+    """A block, or what comes behind the last one, in the model's own engine."""
+
+    block: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class KindTime:
+    """All layers of one type, in the engine's words."""
+
+    kind: str
+    layers: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CutCost:
+    """One cut: what runs before and behind it, and its feature map in each format of the cache.
+
+    `prefix` and `tail`: the sum of the blocks, and what handing over costs. `shape` is per image.
+    `stored`: by the format's name, in the order of `infer`'s options; times of the first cut with a map
+    of that shape, bytes of its own.
+    """
+
+    cut: int
+    block: str
+    tensor: str
+    shape: tuple[int, ...]
+    flops_share: float
+    prefix: float
+    tail: float
+    stored: Mapping[str, StoreCosts]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model on one machine, one backend, one precision and one batch size.
+
+    `whole`: the engine of the unsplit model; `decode`: from a photo's file to the engine's image;
+    `serve`: what `infer` itself does for a photo, whatever becomes of it; `overlaps`: the engines run
+    beside the processor. `rounds`: how often the whole was measured.
+    """
+
+    model: str
+    digest: str
+    backend: str
+    backend_version: str
+    precision: str
+    machine: tuple[str, ...]
+    created: str
+    photos: str
+    batch: int
+    threads: int
+    rounds: int
+    whole: float
+    decode: float
+    serve: float
+    overlaps: bool
+    blocks: tuple[BlockTime, ...]
+    kinds: tuple[KindTime, ...]
+    cuts: tuple[CutCost, ...]
+
+    @property
+    def computed(self) -> float:
+        """A photo without a cache and without a split."""
+        return self._together(self.decode, self.whole)
+
+    def warm(self, cut: CutCost, form: str = USUAL, *, cold_disk: bool = False) -> float:
+        """A photo whose feature map is cached, in memory or (`cold_disk`) on the disk alone."""
+        stored = cut.stored[form]
+        read = stored.read
+        if cold_disk and stored.read_cold is not None:
+            read = stored.read_cold
+        return self._together(read, cut.tail)
+
+    def cold(self, cut: CutCost, form: str = USUAL) -> float:
+        """A photo whose feature map is computed and put into the cache."""
+        return self._together(self.decode + cut.stored[form].write, cut.prefix + cut.tail)
+
+    def saved(self, cut: CutCost, form: str = USUAL) -> float:
+        """What a hit takes less than the unsplit model; below 0 it takes more."""
+        return self.computed - self.warm(cut, form)
+
+    def break_even(self, cut: CutCost, form: str = USUAL) -> float | None:
+        """The share of hits, 0 to 1, from which on the cache is worth it; None when never.
+
+        Where h * warm + (1 - h) * cold is what computing takes.
+        """
+        warm, cold = self.warm(cut, form), self.cold(cut, form)
+        if warm >= self.computed:
+            return None
+        return min(1.0, max(0.0, (cold - self.computed) / (cold - warm)))
+
+    def expected(self, cut: CutCost, hit_rate: float, form: str = USUAL) -> float:
+        """A photo on average, when that share of the photos is cached."""
+        return hit_rate * self.warm(cut, form) + (1 - hit_rate) * self.cold(cut, form)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, and for every cut and format what follows from it."""
+        value = asdict(self)
+        for cut, described in zip(self.cuts, value["cuts"], strict=True):
+            for form, stored in described["stored"].items():
+                stored["warm"] = self.warm(cut, form)
+                stored["warm_cold_disk"] = self.warm(cut, form, cold_disk=True)
+                stored["saved"] = self.saved(cut, form)
+                stored["break_even_hit_rate"] = self.break_even(cut, form)
+        return {"format": FORMAT, "computed": self.computed, **value}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Profile:
+        """The profile of such an object. Raises KeyError, TypeError or ValueError for another one."""
+        if value["format"] != FORMAT:
+            raise ValueError(f"it has format {value['format']}, this trtkit reads {FORMAT}")
+        fields = {name: value[name] for name in cls.__dataclass_fields__}
+        return cls(
+            **{
+                **fields,
+                "machine": tuple(value["machine"]),
+                "blocks": tuple(BlockTime(**each) for each in value["blocks"]),
+                "kinds": tuple(KindTime(**each) for each in value["kinds"]),
+                "cuts": tuple(_cut_cost(each) for each in value["cuts"]),
+            }
+        )
+
+    def _together(self, host: float, engines: float) -> float:
+        return together(self.serve + host, engines, overlaps=self.overlaps)
+
+
+def _cut_cost(value: Mapping[str, Any]) -> CutCost:
+    stored = {
+        form: StoreCosts(**{name: each[name] for name in StoreCosts.__dataclass_fields__})
+        for form, each in value["stored"].items()
+    }
+    return CutCost(**{**value, "shape": tuple(value["shape"]), "stored": stored})

@@ -1,0 +1,1 @@
+"""Photos: finding, reading, decoding, resizing, and doing so ahead of their use."""

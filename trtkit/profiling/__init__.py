@@ -1,1 +1,0 @@
-"""What every block of a model takes, and the cut that follows from it."""
