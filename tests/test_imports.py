@@ -12,7 +12,7 @@ import pytest
 import trtkit
 
 HEAVY = (
-    "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "PIL",
+    "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "PIL", "msgspec", "jinja2",
     "simplejpeg", "numpy", "sklearn", "matplotlib", "tensorrt", "lz4", "zstandard", "sqlite3", "av",
     "pyarrow",
     "rich.console",

@@ -1,0 +1,65 @@
+"""Dataclasses as JSON and back, checked against their types by msgspec.
+
+Fields become keys in their order. Unknown keys are ignored, so that files of a
+newer version with more fields still load; a missing key without a default or a wrong type is an error
+that names the field.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trtkit.atomic import whole_file
+
+T = TypeVar("T")
+
+
+def to_plain(value: Any) -> Any:
+    """`value` as dicts, lists, strings, numbers, booleans and None; paths become strings.
+
+    Tuples stay tuples, which JSON writes as lists.
+
+    >>> from trtkit.tensors import TensorSpec
+    >>> to_plain(TensorSpec("images", "uint8", (224, 224, 3)))
+    {'name': 'images', 'dtype': 'uint8', 'shape': (224, 224, 3)}
+    """
+    import msgspec
+
+    return msgspec.to_builtins(value, enc_hook=_encode)
+
+
+def from_plain(value: Any, kind: type[T]) -> T:
+    """The `kind` that `value` describes. Raises ValueError that names the field that does not fit."""
+    import msgspec
+
+    try:
+        return msgspec.convert(value, kind, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """The `kind` in a JSON file. Raises OSError, or ValueError for content that does not fit."""
+    return from_plain(json.loads(path.read_text(encoding="utf-8")), kind)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON; the file appears whole. Raises TrtkitError."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(to_plain(value), indent=2) + "\n", encoding="utf-8")
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if issubclass(kind, Path) and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"{value!r} is no {kind.__name__}")
