@@ -12,9 +12,9 @@ import pytest
 import trtkit
 
 HEAVY = (
-    "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "PIL", "msgspec", "jinja2",
+    "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "PIL",
     "simplejpeg", "numpy", "sklearn", "matplotlib", "tensorrt", "lz4", "zstandard", "sqlite3", "av",
-    "pyarrow",
+    "pyarrow", "msgspec", "jinja2",
     "rich.console",
 )  # fmt: skip
 COMMANDS = (
