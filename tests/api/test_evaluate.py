@@ -513,7 +513,7 @@ def test_logits_that_are_nan_are_no_scores(made, tmp_path):
             "tails t were asked of checkpoints, which have",
         ),
         ({"checkpoints": ["x.pt"], "image_size": 0}, "--image-size 0 was given; give 1 pixel or"),
-        ({"plot": "x.bmp"}, r"x\.bmp, whose ending is none of"),
+        ({"plot": "x.bmp"}, r"A picture cannot be drawn to x\.bmp; give a name"),
     ],
     ids=str,
 )

@@ -173,7 +173,7 @@ def test_the_ending_says_the_format(tmp_path, ending):
     start = {"pdf": b"%PDF", "svg": b"<?xml", "PNG": b"\x89PNG"}[ending]
     assert path.read_bytes().startswith(start)
     assert [each.name for each in path.parent.iterdir()] == [path.name]
-    with pytest.raises(TrtkitError, match=r"bench\.bmp, whose ending is none of"):
+    with pytest.raises(TrtkitError, match=r"bench\.bmp; give a name that ends in \.png"):
         draw_bench(usual(), tmp_path / "bench.bmp")
 
 

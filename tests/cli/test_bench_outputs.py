@@ -88,7 +88,10 @@ def test_another_machine_is_told(trtkit, old, slow):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--plot", "a.bmp"], "a.bmp, whose ending is none of .png, .pdf, .svg"),
+        (
+            ["--plot", "a.bmp"],
+            "A picture cannot be drawn to a.bmp; give a name that ends in .png, .pdf, .svg.",
+        ),
         (["--report", "a.txt"], "a.txt, whose ending is none of .html, .htm"),
         (["--compare", "nothing.json"], "The report nothing.json cannot be read"),
         (["--from", "nothing.json"], "The report nothing.json cannot be read"),

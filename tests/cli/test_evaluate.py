@@ -121,7 +121,10 @@ def test_part_and_seed(trtkit, made):
         (["nowhere"], "Error: There is no folder nowhere; give a folder with one folder of photos"),
         (["{data}", "--tail", "x"], "Error: The tails x were asked of checkpoints"),
         (["{data}/coffee"], "has 2 photos lying directly in it but no class folders"),
-        (["{data}", "--plot", "x.txt"], "Error: A picture was asked for in x.txt, whose ending"),
+        (
+            ["{data}", "--plot", "x.txt"],
+            "Error: A picture cannot be drawn to x.txt; give a name that ends in .png, .pdf, .svg.",
+        ),
     ],
 )
 def test_errors_are_one_line_and_exit_with_2(trtkit, made, arguments, message):

@@ -112,7 +112,9 @@ def test_the_ending_says_the_format(tmp_path, ending, start):
 
 
 def test_other_endings_are_refused(tmp_path):
-    with pytest.raises(TrtkitError, match=r"picture\.bmp, whose ending is none of \.png, \.pdf"):
+    with pytest.raises(
+        TrtkitError, match=r"picture\.bmp; give a name that ends in \.png, \.pdf, \.svg\."
+    ):
         draw_confusion(np.eye(2), ["a", "b"], tmp_path / "picture.bmp", "t")
 
 

@@ -11,10 +11,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from trtkit.atomic import whole_file
 from trtkit.benchmark.saved import Report, measured, spread, wrong
 from trtkit.errors import TrtkitError, listed
-from trtkit.plotting import check_picture
+from trtkit.plotting import check_picture, drawable, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,11 +74,7 @@ def draw_bench(report: Report, path: Path) -> None:
 
     Raises TrtkitError when nothing was measured, matplotlib is missing or the file cannot be written.
     """
-    check_picture(path)
-    figure = _drawn(report)
-    with warnings.catch_warnings(), whole_file(path) as temporary:
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(temporary)
+    save_figure(_drawn(report), path)
 
 
 def bench_svg(report: Report) -> str:
@@ -114,17 +109,8 @@ def _drawn(report: Report) -> Figure:
             "A picture of a bench report was asked for, but none of its competitors was measured; "
             "their problems are in the report."
         )
-    # The object API: pyplot keeps every figure of the process, and asks for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     heights = [_EACH_PANEL + _EACH_BAR * _rows(panel) for panel in shown]
-    figure = Figure(
-        figsize=(_WIDTH, sum(heights)),
-        dpi=min(_DPI, _MOST_PIXELS / sum(heights)),
-        layout="constrained",
-    )
-    FigureCanvasAgg(figure)
+    figure = new_figure(_WIDTH, sum(heights), dpi=min(_DPI, _MOST_PIXELS / sum(heights)))
     looks = _looks(shown)
     grid = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)
     for axes, panel in zip(grid[:, 0], shown, strict=True):
@@ -161,13 +147,13 @@ def _draw_panel(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> 
         for figure in filter(measured, contest["figures"]):
             row += 1
             places.append(row)
-            labels.append(_short(figure["competitor"]))
+            labels.append(drawable(figure["competitor"], _LABEL_LENGTH))
             _draw_bar(axes, row, contest, figure, looks[figure["competitor"]])
         row += 1
     axes.set_yticks(places, labels=labels, fontsize=9, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(row - 0.4, -0.6)
-    axes.set_title(_short(panel.title, 2 * _LABEL_LENGTH), fontsize=10, parse_math=False)
+    axes.set_title(drawable(panel.title, 2 * _LABEL_LENGTH), fontsize=10, parse_math=False)
     _scale(axes, panel)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
@@ -226,7 +212,7 @@ def _scale(axes: Axes, panel: Panel) -> None:
     label += "; lines from p10 to p90 of the rounds"
     absent = _absent(panel)
     if absent:
-        label += f"\nnot measured: {_short(', '.join(absent), 2 * _LABEL_LENGTH)}"
+        label += f"\nnot measured: {drawable(', '.join(absent), 2 * _LABEL_LENGTH)}"
     axes.set_xlabel(label, fontsize=9, parse_math=False)
 
 
@@ -241,9 +227,3 @@ def _absent(panel: Panel) -> list[str]:
         name if len(missed) == len(panel.contests) else f"{name} (batch {listed(map(str, missed))})"
         for name, missed in batches.items()
     ]
-
-
-def _short(text: str, length: int = _LABEL_LENGTH) -> str:
-    """One line that can be drawn: names may hold line breaks and bytes that are no text."""
-    text = " ".join(text.encode("utf-8", "replace").decode().split())
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtkit.atomic import whole_file
 from trtkit.costs.profile import USUAL, Profile
-from trtkit.plotting import check_picture
+from trtkit.plotting import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,13 +24,7 @@ def draw_profile(profile: Profile, chosen: int, path: Path) -> None:
     (KiB), in each format of the cache, the cut `chosen` (0 for none) with a ring around it; below,
     what each block takes. Readable in black and white. Raises TrtkitError when it cannot be written.
     """
-    check_picture(path)
-    # The object API: pyplot keeps every figure of the process, and asks for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 9), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 9)
     above, below = figure.subplots(2, 1, height_ratios=(3, 2))
     _draw_cuts(above, profile, chosen)
     _draw_blocks(below, profile)
@@ -40,8 +33,7 @@ def draw_profile(profile: Profile, chosen: int, path: Path) -> None:
         f"{profile.threads} threads"
     )
     figure.suptitle(title, parse_math=False)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
 
 
 def _draw_cuts(axes: Axes, profile: Profile, chosen: int) -> None:

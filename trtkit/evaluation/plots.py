@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from trtkit.atomic import whole_file
 from trtkit.errors import TrtkitError
-from trtkit.plotting import check_picture
+from trtkit.plotting import drawable, new_figure, save_figure
 from trtkit.tensors import Array
 
 if TYPE_CHECKING:
@@ -22,8 +20,7 @@ _NUMBERED: Final = 20
 _LABELLED: Final = 50
 _LABEL_LENGTH: Final = 24
 # Inches: around the matrix, for each class, and of the matrix at least and at most.
-_AROUND, _EACH, _SMALLEST, _LARGEST = 2.5, 0.42, 3.0, 14.0
-_DPI: Final = 150
+_AROUND, _PER_CLASS, _SMALLEST, _LARGEST = 2.5, 0.42, 3.0, 14.0
 _GAMMA: Final = 0.5
 
 
@@ -36,21 +33,16 @@ def draw_confusion(matrix: Array, classes: Sequence[str], path: Path, title: str
 
     Raises TrtkitError when it cannot be written, or the matrix is not one of these classes.
     """
-    check_picture(path)
     matrix = np.asarray(matrix)
     if matrix.shape != (len(classes), len(classes)) or not len(classes):
         raise TrtkitError(
             f"A confusion matrix of shape {matrix.shape} was given for {len(classes)} classes; give a "
             "row and a column for each class."
         )
-    # The object API: pyplot keeps every figure of the process, and asks for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    side = min(_LARGEST, max(_SMALLEST, _PER_CLASS * len(classes)))
+    figure = new_figure(side + _AROUND, side + _AROUND)
     from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
 
-    side = min(_LARGEST, max(_SMALLEST, _EACH * len(classes)))
-    figure = Figure(figsize=(side + _AROUND, side + _AROUND), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
@@ -62,17 +54,14 @@ def draw_confusion(matrix: Array, classes: Sequence[str], path: Path, title: str
     _label(axes, classes)
     if len(classes) <= _NUMBERED:
         _write_numbers(axes, matrix, shares)
-    axes.set_title(_plain(title), parse_math=False)
-    # A class's name may be in a script that the font lacks: its boxes are no reason to complain.
-    with warnings.catch_warnings(), whole_file(path) as temporary:
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(temporary)
+    axes.set_title(drawable(title), parse_math=False)
+    save_figure(figure, path)
 
 
 def _label(axes: Axes, classes: Sequence[str]) -> None:
     step = -(-len(classes) // _LABELLED)
     places = range(0, len(classes), step)
-    labels = [_short(classes[place]) for place in places]
+    labels = [drawable(classes[place], _LABEL_LENGTH) for place in places]
     # A dollar sign is one, and starts no formula.
     plain: dict[str, Any] = {"parse_math": False, "fontsize": 9 if len(classes) <= _NUMBERED else 7}
     axes.set_xticks(places, labels=labels, rotation=90, **plain)
@@ -92,13 +81,3 @@ def _write_numbers(axes: Axes, matrix: Array, shares: Array) -> None:
             fontsize=8,
             color="white" if shares[row, column] ** _GAMMA > 0.5 else "black",
         )
-
-
-def _short(label: str) -> str:
-    label = _plain(label)
-    return label if len(label) <= _LABEL_LENGTH else label[: _LABEL_LENGTH - 1] + "…"
-
-
-def _plain(text: str) -> str:
-    """One line that can be drawn: folder names may hold line breaks and bytes that are no text."""
-    return " ".join(text.encode("utf-8", "replace").decode().split())

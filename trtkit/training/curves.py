@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trtkit.atomic import whole_file
+from trtkit.plotting import new_figure, save_figure
 from trtkit.training.progress import Epoch
 
 
 def draw_curves(epochs: Sequence[Epoch], best: Epoch, path: Path, title: str) -> None:
     """Write a PNG with both curves, told apart without colour, `best` marked. Raises TrtkitError."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = new_figure(9, 3.8, dpi=120)
     from matplotlib.ticker import MaxNLocator
 
     numbers = [epoch.epoch for epoch in epochs]
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, name, train, val, at_best in (
         (figure.add_subplot(1, 2, 1), "loss", [e.train_loss for e in epochs],
          [e.val_loss for e in epochs], best.val_loss),
@@ -34,5 +31,4 @@ def draw_curves(epochs: Sequence[Epoch], best: Epoch, path: Path, title: str) ->
         axes.grid(color="0.9")
         axes.legend()
     figure.suptitle(title)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    save_figure(figure, path)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trtkit.atomic import whole_file
-from trtkit.plotting import check_picture
+from trtkit.plotting import new_figure, save_figure
 from trtkit.video.tuning.tune import Targets, Tuned
 
 
@@ -16,13 +15,7 @@ def draw_tuned(tuned: Tuned, targets: Targets, path: Path) -> None:
     targets on the first half of the sample, with a ring what was chosen. Readable in black and white.
     Raises TrtkitError when it cannot be written.
     """
-    check_picture(path)
-    # The object API: pyplot keeps every figure of the process, and asks for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 6)
     axes = figure.subplots()
     groups: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     for option in tuned.options:
@@ -49,5 +42,4 @@ def draw_tuned(tuned: Tuned, targets: Targets, path: Path) -> None:
         f"recall {targets.recall:g}, precision {targets.precision:g}, confidence "
         f"{targets.confidence:g}, {tuned.sampled} objects"
     )
-    with whole_file(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
