@@ -10,7 +10,7 @@ import typer
 
 from trtkit.cli.options import JsonOption, WorkspaceOption
 from trtkit.cli.output import note, print_json, print_table
-from trtkit.cli.progress import phases
+from trtkit.cli.progress import terminal_reporter
 
 if TYPE_CHECKING:
     from trtkit.api.bench_outputs import Comparison
@@ -111,7 +111,7 @@ def bench(
             },
         )  # fmt: skip
     else:
-        with phases() as advance:
+        with terminal_reporter() as reporter:
             found = api.bench(
                 paths or (),
                 bundles=bundle or (),
@@ -125,8 +125,8 @@ def bench(
                 width=width,
                 threads=threads,
                 workspace=workspace,
-                progress=note,
-                advance=advance,
+                progress=reporter.message,
+                advance=reporter.advance,
             )
         report, interrupted = found.to_json(), found.interrupted
     comparison = outputs.compared(report)

@@ -20,7 +20,7 @@ from trtkit.cli.options import (
     chosen_precision,
 )
 from trtkit.cli.output import note, print_json, print_table
-from trtkit.cli.progress import phases
+from trtkit.cli.progress import terminal_reporter
 from trtkit.errors import TrtkitError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def build(
         "dla": dla,
         "own_tactics": own_tactics or None,
     }
-    with phases() as advance:
+    with terminal_reporter() as reporter:
         report = api.build(
             names or (),
             cut=_cut(cut),
@@ -153,8 +153,8 @@ def build(
             calibration_images=calibration_images,
             calibration_method=calibration_method,
             workspace=workspace,
-            progress=note,
-            advance=advance,
+            progress=reporter.message,
+            advance=reporter.advance,
         )
     manifest = report.manifest
     for sentence in report.why:

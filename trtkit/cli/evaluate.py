@@ -10,7 +10,7 @@ import typer
 
 from trtkit.cli.options import JsonOption, WorkspaceOption
 from trtkit.cli.output import note, print_json, print_table
-from trtkit.cli.progress import phases
+from trtkit.cli.progress import terminal_reporter
 
 if TYPE_CHECKING:
     from trtkit.api.evaluate import EvaluateReport, SubjectReport
@@ -77,7 +77,7 @@ def evaluate(
     """
     from trtkit.api import evaluate as api
 
-    with phases() as advance:
+    with terminal_reporter() as reporter:
         report = api.evaluate(
             data,
             checkpoints=checkpoint or (),
@@ -90,7 +90,7 @@ def evaluate(
             workers=workers,
             plot=plot,
             workspace=workspace,
-            advance=advance,
+            advance=reporter.advance,
         )
     for skipped in report.skipped:
         note(f"{skipped.path}: {skipped.reason}")

@@ -20,7 +20,7 @@ from trtkit.cli.options import (
     chosen_precision,
 )
 from trtkit.cli.output import note, print_json, print_table
-from trtkit.cli.progress import phases
+from trtkit.cli.progress import terminal_reporter
 
 if TYPE_CHECKING:
     from trtkit.costs.profile import CutCost, Profile
@@ -56,7 +56,7 @@ def profile(
     wish = Wish.of(hit_rate, storage)
     if plot is not None:
         api.check_plot(plot)
-    with phases() as advance:
+    with terminal_reporter() as reporter:
         report = api.profile(
             name,
             precision=chosen_precision(fp32=fp32, fp16=fp16, int8=int8, fp8=fp8, bf16=bf16),
@@ -64,8 +64,8 @@ def profile(
             batch=batch,
             photos=photos,
             workspace=workspace,
-            progress=note,
-            advance=advance,
+            progress=reporter.message,
+            advance=reporter.advance,
         )
     choice = api.best_cut(report, wish)
     note(

@@ -1,29 +1,56 @@
-"""How far a long step is, on a terminal."""
+"""What a long step reports, on the terminal."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from trtkit.cli.output import note
+from trtkit.reporting import Reporter, reporting
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 @contextmanager
-def phases() -> Iterator[Callable[[str, float], None]]:
-    """A function that is told a phase's name and the share done of it, and shows a bar for the last one.
+def terminal_reporter() -> Iterator[Reporter]:
+    """Report to the terminal inside the block: messages to stderr, and a bar for the current phase.
 
-    Shows nothing when stderr is piped.
+    The bar disappears at the end of the block. None is drawn when stderr is piped.
     """
     if not sys.stderr.isatty():
-        yield lambda phase, share: None
+        plain = Lines()
+        with reporting(plain):
+            yield plain
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=1.0, visible=False)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = Bar(progress)
+        with reporting(bar):
+            yield bar
 
-        def advance(phase: str, share: float) -> None:
-            bar.update(task, description=phase, completed=share, visible=share < 1.0)
 
-        yield advance
+class Lines:
+    """Messages on stderr, a line each."""
+
+    def message(self, text: str) -> None:
+        note(text)
+
+    def advance(self, phase: str, share: float) -> None:
+        return None
+
+
+class Bar(Lines):
+    """Messages on stderr above a bar, which shows the phase reported last until it is complete."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=1.0, visible=False)
+
+    def advance(self, phase: str, share: float) -> None:
+        self._progress.update(self._task, description=phase, completed=share, visible=share < 1.0)

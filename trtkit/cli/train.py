@@ -10,7 +10,7 @@ import typer
 
 from trtkit.cli.options import JsonOption, WorkspaceOption
 from trtkit.cli.output import note, print_json, print_table
-from trtkit.cli.progress import phases
+from trtkit.cli.progress import terminal_reporter
 
 if TYPE_CHECKING:
     from trtkit.api.train import TrainReport
@@ -170,7 +170,7 @@ def train(
         "amp": False if no_amp else None,
     }
     try:
-        with phases() as advance:
+        with terminal_reporter() as reporter:
             report = api.train(
                 data,
                 name=name,
@@ -180,8 +180,8 @@ def train(
                 cache_dir=cache_dir,
                 cache_size=parse_size(cache_size),
                 workspace=workspace,
-                progress=note,
-                advance=advance,
+                progress=reporter.message,
+                advance=reporter.advance,
                 **{option: value for option, value in given.items() if value is not None},
             )
     except KeyboardInterrupt as error:
