@@ -17,7 +17,7 @@ from typing import Any
 from common import Outcome, Table, argument_parser, at_most, positive, run
 from subjects import bundle, photos
 
-from trtkit.benchmark.protocol import Settings, take_turns
+from trtkit.benchmark.protocol import ProtocolSettings, take_turns
 from trtkit.benchmark.spec import COMPUTE, Spec
 from trtkit.benchmark.worker import WorkerContestant
 from trtkit.cpu import usable_cores
@@ -65,8 +65,7 @@ def measure(options: argparse.Namespace, root: Path) -> Outcome:
             stack.enter_context(closing(WorkerContestant(name, each)))
             for name, each in (("resnet18 at 32 x 32", spec), ("empty engine", empty))
         ]
-        settings = Settings(least_rounds=options.rounds, most_rounds=options.rounds)
-        turns = take_turns(contestants, "resnet18 at 32 x 32", settings)
+        turns = take_turns(contestants, ProtocolSettings.fixed(options.rounds))
     rows = []
     for name, seconds in turns.samples.items():
         median = statistics.median(seconds)

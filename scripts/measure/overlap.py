@@ -16,7 +16,7 @@ from pathlib import Path
 from common import Outcome, Table, Target, argument_parser, positive, progress, run
 from subjects import bundle, photos
 
-from trtkit.benchmark.protocol import Settings, take_turns
+from trtkit.benchmark.protocol import ProtocolSettings, take_turns
 from trtkit.benchmark.spec import COMPUTE, Spec
 from trtkit.benchmark.statistics import Interval, ratio_interval
 from trtkit.benchmark.worker import WorkerContestant
@@ -25,14 +25,14 @@ from trtkit.cpu import usable_cores
 BASELINE, OWN = "onnxruntime", "trtkit"
 
 
-def contest(spec: Spec, settings: Settings) -> Interval:
+def contest(spec: Spec, settings: ProtocolSettings) -> Interval:
     """Images per second of the bundle to the unsplit model's."""
     with ExitStack() as stack:
         contestants = [
             stack.enter_context(closing(WorkerContestant(kind, replace(spec, kind=kind).to_json())))
             for kind in (BASELINE, OWN)
         ]
-        turns = take_turns(contestants, BASELINE, settings)
+        turns = take_turns(contestants, settings)
     return ratio_interval(turns.samples[BASELINE], turns.samples[OWN])
 
 
@@ -47,7 +47,7 @@ def measure(options: argparse.Namespace, root: Path) -> Outcome:
         batch=1,
         threads=usable_cores(),
     )
-    settings = Settings(seconds=options.seconds)
+    settings = ProtocolSettings(seconds=options.seconds)
     pairs = []
     for repeat in range(options.rounds):
         pairs.append((contest(spec, settings), contest(spec, settings)))

@@ -78,7 +78,7 @@ def held(monkeypatch):
     """The contests that were to be held, none of which was."""
     seen = []
 
-    def hold(specs, baseline, settings, advance):
+    def hold(specs, baseline, settings):
         seen.append((specs, baseline, settings))
         spec = next(iter(specs.values()))
         return contest.Contest(

@@ -11,7 +11,7 @@ from trtkit import TrtkitError
 from trtkit.api.bench import BenchReport
 from trtkit.api.bench_outputs import Outputs, stored
 from trtkit.benchmark.contest import Contest, Figure
-from trtkit.benchmark.protocol import Settings
+from trtkit.benchmark.protocol import ProtocolSettings
 from trtkit.benchmark.statistics import Interval, Summary
 
 
@@ -100,7 +100,7 @@ def test_what_bench_returns_is_what_is_read_back(tmp_path):
         "trtkit bench",
         {"gpus": [], "memory_bytes": None},
         2,
-        Settings(),
+        ProtocolSettings(),
         ("a note",),
         (held,),
     ).to_json()

@@ -12,11 +12,11 @@ from trtkit.benchmark import clocks, contest
 from trtkit.benchmark.clocks import Reading
 from trtkit.benchmark.contest import Figure, competitors_of, hold
 from trtkit.benchmark.kinds import BASELINES, CPU_BASELINES
-from trtkit.benchmark.protocol import ContestantFailed, Settings, Turns
+from trtkit.benchmark.protocol import ContestantFailed, ProtocolSettings, Turns
 from trtkit.bundle import read_manifest
 from trtkit.workspace import Workspace
 
-SETTINGS = Settings(warmup=0, least_rounds=1, most_rounds=2, width=1e-9, seconds=60)
+SETTINGS = ProtocolSettings(warmup=0, least_rounds=1, most_rounds=2, width=1e-9, seconds=60)
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def specs(bundle, tmp_path, measure="compute", others=(), baselines=CPU_BASELINE
     )  # fmt: skip
 
 
-def held(bundle, tmp_path, asked=None, advance=lambda phase, share: None, **what):
-    return hold(specs(bundle, tmp_path, **what), asked, SETTINGS, advance)
+def held(bundle, tmp_path, asked=None, **what):
+    return hold(specs(bundle, tmp_path, **what), asked, SETTINGS)
 
 
 def test_only_trtkit_has_a_cache_and_only_end_to_end(bundle, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +13,19 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from trtkit.benchmark.protocol import ContestantFailed, Settings, Turns, take_turns
+from tests.reports import RecordingReporter, recorded
+from trtkit.benchmark import protocol
+from trtkit.benchmark.protocol import (
+    ContestantFailed,
+    ProtocolSettings,
+    Turns,
+    repeats_for,
+    take_turns,
+    timed,
+)
 from trtkit.benchmark.statistics import median_interval, ratio_interval
 from trtkit.errors import TrtkitError
+from trtkit.reporting import reporting
 
 Cost = Callable[[int], float]
 
@@ -75,7 +86,13 @@ def noisy(low: float, high: float) -> Cost:
 
 
 def turns(machine: Machine, contestants: Sequence[Fake], baseline: str = "A", **options) -> Turns:
-    return take_turns(contestants, baseline, Settings(**options), clock=machine.clock)
+    return take_turns(
+        contestants,
+        ProtocolSettings(**options),
+        baseline=baseline,
+        keep_interrupted=True,
+        clock=machine.clock,
+    )
 
 
 def rounds_of(log: Sequence[str], size: int) -> list[str]:
@@ -263,14 +280,17 @@ def test_ctrl_c_ends_it_with_the_complete_rounds(name, at, rounds):
 
 def test_ctrl_c_between_the_rounds_keeps_them():
     machine = Machine()
-    told: Iterator[int] = count()
+    reporter = RecordingReporter()
 
     def advance(phase: str, share: float) -> None:
-        if next(told) == 10:
+        if len(reporter.events) == 10:
             raise KeyboardInterrupt
+        reporter.events.append((phase, share))
 
+    reporter.advance = advance
     contestants = [machine.contestant("A"), machine.contestant("B")]
-    measured = take_turns(contestants, "A", Settings(), advance, clock=machine.clock)
+    with reporting(reporter):
+        measured = turns(machine, contestants)
     assert (measured.stopped, measured.rounds) == ("interrupted", 4)
 
 
@@ -315,22 +335,16 @@ def test_garbage_collection_that_was_off_stays_off():
         gc.enable()
 
 
-def test_progress_is_told_and_never_goes_back():
+def test_progress_is_reported_and_never_goes_back():
     machine = Machine()
-    told: list[tuple[str, float]] = []
     contestants = [machine.contestant("A"), machine.contestant("B", noisy(1, 2))]
-    take_turns(
-        contestants,
-        "A",
-        Settings(most_rounds=10, seconds=1000),
-        lambda phase, share: told.append((phase, share)),
-        clock=machine.clock,
-    )
-    assert told[:4] == [
+    with recorded() as reports:
+        turns(machine, contestants, most_rounds=10, seconds=1000)
+    assert reports.phases[:4] == [
         ("warming up B", 0.0), ("warming up A", 0.0), ("measuring A", 0.0), ("measuring B", 0.0),
     ]  # fmt: skip
-    assert told[4] == ("measuring B", 0.1)
-    shares = [share for _, share in told]
+    assert reports.phases[4] == ("measuring B", 0.1)
+    shares = [share for _, share in reports.phases]
     assert all(earlier <= later <= 1 for earlier, later in pairwise(shares))
     assert shares[-1] == 0.9
 
@@ -383,7 +397,7 @@ def test_ratios_by_round_see_through_a_drift_that_misleads_medians():
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
     with pytest.raises(TrtkitError, match=message):
-        Settings(**options)
+        ProtocolSettings(**options)
 
 
 @pytest.mark.parametrize(
@@ -412,3 +426,58 @@ def test_ratios_are_paired():
     )
     assert measured.ratios() == {"B": ratio_interval([2.0, 2.0, 2.0], [1.0, 2.0, 4.0])}
     assert measured.ratios()["B"].low == 0.5
+
+
+def test_ctrl_c_comes_through_unless_the_rounds_are_to_be_kept():
+    machine = Machine()
+    contestants = [machine.contestant("A", failing(at=2, error=KeyboardInterrupt()))]
+    with pytest.raises(KeyboardInterrupt):
+        take_turns(contestants, clock=machine.clock)
+
+
+def test_functions_are_timed_or_measure_themselves():
+    machine = Machine()
+    readings = iter((9.0, 1.0, 2.0, 4.0))
+    measured = take_turns(
+        {"clock": lambda: None, "own": lambda: next(readings)},
+        ProtocolSettings.fixed(3),
+        baseline="own",
+        clock=machine.clock,
+    )
+    assert measured.samples["own"] == [1.0, 2.0, 4.0]
+    assert all(0 < seconds < 1 for seconds in measured.samples["clock"])
+    assert (measured.rounds, measured.stopped, measured.baseline) == (3, "most rounds", "own")
+    assert measured.medians["own"] == measured.summary("own").median == 2.0
+
+
+def test_fixed_rounds_need_no_ratio():
+    measured = take_turns({"A": lambda: 0.0, "B": lambda: 1.0}, ProtocolSettings.fixed(8))
+    assert measured.rounds == 8
+
+
+def test_an_exception_of_a_function_comes_through():
+    with pytest.raises(ZeroDivisionError):
+        take_turns({"A": lambda: 1 / 0})
+
+
+def test_the_title_is_in_the_phases():
+    with recorded() as reports:
+        take_turns({"A": lambda: 1.0}, ProtocolSettings.fixed(1, warmup=0), title="latency")
+    assert reports.phases == [("latency: measuring A", 0.0)]
+
+
+def test_the_examples():
+    assert doctest.testmod(protocol).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("once", "repeats"), ((0.0, 50), (1e-3, 30), (7e-3, 5), (0.03, 1), (9.0, 1))
+)
+def test_repeats_fill_a_sample(once, repeats):
+    assert repeats_for(once, 0.03, 50) == repeats
+
+
+def test_a_single_call_is_timed_without_garbage_collection():
+    enabled = []
+    assert 0 < timed(lambda: enabled.append(gc.isenabled())) < 1
+    assert enabled == [False]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trtkit.benchmark.statistics import (
     Interval,
+    PairedRatio,
     Summary,
     fewest_values,
     median_interval,
@@ -215,3 +216,10 @@ def test_what_slows_both_of_a_pair_cancels(machine, factor):
 def test_what_cannot_be_is_refused(call, message):
     with pytest.raises(TrtkitError, match=message):
         call()
+
+
+def test_a_paired_ratio_tells_the_medians_and_the_rounds_apart():
+    ratio = PairedRatio.of([2.0, 4.0, 9.0], [1.0, 4.0, 3.0])
+    assert ratio == PairedRatio(of_medians=4 / 3, p10=pytest.approx(1.2), median=2.0, p90=2.8)
+    with pytest.raises(TrtkitError, match="took 0 seconds"):
+        PairedRatio.of([1.0], [0.0])

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trtkit.benchmark.protocol import ContestantFailed, Settings, take_turns
+from trtkit.benchmark.protocol import ContestantFailed, ProtocolSettings, take_turns
 from trtkit.benchmark.worker import WorkerContestant
 from trtkit.errors import TrtkitError
 
@@ -87,7 +87,7 @@ def test_a_good_one_is_measured_in_its_process():
 def test_it_goes_into_turns_and_starts_by_itself():
     with worker("Sleeping", seconds=0.01) as one, worker("Dying", how="SIGSEGV", at=2) as other:
         one.name = "base"
-        measured = take_turns([one, other], "base", Settings(least_rounds=3, most_rounds=3))
+        measured = take_turns([one, other], ProtocolSettings.fixed(3), baseline="base")
         assert (measured.rounds, measured.stopped) == (3, "most rounds")
         assert len(measured.samples["base"]) == 3
         # Its first round is the warm-up's.

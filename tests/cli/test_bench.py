@@ -8,7 +8,7 @@ import pytest
 
 from trtkit.api import bench as api
 from trtkit.benchmark.contest import Contest, Figure
-from trtkit.benchmark.protocol import Settings
+from trtkit.benchmark.protocol import ProtocolSettings
 from trtkit.benchmark.statistics import Interval, Summary
 
 
@@ -21,7 +21,13 @@ def report(stopped: str) -> api.BenchReport:
     )
     held = Contest("b", "t", "compute", 2, 4, "torch", 3, stopped, figures)
     return api.BenchReport(
-        "now", "trtkit bench", {"processor": "a CPU"}, 2, Settings(), ("few photos",), (held,)
+        "now",
+        "trtkit bench",
+        {"processor": "a CPU"},
+        2,
+        ProtocolSettings(),
+        ("few photos",),
+        (held,),
     )
 
 

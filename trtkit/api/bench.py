@@ -16,12 +16,13 @@ from typing import Any
 from trtkit.api.doctor import doctor
 from trtkit.benchmark.contest import MEASURES, Contest, Subject, competitors_of, hold, source_of
 from trtkit.benchmark.kinds import BASELINES, GPU_BASELINES, baselines_for, missing, no_gpu
-from trtkit.benchmark.protocol import INTERRUPTED, Settings
+from trtkit.benchmark.protocol import INTERRUPTED, ProtocolSettings
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.cpu import usable_cores
 from trtkit.errors import ImageError, TrtkitError, listed
 from trtkit.photos.files import find_images
 from trtkit.photos.images import load_image, read_file
+from trtkit.reporting import message, reporting
 from trtkit.workspace import Workspace
 
 DEFAULT_PHOTOS = 32
@@ -44,7 +45,7 @@ class BenchReport:
     command: str
     machine: dict[str, Any]
     threads: int
-    settings: Settings
+    settings: ProtocolSettings
     notes: tuple[str, ...]
     contests: tuple[Contest, ...]
     interrupted: bool = False
@@ -101,9 +102,18 @@ def bench(
     of_each = len(asked.measures) * len(asked.batches)
     settings = _settings(len(groups) * of_each, quick, seconds, width)
     notes = _left_out()
-    contests, interrupted = _hold_all(groups, asked, settings, notes, progress, advance)
+    with reporting(_Callbacks(progress, advance)):
+        contests, interrupted = _hold_all(groups, asked, settings, notes)
     notes += _doubts(contests)
     return _report(place, asked.threads, settings, notes, contests, interrupted)
+
+
+@dataclass(frozen=True)
+class _Callbacks:
+    """A reporter that calls two functions."""
+
+    message: Callable[[str], None]
+    advance: Advance
 
 
 @dataclass(frozen=True)
@@ -138,10 +148,8 @@ class _Group:
 def _hold_all(
     groups: Sequence[_Group],
     asked: _Asked,
-    settings: Settings,
+    settings: ProtocolSettings,
     notes: list[str],
-    progress: Callable[[str], None],
-    advance: Advance,
 ) -> tuple[list[Contest], bool]:
     """The contests that were held, and whether Ctrl-C ended it, while competitors were loaded or later.
 
@@ -153,9 +161,7 @@ def _hold_all(
     try:
         with temporary as scratch:
             for group in groups:
-                for contest in _contests(
-                    group, asked, settings, Path(scratch), notes, progress, advance
-                ):
+                for contest in _contests(group, asked, settings, Path(scratch), notes):
                     contests.append(contest)
                     if contest.stopped == INTERRUPTED:
                         raise KeyboardInterrupt
@@ -167,11 +173,9 @@ def _hold_all(
 def _contests(
     group: _Group,
     asked: _Asked,
-    settings: Settings,
+    settings: ProtocolSettings,
     scratch: Path,
     notes: list[str],
-    progress: Callable[[str], None],
-    advance: Advance,
 ) -> Iterator[Contest]:
     """One contest for each kind of figure and batch size. Adds to `notes` what is to be said."""
     files = _photos(asked.photos, group.manifest, asked.count, max(asked.batches), notes)
@@ -185,14 +189,14 @@ def _contests(
     built = scratch / "built"
     built.mkdir(exist_ok=True)
     for measure, batch in product(asked.measures, asked.batches):
-        progress(f"{group.title}: {measure}, batch {batch}")
+        message(f"{group.title}: {measure}, batch {batch}")
         # A folder for each: what a worker could not remove does not fill the disk of the next.
         with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as own:
             specs = competitors_of(
                 group.subjects, group.tail, files, baselines=baselines, measure=measure, batch=batch,
                 threads=asked.threads, scratch=Path(own), built=built,
             )  # fmt: skip
-            contest = hold(specs, asked.baseline, settings, advance)
+            contest = hold(specs, asked.baseline, settings)
         yield contest
 
 
@@ -235,7 +239,7 @@ def _cores(threads: int | None) -> int:
 def _report(
     place: Workspace,
     threads: int,
-    settings: Settings,
+    settings: ProtocolSettings,
     notes: Sequence[str],
     contests: Sequence[Contest],
     interrupted: bool,
@@ -264,9 +268,11 @@ def _report(
     )
 
 
-def _settings(contests: int, quick: bool, seconds: float | None, width: float | None) -> Settings:
+def _settings(
+    contests: int, quick: bool, seconds: float | None, width: float | None
+) -> ProtocolSettings:
     """How long each contest may take; `quick` divides two minutes among them."""
-    settings = Settings()
+    settings = ProtocolSettings()
     if quick:
         settings = replace(settings, least_rounds=3, seconds=QUICK_SECONDS / contests)
     if seconds is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +11,19 @@ from pathlib import Path
 from trtkit.benchmark import clocks
 from trtkit.benchmark.clocks import Clocks
 from trtkit.benchmark.kinds import BASELINES, COMPUTE_ALONE, PER_PRECISION, missing
-from trtkit.benchmark.protocol import INTERRUPTED, ContestantFailed, Settings, Turns, take_turns
+from trtkit.benchmark.protocol import (
+    INTERRUPTED,
+    ContestantFailed,
+    ProtocolSettings,
+    Turns,
+    take_turns,
+)
 from trtkit.benchmark.spec import CACHES, COMPUTE, MEASURES, Spec
 from trtkit.benchmark.statistics import Interval, Summary, ratio_interval
 from trtkit.benchmark.worker import WorkerContestant
 from trtkit.bundle import Manifest
 from trtkit.cpu import usable_cores
+from trtkit.reporting import advance
 
 __all__ = ["BASELINES", "MEASURES", "Contest", "Figure", "Subject", "competitors_of", "hold"]
 
@@ -27,8 +34,6 @@ LEAST_AGREEMENT = 0.99
 NOTHING_LOADED = "nothing could be loaded"
 # Seconds that an answer may take; of those that build an engine of the whole model first.
 TIMEOUT, BUILD_TIMEOUT = 600.0, 3600.0
-
-Advance = Callable[[str, float], None]
 
 # A bundle's folder and its manifest.
 Subject = tuple[Path, Manifest]
@@ -143,8 +148,7 @@ def _names(subjects: Sequence[Subject]) -> list[str]:
 def hold(
     specs: Mapping[str, Spec],
     baseline: str | None,
-    settings: Settings,
-    advance: Advance,
+    settings: ProtocolSettings,
 ) -> Contest:
     """Load all competitors that can run here, each in a process of its own, and measure them in turns.
 
@@ -156,8 +160,8 @@ def hold(
     held = None
     try:
         with ExitStack() as stack:
-            entered = _load(specs, stack, advance)
-            held = _measure(specs, entered, baseline, settings, advance)
+            entered = _load(specs, stack)
+            held = _measure(specs, entered, baseline, settings)
     except KeyboardInterrupt:
         # While they were closed: all was measured by then.
         if held is None:
@@ -175,7 +179,7 @@ class _Entered:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-def _load(specs: Mapping[str, Spec], stack: ExitStack, advance: Advance) -> _Entered:
+def _load(specs: Mapping[str, Spec], stack: ExitStack) -> _Entered:
     """Start a process for each; `stack` ends them."""
     found = _Entered()
     for number, (name, spec) in enumerate(specs.items()):
@@ -201,8 +205,7 @@ def _measure(
     specs: Mapping[str, Spec],
     entered: _Entered,
     baseline: str | None,
-    settings: Settings,
-    advance: Advance,
+    settings: ProtocolSettings,
 ) -> Contest:
     chosen = _baseline(baseline, specs, entered.labels)
     watched = None
@@ -212,7 +215,7 @@ def _measure(
         sessions = [worker.pid for worker in entered.ready if worker.pid is not None]
         # All of them have just worked, so that nothing is asleep yet.
         before = clocks.read(_cores(threads), sessions)
-        turns = take_turns(entered.ready, chosen, settings, advance)
+        turns = take_turns(entered.ready, settings, baseline=chosen, keep_interrupted=True)
         try:
             watched = Clocks.between(before, clocks.read(_cores(threads), sessions), threads)
         except KeyboardInterrupt:

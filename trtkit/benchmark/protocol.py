@@ -1,8 +1,29 @@
-"""Contestants measured in turns: whatever the machine does meanwhile, it does to all of them.
+"""The one protocol for measuring in turns: whatever the machine does, it does to all contestants.
 
 After a warm-up that is not counted, every round measures each contestant once and starts with the next
 one (A B C, B C A, ...), so that none is always the first or always behind the same one. Ratios are
-taken round by round.
+taken round by round. A contestant is a function, or an object with a process of its own (`Contestant`):
+
+    >>> from trtkit.benchmark.protocol import ProtocolSettings, take_turns
+    >>> turns = take_turns(
+    ...     {"small": lambda: sum(range(10_000)), "large": lambda: sum(range(100_000))},
+    ...     ProtocolSettings.fixed(rounds=9),
+    ... )
+    >>> turns.rounds, len(turns.samples["large"]), turns.baseline
+    (9, 9, 'small')
+    >>> turns.ratios()["large"].median > 2
+    True
+    >>> turns.summary("large").p90 >= turns.summary("large").median
+    True
+    >>> turns.paired("large").of_medians > 2
+    True
+
+`turns.ratios()` holds confidence intervals of paired ratios (`statistics.ratio_interval`), `paired` the
+ratio of the medians with the p10, median and p90 of the rounds' ratios. A function that returns a number
+has measured itself: its number is the sample, in seconds or any other unit above 0.
+
+    >>> take_turns({"A": lambda: 2.0, "B": lambda: 3.0}, ProtocolSettings.fixed(6)).medians
+    {'A': 2.0, 'B': 3.0}
 """
 
 from __future__ import annotations
@@ -10,13 +31,21 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from trtkit.benchmark.statistics import Interval, fewest_values, median_interval, ratio_interval
+from trtkit.benchmark.statistics import (
+    Interval,
+    PairedRatio,
+    Summary,
+    fewest_values,
+    median_interval,
+    ratio_interval,
+)
 from trtkit.errors import TrtkitError, listed
+from trtkit.reporting import advance
 
 NARROW = "narrow enough"
 OUT_OF_TIME = "out of time"
@@ -24,7 +53,8 @@ MOST_ROUNDS = "most rounds"
 INTERRUPTED = "interrupted"
 BASELINE_FAILED = "the baseline failed"
 
-Advance = Callable[[str, float], None]
+# A clock without resolution measures 0, to which there is no ratio.
+LEAST_SECONDS = 1e-9
 
 
 class ContestantFailed(TrtkitError):
@@ -49,7 +79,25 @@ class Contestant(Protocol):
 
 
 @dataclass(frozen=True)
-class Settings:
+class Action:
+    """A function of this process as a contestant: timed here, unless it returns a number itself."""
+
+    name: str
+    run: Callable[[], object]
+
+    def round(self) -> float:
+        started = time.perf_counter()
+        value = self.run()
+        seconds = time.perf_counter() - started
+        measured = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if measured else seconds  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class ProtocolSettings:
     """How long to measure. Raises TrtkitError when a value makes no sense."""
 
     warmup: int = 1  # rounds that are not counted
@@ -74,6 +122,11 @@ class Settings:
             if not (math.isfinite(value) and value > 0):
                 raise TrtkitError(f"A {what} of {value:g} was asked for; give one above 0.")
 
+    @classmethod
+    def fixed(cls, rounds: int, warmup: int = 1) -> ProtocolSettings:
+        """Exactly `rounds` rounds, however long they take. Raises TrtkitError below 1."""
+        return cls(warmup=warmup, least_rounds=rounds, most_rounds=rounds, seconds=1e9)
+
 
 @dataclass(frozen=True)
 class Turns:
@@ -92,6 +145,22 @@ class Turns:
     rounds: int
     stopped: str
 
+    @property
+    def medians(self) -> dict[str, float]:
+        """The median of every contestant that has samples, by name; seconds."""
+        return {name: self.summary(name).median for name, taken in self.samples.items() if taken}
+
+    def summary(self, name: str) -> Summary:
+        """Median, mean and percentiles of one contestant. Raises TrtkitError without samples."""
+        return Summary.of(self.samples[name])
+
+    def paired(self, name: str, baseline: str | None = None) -> PairedRatio:
+        """A contestant's time to another one's, by default the baseline's; below 1 is faster.
+
+        Raises TrtkitError when one of the two failed or there are no rounds.
+        """
+        return PairedRatio.of(self.samples[name], self.samples[baseline or self.baseline])
+
     def ratios(self) -> dict[str, Interval]:
         """Times the baseline's time, by name, of those that did not fail; the baseline is left out.
 
@@ -107,16 +176,20 @@ class Turns:
 
 
 def take_turns(
-    contestants: Sequence[Contestant],
-    baseline: str,
-    settings: Settings,
-    advance: Advance = lambda phase, share: None,
+    contestants: Mapping[str, Callable[[], object]] | Sequence[Contestant],
+    settings: ProtocolSettings | None = None,
     *,
+    baseline: str | None = None,
+    title: str = "",
+    keep_interrupted: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Turns:
-    """Measure `contestants` in turns until the ratios to `baseline` (a name) are known well enough.
+    """Measure `contestants` in turns until the ratios to `baseline` (a name) are narrow enough.
 
-    That is when the interval of every remaining one's ratio is at most `settings.width` wide, but not
+    `contestants`: functions by name, or objects. `baseline`: the first contestant by default.
+    `settings`: the defaults of `ProtocolSettings`; `ProtocolSettings.fixed(9)` for nine rounds.
+
+    It ends when the interval of every remaining ratio is at most `settings.width` wide, but not
     before `settings.least_rounds`, nor before there are as many as such an interval needs (6). The
     baseline alone is measured until the interval of its own time is as narrow. It also ends after
     the round in which `settings.seconds` have passed since the warm-up, and at
@@ -124,24 +197,32 @@ def take_turns(
     little lower than the nominal one, and so do rounds that depend on those before them.
 
     A contestant that raises ContestantFailed, in the warm-up or later, is closed and dropped, and the
-    others go on; without the baseline there is nothing to compare with, and it ends at once. Ctrl-C
-    ends it too. Rounds that are not complete are forgotten. The other contestants are left open, for
-    the caller to ask them for more and to close them.
+    others go on; without the baseline there is nothing to compare with, and it ends at once. Other
+    exceptions come through. So does Ctrl-C, unless `keep_interrupted`: then it ends the measuring and
+    the complete rounds are returned. Rounds that are not complete are dropped. The contestants are
+    left open for the caller to close.
 
-    `advance` is told what is under way and the share of the measuring done, from 0 to 1 and never
-    less than before; `clock` counts seconds.
+    Reports `TITLE: measuring NAME` and the share done, from 0 to 1, to `trtkit.reporting`. No garbage is
+    collected while a contestant works. `clock` counts seconds.
 
-    Raises TrtkitError when there are no contestants, two have the same name, or `baseline` is none.
+    Raises TrtkitError when there are no contestants, two have the same name, or `baseline` is not one
+    of them.
     """
+    if isinstance(contestants, Mapping):
+        contestants = [Action(name, run) for name, run in contestants.items()]
     names = [contestant.name for contestant in contestants]
     if len(set(names)) < len(names):
         raise TrtkitError(f"Contestants need names of their own, but these are {listed(names)}.")
-    if baseline not in names:
+    if baseline is None and names:
+        baseline = names[0]
+    if baseline is None or baseline not in names:
         raise TrtkitError(f"The baseline {baseline!r} is none of the contestants: {listed(names)}.")
-    course = _Course(list(contestants), baseline)
+    course = _Course(list(contestants), baseline, f"{title}: " if title else "")
     try:
-        stopped = _run(course, settings, advance, clock)
+        stopped = _run(course, settings or ProtocolSettings(), clock)
     except KeyboardInterrupt:
+        if not keep_interrupted:
+            raise
         stopped = INTERRUPTED
     return Turns(
         samples={
@@ -155,9 +236,22 @@ def take_turns(
     )
 
 
+def timed(action: Callable[[], object]) -> float:
+    """Seconds of one call, without garbage being collected meanwhile."""
+    with uncollected():
+        started = time.perf_counter()
+        action()
+        return time.perf_counter() - started
+
+
+def repeats_for(once: float, seconds: float, most: int) -> int:
+    """How often to do what takes `once` seconds so that a sample lasts `seconds`; 1 to `most`."""
+    return max(1, min(most, math.ceil(seconds / max(LEAST_SECONDS, once))))
+
+
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage is collected inside: what others left is before, so that nobody pays for them."""
+    """No garbage is collected inside; what others left is collected before."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -177,15 +271,16 @@ class _Course:
 
     remaining: list[Contestant]
     baseline: str
+    prefix: str
     failures: dict[str, str] = field(default_factory=dict)
     complete: list[dict[str, float]] = field(default_factory=list)
 
-    def turn(self, number: int, advance: Advance, phase: str, share: float) -> dict[str, float]:
+    def turn(self, number: int, phase: str, share: float) -> dict[str, float]:
         """Round `number`, which says who is the first: the seconds of those that did not fail."""
         first = number % len(self.remaining)
         taken = {}
         for contestant in (*self.remaining[first:], *self.remaining[:first]):
-            advance(f"{phase} {contestant.name}", share)
+            advance(f"{self.prefix}{phase} {contestant.name}", share)
             try:
                 with uncollected():
                     taken[contestant.name] = contestant.round()
@@ -217,16 +312,16 @@ class _Course:
         return [taken[name] for taken in self.complete]
 
 
-def _run(course: _Course, settings: Settings, advance: Advance, clock: Callable[[], float]) -> str:
+def _run(course: _Course, settings: ProtocolSettings, clock: Callable[[], float]) -> str:
     """Warm up and measure; why it ended."""
     for number in range(-settings.warmup, 0):
-        course.turn(number, advance, "warming up", 0.0)
+        course.turn(number, "warming up", 0.0)
         if course.lost:
             return BASELINE_FAILED
     start = clock()
     share = 0.0
     while True:
-        taken = course.turn(len(course.complete), advance, "measuring", share)
+        taken = course.turn(len(course.complete), "measuring", share)
         if course.lost:
             return BASELINE_FAILED
         course.complete.append(taken)
@@ -237,12 +332,13 @@ def _run(course: _Course, settings: Settings, advance: Advance, clock: Callable[
         share = max(len(course.complete) / settings.most_rounds, seconds / settings.seconds)
 
 
-def _ended(course: _Course, settings: Settings, seconds: float) -> str | None:
+def _ended(course: _Course, settings: ProtocolSettings, seconds: float) -> str | None:
     """Why it ends after this round, `seconds` after the warm-up; None when it goes on."""
     rounds = len(course.complete)
     # Of fewer the range is taken, which two rounds that happen to agree make as narrow as none is.
     enough = max(settings.least_rounds, fewest_values())
-    if rounds >= enough and course.widest() <= settings.width:
+    open_end = settings.least_rounds < settings.most_rounds
+    if open_end and rounds >= enough and course.widest() <= settings.width:
         return NARROW
     if seconds >= settings.seconds:
         return OUT_OF_TIME

@@ -91,6 +91,26 @@ class Summary:
         return self.median
 
 
+@dataclass(frozen=True)
+class PairedRatio:
+    """The ratio of two contestants' medians, and the spread of the rounds' ratios; no unit."""
+
+    of_medians: float
+    p10: float
+    median: float
+    p90: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float], baseline_samples: Sequence[float]) -> PairedRatio:
+        """`samples` to `baseline_samples`, round by round; below 1 is faster.
+
+        Raises TrtkitError for the same reasons as `ratio_interval`.
+        """
+        rounds = Summary.of(_paired(samples, baseline_samples))
+        of_medians = statistics.median(samples) / statistics.median(baseline_samples)
+        return cls(of_medians, rounds.p10, rounds.median, rounds.p90)
+
+
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """The median of `values` and an interval that holds the true one with `confidence` or more.
 
@@ -139,6 +159,11 @@ def ratio_interval(
     Raises TrtkitError when the numbers of samples differ, there are none, one is not finite, or one
     of the baseline's is not above 0.
     """
+    return median_interval(_paired(samples, baseline_samples), confidence)
+
+
+def _paired(samples: Sequence[float], baseline_samples: Sequence[float]) -> list[float]:
+    """The ratio of every round, checked."""
     if len(samples) != len(baseline_samples):
         raise TrtkitError(
             f"Ratios need pairs from the same rounds, but there are {len(samples)} samples and "
@@ -150,8 +175,7 @@ def ratio_interval(
         raise TrtkitError(
             f"No ratio to a baseline that took {least:g} seconds exists; give it more work."
         )
-    pairs = zip(samples, baseline_samples, strict=True)
-    return median_interval([sample / base for sample, base in pairs], confidence)
+    return [sample / base for sample, base in zip(samples, baseline_samples, strict=True)]
 
 
 def _rank(count: int, confidence: float) -> int:
