@@ -8,15 +8,15 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
-from urllib.parse import quote
 
+from trtkit import sqlite
 from trtkit.errors import TrtkitError
+from trtkit.sqlite import FileKind
 from trtkit.store.codec import CODEC_CODES, DTYPE_CODES, Header
 from trtkit.store.segment import sync_folder
 
-FORMAT = 1
-# Tells this index from any other SQLite file ("TRTK").
-APPLICATION_ID = 0x5452544B
+# "TRTK" tells this index from any other SQLite file.
+KIND = FileKind(application=0x5452544B, version=1)
 
 _SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -39,8 +39,8 @@ CREATE INDEX entries_by_segment ON entries (segment, offset);
 """
 
 # A cache must not make its reader wait: what is locked for longer than this is a miss.
-_READ_WAIT_MS = 500
-_WRITE_WAIT_MS = 10_000
+_READ_WAIT_SECONDS = 0.5
+_WRITE_WAIT_SECONDS = 10.0
 
 
 class DamagedIndex(TrtkitError):
@@ -123,7 +123,7 @@ class Index:
 
     def reserve_numbers(self, highest: int) -> None:
         """Never hand out a segment number up to `highest`."""
-        with self._transaction():
+        with sqlite.transaction(self._sql):
             self._sql.execute("INSERT INTO segments VALUES (?, 0, 0)", (highest,))
             self._sql.execute("DELETE FROM segments WHERE number = ?", (highest,))
 
@@ -149,7 +149,7 @@ class Index:
 
         They replace older entries of the same key. All or nothing, safe on disk when it returns.
         """
-        with self._transaction():
+        with sqlite.transaction(self._sql):
             self._sql.execute(
                 "INSERT INTO segments VALUES (?, ?, ?) ON CONFLICT (number) DO UPDATE "
                 "SET bytes = excluded.bytes, used_ns = MAX(used_ns, excluded.used_ns)",
@@ -174,19 +174,19 @@ class Index:
 
     def touch(self, used: dict[int, int]) -> None:
         """Record when segments were last used (number to Unix time in ns)."""
-        with self._transaction():
+        with sqlite.transaction(self._sql):
             self._touch(used)
 
     def drop_segment(self, number: int) -> int:
         """Forget a segment; returns the number of its entries."""
-        with self._transaction():
+        with sqlite.transaction(self._sql):
             count = self._sql.execute("DELETE FROM entries WHERE segment = ?", (number,)).rowcount
             self._sql.execute("DELETE FROM segments WHERE number = ?", (number,))
         return count
 
     def drop_entries(self, entries: Iterable[Entry]) -> None:
         """Forget these entries, unless they were replaced since."""
-        with self._transaction():
+        with sqlite.transaction(self._sql):
             self._sql.executemany(
                 "DELETE FROM entries WHERE key = ? AND requested = ? AND segment = ? "
                 "AND offset = ? AND length = ?",
@@ -205,17 +205,6 @@ class Index:
             [(when, number) for number, when in used.items()],
         )
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._sql.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._sql.execute("COMMIT")
-        except BaseException:
-            if self._sql.in_transaction:
-                self._sql.execute("ROLLBACK")
-            raise
-
 
 def open_index(folder: Path, *, write: bool) -> Index | None:
     """The index in `folder`, or None when there is none yet.
@@ -226,50 +215,35 @@ def open_index(folder: Path, *, write: bool) -> Index | None:
     if not path.exists():
         return None
     if write:
-        return _connect(path, "?mode=rw", _WRITE_WAIT_MS)
+        return _connect(path, "write")
     # A folder that cannot be written has no room for SQLite's shared memory file: then read the
     # database file alone, as it is.
-    for options in ("?mode=rw", "?mode=ro"):
+    modes: tuple[sqlite.Mode, ...] = ("write", "read")
+    for mode in modes:
         with contextlib.suppress(UnreadableIndex):
-            return _connect(path, options, _READ_WAIT_MS)
-    return _connect(path, "?mode=ro&immutable=1", _READ_WAIT_MS)
+            return _connect(path, mode, _READ_WAIT_SECONDS)
+    return _connect(path, "immutable", _READ_WAIT_SECONDS)
 
 
-def _connect(path: Path, options: str, wait_ms: int) -> Index:
-    try:
-        connection = sqlite3.connect(
-            f"file:{quote(str(path.absolute()))}{options}",
-            uri=True,
-            timeout=wait_ms / 1000,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-    except sqlite3.Error as error:
-        raise _unreadable(path, error) from error
-    try:
-        _check_format(connection, path)
-        connection.execute("PRAGMA synchronous = FULL")
-    except sqlite3.OperationalError as error:
-        connection.close()
-        raise _unreadable(path, error) from error
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise damaged(path, error) from error
-    except TrtkitError:
-        connection.close()
-        raise
-    return Index(connection)
+def _connect(path: Path, mode: sqlite.Mode, wait_seconds: float = _WRITE_WAIT_SECONDS) -> Index:
+    with (
+        sqlite.explained(
+            lambda error: _unreadable(path, error), lambda error: damaged(path, error)
+        ),
+        sqlite.connected(path, mode, wait_seconds=wait_seconds, synchronous="FULL") as connection,
+    ):
+        _check_kind(connection, path)
+        return Index(connection)
 
 
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if application != APPLICATION_ID or version < 1:
+def _check_kind(connection: sqlite3.Connection, path: Path) -> None:
+    kind = sqlite.file_kind(connection)
+    if kind.application != KIND.application or kind.version < 1:
         raise damaged(path, "it is another kind of database")
-    if version > FORMAT:
+    if kind.version > KIND.version:
         raise TrtkitError(
-            f"The feature store in {path.parent} has format {version} and this trtkit reads up to "
-            f"format {FORMAT}: update trtkit or use another folder."
+            f"The feature store in {path.parent} has format {kind.version} and this trtkit reads up "
+            f"to format {KIND.version}: update trtkit or use another folder."
         )
     # Reads a page of the tables, and the write-ahead log if there is one.
     connection.execute("SELECT COUNT(*) FROM segments").fetchone()
@@ -297,19 +271,14 @@ def create_index(folder: Path) -> Index:
     remove_index_files(draft)
     # A log left by a deleted index would be applied to the new one.
     remove_index_files(path)
-    connection = sqlite3.connect(draft, isolation_level=None)
-    try:
+    with sqlite.connected(draft, "create", wait_seconds=0.0, synchronous="FULL") as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(
-            f"BEGIN;{_SCHEMA}PRAGMA application_id = {APPLICATION_ID};"
-            f"PRAGMA user_version = {FORMAT};COMMIT;"
-        )
-    finally:
+        with sqlite.transaction(connection):
+            sqlite.create_tables(connection, _SCHEMA, KIND)
         connection.close()
     draft.replace(path)
     sync_folder(folder)
-    return _connect(path, "?mode=rw", _WRITE_WAIT_MS)
+    return _connect(path, "write")
 
 
 def remove_index_files(path: Path) -> None:
