@@ -5,22 +5,33 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+import psutil
 import pytest
 
 from trtkit import cpu
 
-MEMORY = "MemTotal:       16308408 kB\nMemFree:  12 kB\nMemAvailable:   1000 kB\n"
+MEMORY = """\
+MemTotal: 2000 kB
+MemFree: 12 kB
+MemAvailable: 1000 kB
+Buffers: 1 kB
+Cached: 1 kB
+Active: 1 kB
+Inactive: 1 kB
+Shmem: 0 kB
+"""
 
 
 @pytest.fixture
 def system(tmp_path, monkeypatch):
-    """Write what the system says, by the name of the constant; nothing is said else."""
+    """Write what the system says, by the name of the constant or file; nothing is said else."""
 
     def path(name: str) -> Path:
         return tmp_path / name
 
-    for name in ("CPU_INFO", "BOARD", "MEMORY_INFO"):
+    for name in ("CPU_INFO", "BOARD"):
         monkeypatch.setattr(cpu, name, path(name))
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
     monkeypatch.setattr(cpu, "MEMORY_LIMITS", (path("v2"), path("v1")))
     return lambda **said: [path(name).write_text(text) for name, text in said.items()]
 
@@ -54,8 +65,9 @@ def test_elsewhere_by_what_python_knows(system, monkeypatch):
 
 
 def test_memory_is_what_is_available(system):
-    system(MEMORY_INFO=MEMORY)
+    system(meminfo=MEMORY)
     assert cpu.available_memory() == 1000 * 1024
+    assert cpu.total_memory() == 2000 * 1024
 
 
 @pytest.mark.parametrize(
@@ -68,25 +80,27 @@ def test_memory_is_what_is_available(system):
     ],
 )
 def test_a_container_has_no_more_than_its_limit(system, limits, bytes_):
-    system(MEMORY_INFO=MEMORY, **limits)
+    system(meminfo=MEMORY, **limits)
     assert cpu.available_memory() == bytes_
 
 
 def test_where_nothing_says_how_much_memory_there_is(system):
-    assert cpu.available_memory() is None
-    system(MEMORY_INFO="MemTotal: 16308408 kB\n")
-    assert cpu.available_memory() is None
+    assert (cpu.available_memory(), cpu.total_memory()) == (None, None)
+    system(v2="4096\n")
+    assert cpu.available_memory() == 4096
 
 
 def test_what_may_not_be_read_says_nothing(system, monkeypatch):
-    system(CPU_INFO="model name: x\n", MEMORY_INFO=MEMORY)
+    system(CPU_INFO="model name: x\n", v1="4096\n", meminfo=MEMORY)
 
     def refuse(self, *args, **options):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_text", refuse)
-    assert cpu.available_memory() is None
+    assert cpu.available_memory() == 1000 * 1024
     assert cpu.processor_name()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: refuse(None))
+    assert cpu.available_memory() is None
 
 
 def test_this_machine():

@@ -10,7 +10,6 @@ CPU_INFO = Path("/proc/cpuinfo")
 # Of /proc/cpuinfo's flags.
 BYTE_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8")
 BOARD = Path("/proc/device-tree/model")
-MEMORY_INFO = Path("/proc/meminfo")
 # Of a container, in the two forms that Linux has had.
 MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -60,19 +59,28 @@ def adds_byte_products_exactly() -> bool:
     return bool(flags.intersection(BYTE_PRODUCTS))
 
 
+def total_memory() -> int | None:
+    """Bytes of memory of the machine; None where the system does not tell."""
+    return _memory("total")
+
+
 def available_memory() -> int | None:
     """Bytes that can be had without swapping, files in memory counted; None where nothing says so.
 
     In a container no more than its limit, which files in memory count against.
     """
-    found = [
-        int(line.split()[1]) * 1024
-        for line in _text(MEMORY_INFO).splitlines()
-        if line.startswith("MemAvailable:")
-    ]
-    limits = (_text(path).strip() for path in MEMORY_LIMITS)
-    found += [int(limit) for limit in limits if limit.isdecimal()]
-    return min(found, default=None)
+    available = _memory("available")
+    limits = [int(text) for path in MEMORY_LIMITS if (text := _text(path).strip()).isdecimal()]
+    return min(limits if available is None else [available, *limits], default=None)
+
+
+def _memory(field: str) -> int | None:
+    import psutil
+
+    try:
+        return int(getattr(psutil.virtual_memory(), field))
+    except (OSError, NotImplementedError):
+        return None
 
 
 def _text(path: Path) -> str:

@@ -54,8 +54,6 @@ def write_json(path: Path, value: Any) -> None:
 def _encode(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, bytes):
-        return value.hex()
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

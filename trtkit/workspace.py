@@ -18,7 +18,9 @@ TIMING_FOLDER = ".timing-cache"
 
 def user_cache() -> Path:
     """Where trtkit keeps what all workspaces of a user share, and what may be deleted at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trtkit"
+    import platformdirs
+
+    return platformdirs.user_cache_path("trtkit", appauthor=False)
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def test_the_usual_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert KeptGraphs.usual() == KeptGraphs(tmp_path / "trtkit" / "graphs")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert KeptGraphs.usual() == KeptGraphs(tmp_path / ".cache" / "trtkit" / "graphs")
 
 

@@ -23,6 +23,7 @@ from trtkit.errors import ImageError, TrtkitError, listed
 from trtkit.photos.files import find_images
 from trtkit.photos.images import load_image, read_file
 from trtkit.reporting import message, reporting
+from trtkit.serialization import to_plain
 from trtkit.workspace import Workspace
 
 DEFAULT_PHOTOS = 32
@@ -244,7 +245,7 @@ def _report(
     contests: Sequence[Contest],
     interrupted: bool,
 ) -> BenchReport:
-    found = doctor(workspace=place.root).to_json()
+    found = to_plain(doctor(workspace=place.root))
     kept = (
         "trtkit",
         "python",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ def note(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
+    """Indented JSON. Dataclasses become objects, paths strings, bytes hexadecimal digits."""
     typer.echo(json.dumps(value, indent=2, default=_plain))
 
 
@@ -41,6 +43,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, bytes):
