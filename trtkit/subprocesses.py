@@ -95,8 +95,9 @@ class Worker:
     """The parent's side of a worker process, which starts at once.
 
     `name` begins the sentences of errors; `module` is below `trtkit`, and its `main` takes
-    `arguments`. `environment` is added to this process's. The worker leads a session of its own: Ctrl-C
-    reaches the parent alone, and the worker's children end with it.
+    `arguments`. `environment` is added to this process's. `python` is the interpreter, by default this
+    process's. The worker leads a session of its own: Ctrl-C reaches the parent alone, and the worker's
+    children end with it.
 
     Raises WorkerFailed when the process cannot be started.
     """
@@ -108,6 +109,7 @@ class Worker:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         grace: float = GRACE,
+        python: str | None = None,
     ) -> None:
         self.name = name
         self._grace = grace
@@ -117,7 +119,7 @@ class Worker:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
-                [sys.executable, str(LAUNCH), module, *arguments],
+                [python or sys.executable, str(LAUNCH), module, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,

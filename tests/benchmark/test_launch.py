@@ -62,7 +62,7 @@ def test_a_trtkit_that_lies_in_no_path_is_found(tmp_path):
     launch = Path(trtkit.__file__).with_name("launch.py")
     ended = subprocess.run(
         [sys.executable, "-S", str(launch), "benchmark.worker", "0"],
-        input=b"", capture_output=True, cwd=tmp_path, env={}, check=False,
+        input=b"null\n", capture_output=True, cwd=tmp_path, env={}, check=False,
     )  # fmt: skip
     # Without site packages there is no numpy either; the worker itself needs none.
     assert (ended.returncode, ended.stderr) == (0, b"")

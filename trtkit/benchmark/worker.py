@@ -1,51 +1,28 @@
 """A contestant in a process of its own.
 
 Thread pools, memory and crashes of one never touch another, and a process that waits for its turn
-does nothing. Parent and worker talk in lines of JSON over the worker's stdin and stdout: `load` with
-the spec, `round`, `labels`, `close`, each but the last answered by one line. `launch.py` starts the
-worker; it ends when its stdin does, so also when its parent dies.
+does nothing. The parent sends `load` with the spec, `round` and `labels`, each answered by one message
+(`trtkit.subprocesses`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import json
 import os
-import queue
-import selectors
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import trtkit
 from trtkit.benchmark.protocol import ContestantFailed, uncollected
 from trtkit.cpu import own_process, usable_cores
-from trtkit.errors import TrtkitError, listed, os_reason
+from trtkit.errors import TrtkitError, listed
+from trtkit.subprocesses import GRACE, Parent, Worker, WorkerFailed, last_line
 
 if TYPE_CHECKING:
     from trtkit.benchmark.loaded import Loaded
 
 FACTORY = "trtkit.benchmark.competitors:load"
-COMMANDS = ("load", "round", "labels", "close")
-
-LAUNCH = Path(trtkit.__file__).with_name("launch.py")
-
-# Seconds for a process that was asked to end; then it is killed.
-GRACE = 10.0
-
-# Of the end of the worker's stderr, bytes that are searched for its last line.
-TAIL = 8192
-
-# Characters of a reason that are kept: some libraries put a whole graph into it.
-LONGEST = 400
+COMMANDS = ("load", "round", "labels")
 
 
 class WorkerContestant:
@@ -53,11 +30,13 @@ class WorkerContestant:
 
     `spec` goes to the worker as JSON and there to the function that `spec["factory"]` names,
     "module:function", without that entry; by default to trtkit.benchmark.competitors:load. It returns
-    what is measured (`Loaded`). `timeout` is how many seconds each answer may take, that to loading
-    included; `grace` how many a process that was asked to end has before it is killed. `cores`: on how
-    many cores it runs, the first of those that this process may use; None for all of them.
+    what is measured (`Loaded`). `timeout`: seconds that each answer may take, loading included;
+    `grace`: seconds that a process has to end before it is killed. `cores`: how many cores it runs on,
+    the first of those that this process may use; None for all of them. `python`: the interpreter, by
+    default this one; another one needs what the factory imports.
 
-    `images` (photos of a round) and `note` are what it said of itself at loading; 0 and empty before.
+    `images` (photos of a round), `note` and `facts` are what the worker tells after loading; 0 and
+    empty before.
 
     The process starts with the first `load()`, `round()` or `labels()`, in a session of its own, so
     that Ctrl-C goes to the parent alone; the parent ends it on `close()`, when the block of `with`
@@ -72,38 +51,49 @@ class WorkerContestant:
         timeout: float = 600.0,
         grace: float = GRACE,
         cores: int | None = None,
+        python: str | None = None,
     ) -> None:
         self.name = name
         self.cores = cores
         self.images = 0
         self.note = ""
+        self.facts: dict[str, Any] = {}
         self._spec = dict(spec)
         self._timeout = timeout
         self._grace = grace
-        self._process: subprocess.Popen[bytes] | None = None
-        self._said: IO[bytes] | None = None
-        self._received = b""
+        self._python = python
+        self._worker: Worker | None = None
         self._why_ended: str | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process, None when there is none (yet, or any more)."""
-        return None if self._process is None else self._process.pid
+        """The id of the process, None while there is none."""
+        return None if self._worker is None else self._worker.pid
 
-    def load(self) -> None:
-        """Start the process and make what it measures, unless that was done.
+    def load(self, spec: Mapping[str, Any] | None = None) -> None:
+        """Start the process and load the work, unless that was done; another `spec` replaces it.
 
         Raises ContestantFailed.
         """
         if self._why_ended is not None:
             raise ContestantFailed(self._why_ended)
-        if self._process is None:
-            self._start()
-            answer = self._ask({"command": "load", "spec": self._spec})
-            self.images, self.note = int(answer["images"]), str(answer["note"])
+        if self._worker is not None and spec is None:
+            return
+        self._spec = self._spec if spec is None else dict(spec)
+        if self._worker is None:
+            try:
+                self._worker = Worker(
+                    self.name, "benchmark.worker", str(self.cores or 0), grace=self._grace,
+                    python=self._python,
+                )  # fmt: skip
+            except WorkerFailed as error:
+                raise self._failure(error.how) from error
+        answer = self._ask({"command": "load", "spec": self._spec})
+        self.images, self.note = int(answer["images"]), str(answer["note"])
+        self.facts = answer.get("facts", {})
 
     def round(self) -> float:
-        """One round: the seconds that the worker measured around its work alone, or its device said.
+        """One round: the seconds that the worker measured around its work alone, or its device's.
 
         Raises ContestantFailed when the worker dies, answers with an error or not in time.
         """
@@ -119,233 +109,75 @@ class WorkerContestant:
         """End the process, whether it works or has failed; it cannot be started again."""
         if self._why_ended is None:
             self._why_ended = f"{self.name} was closed before this."
-        process = self._process
-        if process is None:
-            return
-        try:
-            with contextlib.suppress(OSError):
-                self._send({"command": "close"})
-        except BaseException:
-            # Ctrl-C while the pipe was full: nothing of it may stay.
-            self._reap(0.0)
-            raise
-        self._reap(self._grace)
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
     def __enter__(self) -> WorkerContestant:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _start(self) -> None:
-        # A file: nobody has to read it while the worker writes, as a pipe would need. Closed with
-        # the process.
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
-        self._received = b""
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, str(LAUNCH), "benchmark.worker", str(self.cores or 0)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._said,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._said.close()
-            raise ContestantFailed(
-                self._end(f"could not start a process ({os_reason(error)})")
-            ) from error
-
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to `request`. Whatever exception it ends with, the process is gone then."""
+        """The answer to `request`. After any exception the process is gone."""
+        worker, command = cast(Worker, self._worker), request["command"]
         try:
-            # One that died meanwhile has closed the pipe; why is found where its answer should be.
-            with contextlib.suppress(BrokenPipeError):
-                self._send(request)
-            answer = self._answer(request["command"])
+            answer = worker.ask(request, timeout=self._timeout)
+        except WorkerFailed as error:
+            detail = f": {error.last_line}" if error.last_line else ""
+            raise self._failure(f"{error.how} during {command}{detail}") from error
         except BaseException:
-            # Ctrl-C too: the answer would come later, in the place of another one's.
-            if self._why_ended is None:
-                self._end(f"was stopped while it was asked for {request['command']}")
+            self._failure(f"was stopped during {command}")
             raise
         if "error" in answer:
-            raise ContestantFailed(self._end(answer["error"]))
+            worker.kill()
+            raise self._failure(answer["error"])
         return answer
 
-    def _send(self, request: Mapping[str, Any]) -> None:
-        pipe = self._running.stdin
-        if pipe is not None:
-            pipe.write(json.dumps(request).encode() + b"\n")
-            pipe.flush()
-
-    def _answer(self, command: str) -> dict[str, Any]:
-        """The next line of the worker, waited for at most `timeout` seconds."""
-        pipe = cast(IO[bytes], self._running.stdout)
-        deadline = time.monotonic() + self._timeout
-        with selectors.DefaultSelector() as selector:
-            selector.register(pipe, selectors.EVENT_READ)
-            while b"\n" not in self._received:
-                left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
-                    raise ContestantFailed(
-                        self._end(f"did not answer to {command} within {self._timeout:g} s")
-                    )
-                some = os.read(pipe.fileno(), 1 << 16)
-                if not some:
-                    raise ContestantFailed(self._end(self._how_it_died(command)))
-                self._received += some
-        line, _, self._received = self._received.partition(b"\n")
-        return cast(dict[str, Any], json.loads(line))
-
-    @property
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise ContestantFailed(f"{self.name} has no process.")
-        return self._process
-
-    def _how_it_died(self, command: str) -> str:
-        """What is to be said of a worker that closed its end of the pipe."""
-        process = self._running
-        try:
-            status = process.wait(self._grace)
-        except subprocess.TimeoutExpired:
-            return f"closed its pipe during {command} and did not end"
-        if status >= 0:
-            how = f"ended with status {status} during {command}"
-        elif -status == signal.SIGKILL:
-            how = f"was killed (SIGKILL) during {command}, as the system does without free memory"
-        else:
-            how = f"crashed ({_signal_name(-status)}) during {command}"
-        last = self._last_line()
-        return f"{how}: {last}" if last else how
-
-    def _last_line(self) -> str:
-        """The last line on the worker's stderr that is not empty."""
-        if self._said is None:
-            return ""
-        size = self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(0, size - TAIL))
-        lines = self._said.read().decode(errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-    def _end(self, why: str) -> str:
-        """End the process at once, and the sentence that says why."""
-        self._why_ended = f"{self.name} {_shortened(why)}"
-        self._reap(0.0)
-        return self._why_ended
-
-    def _reap(self, grace: float) -> None:
-        """Wait `grace` seconds for the process to end, kill what is left of it, forget it."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(grace)
-        finally:
-            # Its children too: the group is the session that it leads, and as long as one of them
-            # lives, no other gets its number.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if process.stdin is not None:
-                # What was not written yet goes into a pipe that has no reader any more.
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
-            if process.stdout is not None:
-                process.stdout.close()
-            if self._said is not None:
-                self._said.close()
+    def _failure(self, why: str) -> ContestantFailed:
+        self._worker = None
+        self._why_ended = f"{self.name} {why.rstrip('.')}."
+        return ContestantFailed(self._why_ended)
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+def round_seconds(work: Loaded) -> float:
+    """One round of what was loaded: its device's seconds, or those that the host waited."""
+    work.before()
+    with uncollected():
+        start = time.perf_counter()
+        device_seconds = work.run()
+        passed = time.perf_counter() - start
+    return passed if device_seconds is None else device_seconds
 
 
-def _shortened(why: str) -> str:
-    """`why` on one line, of readable length, with a full stop."""
-    line = " ".join(why.split())
-    if len(line) > LONGEST:
-        line = line[: LONGEST - 4] + " ..."
-    return line if line.endswith(".") else f"{line}."
-
-
-def serve(requests: int, answers: IO[bytes]) -> None:
-    """The worker: answer the requests (read from that descriptor) with one line each until `close`.
+def main(cores: str) -> None:
+    """Answer the parent's requests until it ends the worker; `cores` as `confine` takes them.
 
     An error of the work is answered with its sentence and raised.
     """
-    waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(requests, waiting), daemon=True).start()
+    confine(int(cores))
+    # As the command line does, so that engines are set up alike.
+    own_process()
+    parent = Parent()
     work: Loaded | None = None
-    while True:
-        request = waiting.get()
+    while (request := parent.receive()) is not None:
         command = request["command"]
-        if command == "close":
-            if work is not None:
-                work.close()
-            return
         try:
             if command == "load":
+                if work is not None:
+                    work.close()
                 work = _load(request["spec"])
-                answer: dict[str, Any] = {"images": work.images, "note": work.note}
+                facts = getattr(work, "facts", {})
+                answer = {"images": work.images, "note": work.note, "facts": facts}
             else:
                 answer = _obey(command, cast("Loaded", work))
         except Exception as error:
-            _write(answers, {"error": f"failed at {command}: {_reason(error)}"})
+            parent.send({"error": f"failed at {command}: {_reason(error)}"})
             raise
-        _write(answers, answer)
-
-
-def _obey(command: str, work: Loaded) -> dict[str, Any]:
-    if command == "labels":
-        return {"labels": [int(label) for label in work.labels()]}
-    if command == "round":
-        work.before()
-        with uncollected():
-            start = time.perf_counter()
-            taken = work.run()
-            passed = time.perf_counter() - start
-        return {"seconds": passed if taken is None else taken}
-    raise TrtkitError(f"There is no command {command!r}; there are {listed(COMMANDS)}.")
-
-
-def _read(requests: int, waiting: queue.SimpleQueue[dict[str, Any]]) -> None:
-    """Hand on the requests. Without a parent the process ends, in the middle of a round too."""
-    # This thread's alone: another one could not close it as long as this one waits for a line.
-    with os.fdopen(requests, "rb") as lines:
-        for line in lines:
-            request = json.loads(line)
-            waiting.put(request)
-            if request["command"] == "close":
-                return
-    os._exit(0)
-
-
-def _write(answers: IO[bytes], answer: Mapping[str, Any]) -> None:
-    answers.write(json.dumps(answer).encode() + b"\n")
-    answers.flush()
-
-
-def _load(spec: dict[str, Any]) -> Loaded:
-    module, _, function = spec.pop("factory", FACTORY).partition(":")
-    return cast("Loaded", getattr(importlib.import_module(module), function)(spec))
-
-
-def _reason(error: Exception) -> str:
-    """The first line of the error; of errors that are not trtkit's, with their type."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if isinstance(error, TrtkitError):
-        return first
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+        parent.send(answer)
+    if work is not None:
+        work.close()
 
 
 def confine(cores: int) -> None:
@@ -357,19 +189,23 @@ def confine(cores: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
-def main(cores: str) -> None:
-    """Keep the pipes for requests and answers; what else is read is empty, what is printed is stderr.
+def _load(spec: dict[str, Any]) -> Loaded:
+    module, _, function = spec.pop("factory", FACTORY).partition(":")
+    return cast("Loaded", getattr(importlib.import_module(module), function)(spec))
 
-    `cores` as `confine` takes them.
-    """
-    confine(int(cores))
-    # As the command line says of its own, so that engines are set up alike.
-    own_process()
-    # The copies are not inherited, so that processes of the work do not keep the pipes open.
-    requests, answers = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    with os.fdopen(answers, "wb") as answered:
-        serve(requests, answered)
+
+def _obey(command: str, work: Loaded) -> dict[str, Any]:
+    if command == "labels":
+        return {"labels": [int(label) for label in work.labels()]}
+    if command == "round":
+        return {"seconds": round_seconds(work)}
+    raise TrtkitError(f"The command {command!r} is not one of {listed(COMMANDS)}.")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of the error; of errors that are not trtkit's, with their type."""
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, TrtkitError):
+        return last_line(first)
+    name = type(error).__name__
+    return last_line(f"{name}: {first}" if first else name)
