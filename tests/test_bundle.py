@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import stat
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +56,7 @@ def test_publishing_replaces_the_old_files(tmp_path):
     publish(tmp_path, "two")
     names = {path.name for path in (tmp_path / "b").iterdir()}
     assert names == {"a-two.onnx", "b-two.onnx", bundle.MANIFEST}
-    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [bundle.LOCK, "b"]
 
 
 def test_builds_of_one_bundle_at_once_leave_one_of_them(tmp_path):
@@ -74,6 +77,51 @@ def test_builds_of_one_bundle_at_once_leave_one_of_them(tmp_path):
         found = read_manifest(tmp_path / "b")
         check_files(tmp_path / "b", found.stages)
         assert len(list((tmp_path / "b").iterdir())) == 7
+
+
+def test_a_lock_file_of_a_dead_build_does_not_matter(tmp_path):
+    (tmp_path / bundle.LOCK).write_text("999999999")
+    built = publish(tmp_path, "one")
+    assert read_manifest(tmp_path / "b") == built
+
+
+def test_any_user_of_a_shared_folder_may_take_the_lock(tmp_path):
+    publish(tmp_path, "one")
+    assert stat.S_IMODE((tmp_path / bundle.LOCK).stat().st_mode) == 0o666
+
+
+def test_publishing_waits_for_another_process(tmp_path):
+    code = (
+        "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / bundle.LOCK)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as other:  # fmt: skip
+        assert other.stdout.readline() == b"held\n"
+        thread = threading.Thread(target=publish, args=(tmp_path, "one"))
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        assert not (tmp_path / "b").exists()
+        other.kill()
+        thread.join(30)
+    read_manifest(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), NotImplementedError("no flock")]
+)
+def test_a_folder_that_cannot_be_locked_is_an_error(tmp_path, monkeypatch, error):
+    def refuse(self):
+        raise error
+
+    monkeypatch.setattr(bundle.FileLock, "acquire", refuse)
+    reason = "Permission denied" if isinstance(error, OSError) else "no flock"
+    with pytest.raises(TrtkitError, match=rf"cannot be written \({reason}\); free space there"):
+        publish(tmp_path, "one")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_staging_is_removed_whatever_happens(tmp_path):

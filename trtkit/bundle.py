@@ -6,7 +6,6 @@ manifest names are in place; files are named by the stage's id, so old and new o
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -16,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from trtkit.errors import TrtkitError, listed, nearest, os_reason
 from trtkit.identity import file_digest
@@ -29,6 +30,8 @@ PREFIX = "prefix"
 # Behind a model's name: the stage of its tail that ends in the embedding.
 BODY = "-body"
 STAGING_PREFIX = ".building-"
+# Beside the bundles; it stays, and says nothing: only who holds it matters.
+LOCK = ".publishing.lock"
 
 
 @dataclass(frozen=True)
@@ -316,12 +319,16 @@ def _alone(folder: Path) -> Iterator[None]:
 
     Two builds of one bundle would otherwise each sweep away files that the other is putting there.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    # For all users of a shared folder, whoever made the file.
+    lock = FileLock(folder / LOCK, mode=0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock.acquire()
+    except NotImplementedError as error:
+        raise _unwritable(folder, OSError(str(error))) from error
+    try:
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def _sync(path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.graph.onnx_graphs import run
 from tests.pictures import write_photos
 from trtkit import CacheOptions, TrtkitError
 from trtkit.api import build as module
-from trtkit.bundle import MANIFEST, read_manifest
+from trtkit.bundle import LOCK, MANIFEST, read_manifest
 from trtkit.costs.caching import entry_bytes
 from trtkit.engines.registry import get_backend
 from trtkit.photos.samples import generate_images
@@ -343,7 +343,7 @@ def test_an_engine_that_disagrees_leaves_no_bundle(make_workspace, monkeypatch):
     with pytest.raises(TrtkitError, match=r"resnet18 at fp32 disagrees .* nothing was kept"):
         build(place, cut=3, bundle_name="b")
     assert files(place.engines / "b") == before
-    assert [path.name for path in place.engines.iterdir()] == ["b"]
+    assert sorted(path.name for path in place.engines.iterdir()) == [LOCK, "b"]
 
 
 def test_a_full_disk_leaves_nothing(make_workspace, monkeypatch):
@@ -362,7 +362,7 @@ def test_a_full_disk_leaves_nothing(make_workspace, monkeypatch):
     with pytest.raises(TrtkitError, match=r"cannot be written \(No space left on device\)"):
         build(place, cut=3, bundle_name="b")
     assert files(place.engines / "b") == before
-    assert [path.name for path in place.engines.iterdir()] == ["b"]
+    assert sorted(path.name for path in place.engines.iterdir()) == [LOCK, "b"]
 
 
 def test_a_read_only_workspace(make_workspace, monkeypatch):
@@ -400,4 +400,4 @@ def test_killing_a_build_leaves_the_old_bundle(make_workspace):
         load(place.engines / "b").close()
     # The next build sweeps away what the killed ones left.
     build(place, cut=3, bundle_name="b")
-    assert [path.name for path in place.engines.iterdir()] == ["b"]
+    assert sorted(path.name for path in place.engines.iterdir()) == [LOCK, "b"]
