@@ -330,6 +330,13 @@ class TestAbout:
     def test_no_creation_time(self, clip: Path) -> None:
         assert VideoFile(clip).start_us is None
 
+    def test_a_comment_that_is_not_utf8_does_not_matter(self, tmp_path: Path) -> None:
+        path = write_clip(tmp_path / "c.mkv", STEADY[:2], metadata={"comment": "Einfahrt Sued"})
+        content = path.read_bytes()
+        assert content.count(b"Einfahrt Sued") == 1
+        path.write_bytes(content.replace(b"Sued", b"S\xfcd "))
+        assert VideoFile(path).start_us is None
+
     def test_the_fingerprint_is_of_size_beginning_and_end(self, clip: Path, tmp_path: Path) -> None:
         mebibyte = 1 << 20
         path = tmp_path / "big.mp4"

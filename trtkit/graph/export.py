@@ -20,6 +20,7 @@ from trtkit.graph.lower import lower
 from trtkit.models.blocks import BlockModel, feature_size
 from trtkit.models.normalise import Normalise
 from trtkit.preprocessing import Preprocessing
+from trtkit.tensors import Array
 
 EXPORT_OPSET = 18
 
@@ -142,7 +143,7 @@ def _name_weights(graph: onnx.GraphProto, wrapped: nn.Module, model: BlockModel)
             node.input[position] = renamed.get(name, name)
 
 
-def reference_logits(model: BlockModel, images: np.ndarray, image: Preprocessing) -> np.ndarray:
+def reference_logits(model: BlockModel, images: Array, image: Preprocessing) -> Array:
     """torch's own logits, float32 N x classes, for uint8 images N x H x W x 3.
 
     Runs the network itself, not the parts that were exported, so that the two check each other.

@@ -51,7 +51,7 @@ def difference(part: Array, whole: Array) -> float:
     # What is a part by its area may still be a pixel wider.
     small = small[: large.shape[0], : large.shape[1]]
     squares = cv2.matchTemplate(large, np.ascontiguousarray(small), cv2.TM_SQDIFF)
-    return float(np.sqrt(max(0.0, float(squares.min())) / small.size))
+    return float(np.sqrt(max(0.0, float(np.min(squares))) / small.size))
 
 
 def _grey(pixels: Array, scale: float) -> Array:

@@ -90,7 +90,7 @@ class Clusters:
         lengths = self._lengths[:count] + _square(vector)
         squares = np.maximum(0.0, lengths - 2.0 * (self._vectors[:count] @ vector))
         squares[self._labels[:count] != label] = np.inf
-        row = int(squares.argmin())
+        row = int(np.argmin(squares))
         return row if squares[row] <= self._distance**2 + _ROUNDING else None
 
     def _place(self, row: int, cluster: Cluster) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blake3 import blake3
 
@@ -48,9 +48,11 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[V
 def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
     import av
 
+    # A comment that is not UTF-8 must not keep a video from being read. PyAV 19 never refuses it.
+    older = int(av.__version__.split(".")[0]) < 19
+    lenient: dict[str, Any] = {"metadata_errors": "replace"} if older else {}
     try:
-        # Bytes of a comment that are no UTF-8 must not keep a video from being read.
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(str(path), **lenient)
     except av.error.InvalidDataError as error:
         raise TrtkitError(
             f"{path} is no video in a format that can be read, or it was cut short while it was "
@@ -81,7 +83,9 @@ def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
 
 
 def unit(stream: VideoStream) -> Fraction:
-    return stream.time_base or Fraction(1, MICROSECONDS)
+    base = stream.time_base
+    # PyAV 19 has its own class of fractions.
+    return Fraction(base.numerator, base.denominator) if base else Fraction(1, MICROSECONDS)
 
 
 def duration_us(container: InputContainer, stream: VideoStream) -> int | None:

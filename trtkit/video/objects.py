@@ -163,7 +163,7 @@ def _difference(before: Array, now: Array) -> float:
 
     inner = before[_MOST_SHIFT:-_MOST_SHIFT, _MOST_SHIFT:-_MOST_SHIFT]
     squares = cv2.matchTemplate(now, inner, cv2.TM_SQDIFF)
-    return float(np.sqrt(max(0.0, float(squares.min())) / inner.size))
+    return float(np.sqrt(max(0.0, float(np.min(squares))) / inner.size))
 
 
 def _grey(crop: Array) -> Array:
