@@ -208,7 +208,7 @@ def test_warm_hits_in_every_run(opened, expected):
 
 def test_a_warm_cache_that_does_not_keep_all_is_refused(spec, monkeypatch):
     monkeypatch.setattr(loaded.PrefixCache, "put", lambda self, key, feature: None)
-    with pytest.raises(TrtkitError, match=f"{COUNT} of {COUNT} photos are not kept"):
+    with pytest.raises(TrtkitError, match=f"does not keep {COUNT} of {COUNT} photos"):
         load(spec(measure=END_TO_END, cache="warm"))
 
 

@@ -132,6 +132,64 @@ def test_a_torch_that_sees_no_gpu_says_so(exported, monkeypatch):
             load_network(kind, parts, classes=1000, threads=1, examples=[images])
 
 
+class TinyNetwork(torch.nn.Module):
+    """Stands in for a torchvision model; too large for the memory from the fourth image on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 2, 1)
+        self.batches: list[torch.Size] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 3:
+            raise torch.cuda.OutOfMemoryError
+        self.batches.append(images.shape)
+        return self.layer(images).flatten(1)
+
+
+@pytest.fixture
+def torchvision_spec(monkeypatch, torch_settings):
+    """A GPU that is this CPU, and the spec of a model on it."""
+    import torchvision
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    for name, value in (("synchronize", None), ("empty_cache", None), ("get_device_name", "Card")):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    # cuDNN's version is looked up by the cards that it is for.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card: (9, 0))
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name: TinyNetwork())
+    real, randn = Way, torch.randn
+    monkeypatch.setattr(torch_networks, "Way", lambda device, **options: real("cpu", **options))
+    monkeypatch.setattr(torch, "randn", lambda shape, device, dtype: randn(shape, dtype=dtype))
+    return {
+        "model": "tiny", "image_size": 8, "batch": 2, "half": False, "compiled": False,
+        "sample_seconds": 0.006, "most_repeats": 200,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_torchvision_model_is_timed_by_itself(torchvision_spec, half):
+    work = torch_networks.TorchvisionModel({**torchvision_spec, "half": half})
+    network = work._network._network
+    assert work.facts["card"] == "Card" and work.facts["torch"] == torch.__version__
+    # 1.5 ms a batch, so that four fill a sample; a round is one of them.
+    before = len(network.batches)
+    assert work.run() == pytest.approx(0.0015)
+    assert network.batches[before:] == [(2, 3, 8, 8)] * 4
+    dtype = torch.float16 if half else torch.float32
+    assert network.layer.weight.dtype == dtype
+    assert network.layer.weight.is_contiguous(memory_format=torch.channels_last) or not half
+    assert (work.images, work.labels()) == (2, [])
+    work.close()
+
+
+def test_a_torchvision_model_that_does_not_fit_says_so(torchvision_spec):
+    with pytest.raises(TrtkitError, match=r"^out of device memory$"):
+        torch_networks.TorchvisionModel({**torchvision_spec, "batch": 4})
+
+
 def test_onnxruntime_runs_on_what_lies_on_its_device(exported, expected, monkeypatch):
     parts, images = exported
     network = onnxruntime_on_device(merged(parts), 1, CPU, "cpu")
@@ -191,6 +249,21 @@ def test_only_the_engines_are_between_the_events(monkeypatch, tmp_path):
     # Prefix and tail, each recorded; what brings a batch to where the prefix reads it is before.
     engine = ["graph begin", "engine begin", "engine end", "graph end"]
     assert kinds == ["memcpy D2D", "record", *engine, *engine, "record"] * 2
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_what_fills_the_input_is_repeated(monkeypatch, tmp_path, graphs):
+    simulation = install(monkeypatch)
+    placed = PlacedEngines(engines(tmp_path), rows=4, graphs=graphs)
+    placed.fill(PHOTOS[:4])
+    # Prefix and tail.
+    assert placed.recorded == (2 if graphs else 0)
+    simulation.cuda.log.clear()
+    assert placed.device_seconds(4, 3) > 0
+    kinds = [kind for _, kind in simulation.cuda.log if kind in ("record", "engine begin")]
+    assert kinds == ["record", *["engine begin"] * 6, "record"]
+    assert placed.host_seconds(4, 2) > 0
+    assert len(placed.buffers) == 3
 
 
 @pytest.fixture

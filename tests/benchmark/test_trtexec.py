@@ -10,7 +10,13 @@ import pytest
 from trtkit.benchmark import kinds
 from trtkit.benchmark.competitors import load
 from trtkit.benchmark.spec import Spec
-from trtkit.benchmark.trtexec import batch_seconds, precision_flags
+from trtkit.benchmark.trtexec import (
+    batch_seconds,
+    batches_per_second,
+    precision_flags,
+    run_plan,
+    shapes_option,
+)
 from trtkit.bundle import read_manifest
 from trtkit.errors import TrtkitError
 from trtkit.workspace import Workspace
@@ -73,8 +79,32 @@ def spec(built, tmp_path):
 def test_the_time_is_the_median_of_the_gpu():
     assert batch_seconds(SAID) == pytest.approx(0.002)
     assert batch_seconds("GPU Compute Time: median = 1.5e-02 ms") == pytest.approx(1.5e-5)
-    with pytest.raises(TrtkitError, match="told no GPU Compute Time"):
+    with pytest.raises(TrtkitError, match="printed no GPU Compute Time"):
         batch_seconds(SAID.replace("GPU Compute Time", "GPU latency"))
+
+
+def test_the_throughput_is_in_batches():
+    assert batches_per_second(SAID) == 507.399
+    with pytest.raises(TrtkitError, match="printed no Throughput"):
+        batches_per_second("")
+
+
+def test_another_program_runs_a_plan_for_as_long_as_it_may(trtexec, tmp_path):
+    trtexec()
+    (tmp_path / "bin" / "trtexec").rename(tmp_path / "bin" / "tensorrt_rtx")
+    shapes = shapes_option("image", (None, 64, 64, 3), 8)
+    output = run_plan(
+        tmp_path / "a.plan", shapes, "--useSpinWait", warm_up=500, seconds=3, program="tensorrt_rtx"
+    )
+    assert output == SAID
+    (options,) = trtexec.asked()
+    assert options == [
+        f"--loadEngine={tmp_path}/a.plan", "--shapes=image:8x64x64x3", "--warmUp=500", "--duration=3",
+        "--iterations=10", "--useCudaGraph", "--noDataTransfers", "--useSpinWait",
+    ]  # fmt: skip
+    (tmp_path / "bin" / "tensorrt_rtx").write_text("#!/bin/sh\nexec sleep 60\n")
+    with pytest.raises(TrtkitError, match=r"tensorrt_rtx failed \(no end after 0.2 s\); run"):
+        run_plan(tmp_path, shapes, warm_up=1, seconds=1, program="tensorrt_rtx", timeout=0.2)
 
 
 def test_it_builds_once_and_runs_in_each_round(trtexec, spec, tmp_path):

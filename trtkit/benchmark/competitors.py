@@ -146,7 +146,7 @@ def _load_trtexec(spec: Spec, manifest: Manifest) -> Loaded:
 
     return Trtexec(
         Path(spec.bundle), manifest, manifest.tail(spec.tail),
-        photos=len(spec.photos), batch=spec.batch, kept=Path(spec.built_dir),
+        photos=len(spec.photos), batch=spec.batch, built=Path(spec.built_dir),
     )  # fmt: skip
 
 

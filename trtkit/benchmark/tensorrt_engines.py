@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,25 @@ from trtkit.runtime.loading import backend_of
 from trtkit.tensors import Array
 from trtkit.workspace import TIMING_FOLDER
 
+# Bound, run, recorded, launched: after that a run is what it will always be.
+WARM_UPS = 4
+
 
 class PlacedEngines:
     """Engines that run one after the other on batches of up to `rows` images, alone on the GPU.
 
-    As in a chain: one's output buffer is the next one's input buffer, and a run that comes again is
-    recorded into a CUDA graph. Not for several threads at once.
+    As in a chain: one's output buffer is the next one's input buffer, and with `graphs` a run that comes
+    again is recorded into a CUDA graph. Not for several threads at once.
     """
 
-    def __init__(self, engines: Sequence[TensorRTEngine], rows: int) -> None:
+    def __init__(
+        self, engines: Sequence[TensorRTEngine], rows: int, *, graphs: bool = True
+    ) -> None:
         self._smallest = [engine.batch[0] for engine in engines]
         self._stream = Stream()
         most = max(engines, key=lambda engine: engine.scratch_bytes)
         scratch = DeviceMemory(most.scratch_bytes, f"the intermediate results of {most.name}")
-        self._runs = PreparedRuns(engines, scratch, self._stream)
+        self._runs = PreparedRuns(engines, scratch, self._stream, graphs=graphs)
         values = [engines[0].inputs[0], *(engine.outputs[0] for engine in engines)]
         self._slot = Slot(0, max(rows, *self._smallest), values)
 
@@ -68,6 +74,42 @@ class PlacedEngines:
             marks.append((start, end))
         self._stream.synchronize()
         return sum(end.seconds_since(start) for start, end in marks)
+
+    @property
+    def buffers(self) -> list[int]:
+        """Device addresses: where the images are read, each engine's output in turn."""
+        return self._slot.buffers
+
+    @property
+    def recorded(self) -> int:
+        """How many runs were recorded into CUDA graphs."""
+        return self._runs.recorded
+
+    def fill(self, images: Array) -> None:
+        """Bring images to where the first engine reads them, for `device_seconds` and `host_seconds`."""
+        memory, count = self.place(images)
+        self._stream.copy(self.buffers[0], memory.pointer, memory.nbytes)
+        for _ in range(WARM_UPS):
+            self._enqueue(count)
+        self._stream.synchronize()
+
+    def device_seconds(self, images: int, repeats: int) -> float:
+        """Seconds of one batch on the device, by events around `repeats` of them."""
+        start, end = Event(timing=True), Event(timing=True)
+        start.record(self._stream)
+        for _ in range(repeats):
+            self._enqueue(images)
+        end.record(self._stream)
+        end.synchronize()
+        return end.seconds_since(start) / repeats
+
+    def host_seconds(self, images: int, repeats: int) -> float:
+        """Seconds of one batch by the host's clock, from the first call to the end of the last batch."""
+        started = time.perf_counter()
+        for _ in range(repeats):
+            self._enqueue(images)
+        self._stream.synchronize()
+        return (time.perf_counter() - started) / repeats
 
     def logits(self, images: Array) -> Array:
         """float32 N x classes on the host, of uint8 images N x H x W x 3."""

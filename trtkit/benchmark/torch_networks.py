@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from trtkit.benchmark.network import (
     check_same,
     layer_weights,
 )
+from trtkit.benchmark.protocol import repeats_for
 from trtkit.errors import TrtkitError
 from trtkit.tensors import Array
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 LAYOUT_TRIALS = 3
+WARM_UPS = 5
+NO_GPU = "finds no GPU that it can use"
 
 
 @dataclass(frozen=True)
@@ -82,23 +86,28 @@ def torch_network(
 
 
 class PlacedNetwork:
-    """A network on its device behind the normalisation of uint8 photos. Not for several threads."""
+    """A network on its device, behind the normalisation of uint8 photos or by itself.
 
-    def __init__(self, network: nn.Module, way: Way) -> None:
+    Not for several threads.
+    """
+
+    def __init__(self, network: nn.Module, way: Way, *, normalise: bool = True) -> None:
         import torch
 
-        from trtkit.models.normalise import Normalise
-
         self._device = torch.device(way.device)
-        self._dtype = torch.float16 if way.half else torch.float32
-        self._normalise = Normalise().to(self._device)
-        self._network = network.to(self._device, self._dtype).eval()
-        self._layout = torch.contiguous_format
+        self.dtype = torch.float16 if way.half else torch.float32
+        self._network = network.to(self._device, self.dtype).eval()
+        self.layout = torch.contiguous_format
         self._run = self._forward
+        self._normalise: nn.Module = torch.nn.Identity()
+        if normalise:
+            from trtkit.models.normalise import Normalise
+
+            self._normalise = Normalise().to(self._device)
 
     def use_layout(self, layout: torch.memory_format) -> None:
         """Keep weights, and bring images, in that memory layout."""
-        self._layout = layout
+        self.layout = layout
         self._network.to(memory_format=layout)
 
     def compile(self) -> None:
@@ -137,9 +146,80 @@ class PlacedNetwork:
         return sum(float(start.elapsed_time(end)) for start, end in marks) / 1000.0
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self._normalise(images).to(self._dtype)
-        logits: torch.Tensor = self._network(x.contiguous(memory_format=self._layout))
+        x = self._normalise(images).to(self.dtype)
+        logits: torch.Tensor = self._network(x.contiguous(memory_format=self.layout))
         return logits
+
+
+class TorchvisionModel:
+    """A torchvision model with random weights on the GPU, timed on normalised images that lie there.
+
+    For a worker in an interpreter that has torch, torchvision and numpy, and nothing else that trtkit
+    needs. `spec`: `model` and `image_size` (pixels) of the network, `batch`, `half` and `compiled` as in
+    `Way`, and `sample_seconds`, for which one batch is repeated, `most_repeats` times at most. A round
+    is one batch. `facts`: versions, and the GPU's name.
+
+    Raises TrtkitError without a GPU or without enough memory on it.
+    """
+
+    note = ""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        import torch
+        import torchvision
+        from torchvision.models import get_model
+
+        _prepare_cuda()
+        torch.manual_seed(0)
+        way = Way("cuda", half=spec["half"], compiled=spec["compiled"])
+        self.images = spec["batch"]
+        shape = (self.images, 3, spec["image_size"], spec["image_size"])
+        with _enough_memory():
+            self._network = PlacedNetwork(get_model(spec["model"]), way, normalise=False)
+            if way.half:
+                self._network.use_layout(torch.channels_last)
+            if way.compiled:
+                self._network.compile()
+            dtype, order = self._network.dtype, self._network.layout
+            batch = torch.randn(shape, device="cuda", dtype=dtype).to(memory_format=order)
+            self._network.seconds([batch] * WARM_UPS)
+            once = self._network.seconds([batch])
+        repeats = repeats_for(once, spec["sample_seconds"], spec["most_repeats"])
+        self._batches = [batch] * repeats
+        self.facts = {
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "card": torch.cuda.get_device_name(),
+        }
+
+    def before(self) -> None:
+        return None
+
+    def run(self) -> float:
+        with _enough_memory():
+            return self._network.seconds(self._batches) / len(self._batches)
+
+    def labels(self) -> list[int]:
+        return []
+
+    def close(self) -> None:
+        import torch
+
+        self._batches = []
+        del self._network
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrtkitError("out of device memory") from error
 
 
 def _prepare_cuda() -> None:
@@ -148,7 +228,7 @@ def _prepare_cuda() -> None:
 
     if not torch.cuda.is_available():
         raise TrtkitError(
-            f"torch {torch.__version__} finds no GPU that it can use here; install a torch for this "
+            f"torch {torch.__version__} {NO_GPU} here; install a torch for this "
             "machine's CUDA (https://pytorch.org/get-started), or measure it without torch-cuda."
         )
     torch.backends.cuda.matmul.allow_tf32 = False

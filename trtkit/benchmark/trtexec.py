@@ -1,49 +1,49 @@
-"""NVIDIA's own way to measure a model: trtexec builds an engine of it, runs it and tells its times."""
+"""NVIDIA's own program to measure a model: trtexec builds an engine, runs it and prints its times."""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trtkit.benchmark.baselines import source_graphs
 from trtkit.benchmark.network import merged
 from trtkit.bundle import Manifest, Stage
-from trtkit.errors import TrtkitError, os_reason
-
-if TYPE_CHECKING:
-    import onnx
+from trtkit.errors import TrtkitError
+from trtkit.subprocesses import CommandFailed, run_command
 
 PROGRAM = "trtexec"
 PRECISIONS = {"fp32": (), "fp16": ("--fp16",), "int8": ("--int8", "--fp16")}
 # Of one round: as many milliseconds of warming up, seconds of measuring, and at least so many runs.
 WARM_UP, DURATION, RUNS = 200, 1, 10
+_THROUGHPUT = re.compile(r"Throughput:\s*([0-9.]+)\s*qps")
 _MEDIAN = re.compile(r"GPU Compute Time:.*?\bmedian = ([0-9.]+(?:e[+-]?\d+)?) ms")
 
 
 class Trtexec:
     """The unsplit model at one batch size, on random numbers. A round is a run of trtexec.
 
-    The engine is built for that batch size alone, once: `kept` is a folder where it stays for whoever
-    asks next. Raises TrtkitError when trtexec is missing or fails.
+    The engine is built for that batch size alone, once: it stays in the folder `built` for the next
+    contests. Raises TrtkitError when trtexec is missing or fails.
     """
 
     note = "on random numbers, so that its classes cannot be checked"
 
     def __init__(
-        self, folder: Path, manifest: Manifest, tail: Stage, *, photos: int, batch: int, kept: Path
+        self, folder: Path, manifest: Manifest, tail: Stage, *, photos: int, batch: int, built: Path
     ) -> None:
         from trtkit.graph.files import write_model
+        from trtkit.graph.values import image_input
 
         self.images = photos
         self._batch = batch
         name = f"{tail.name}-{manifest.build_id[:16]}-trtexec"
-        model, self._plan = kept / f"{name}.onnx", kept / f"{name}-{batch}.plan"
+        model, self._plan = built / f"{name}.onnx", built / f"{name}-{batch}.plan"
         whole = merged(source_graphs(folder, manifest, tail.name))
-        self._shapes = f"--shapes={shape_of(whole, batch)}"
+        entry = image_input(whole)
+        shape = [dimension.dim_value for dimension in entry.type.tensor_type.shape.dim]
+        self._shapes = shapes_option(entry.name, shape, batch)
         if not self._plan.is_file():
             write_model(whole, model)
             self._build(model, precision_flags(manifest))
@@ -53,18 +53,8 @@ class Trtexec:
 
     def run(self) -> float:
         """The median device time of a batch, times as many batches as the photos fill."""
-        said = call_trtexec(
-            [
-                f"--loadEngine={self._plan}",
-                self._shapes,
-                f"--warmUp={WARM_UP}",
-                f"--duration={DURATION}",
-                f"--iterations={RUNS}",
-                "--useCudaGraph",
-                "--noDataTransfers",
-            ]
-        )
-        return batch_seconds(said) * self.images / self._batch
+        output = run_plan(self._plan, self._shapes, warm_up=WARM_UP, seconds=DURATION, runs=RUNS)
+        return batch_seconds(output) * self.images / self._batch
 
     def labels(self) -> list[int]:
         return []
@@ -87,8 +77,8 @@ class Trtexec:
         )
         if not raw.is_file():
             raise TrtkitError(
-                f"{PROGRAM} said that all went well, but wrote no engine; run `{PROGRAM} --help` to see "
-                "that it is NVIDIA's."
+                f"{PROGRAM} succeeded but wrote no engine; check with `{PROGRAM} --help` that it is "
+                "NVIDIA's."
             )
         raw.replace(self._plan)
 
@@ -99,48 +89,77 @@ def precision_flags(manifest: Manifest) -> tuple[str, ...]:
     return flags if manifest.options.get("tf32") else (*flags, "--noTF32")
 
 
-def shape_of(model: onnx.ModelProto, batch: int) -> str:
-    """The image input at that batch size in trtexec's words, such as `image:8x224x224x3`."""
-    from trtkit.graph.values import image_input
-
-    entry = image_input(model)
-    sizes = [dimension.dim_value for dimension in entry.type.tensor_type.shape.dim]
-    return f"{entry.name}:{'x'.join(map(str, (batch, *sizes[1:])))}"
+def shapes_option(name: str, shape: Sequence[int | None], batch: int) -> str:
+    """The image input `name` at that batch size in trtexec's words: `--shapes=image:8x224x224x3`."""
+    return f"--shapes={name}:{'x'.join(map(str, (batch, *shape[1:])))}"
 
 
-def call_trtexec(options: Sequence[str]) -> str:
-    """What trtexec said. Raises TrtkitError with the last error that it names when it failed."""
+def run_plan(
+    plan: Path,
+    shapes: str,
+    *options: str,
+    warm_up: int,
+    seconds: int,
+    runs: int = RUNS,
+    program: str = PROGRAM,
+    timeout: float | None = None,
+) -> str:
+    """What trtexec prints after running a plan on random numbers, copies to and from the GPU left out.
+
+    `warm_up`: milliseconds; `seconds`: how long it measures, and at least `runs` runs. `timeout`: seconds
+    until it is killed. Raises TrtkitError.
+    """
+    return call_trtexec(
+        [
+            f"--loadEngine={plan}",
+            shapes,
+            f"--warmUp={warm_up}",
+            f"--duration={seconds}",
+            f"--iterations={runs}",
+            "--useCudaGraph",
+            "--noDataTransfers",
+            *options,
+        ],
+        program=program,
+        timeout=timeout,
+    )
+
+
+def call_trtexec(
+    options: Sequence[str], *, program: str = PROGRAM, timeout: float | None = None
+) -> str:
+    """What trtexec prints. Raises TrtkitError with the first error that it names when it fails."""
     try:
-        done = subprocess.run(
-            [PROGRAM, *options], capture_output=True, text=True, errors="replace", check=False
-        )
-    except OSError as error:
+        return run_command([program, *options], timeout=timeout)
+    except CommandFailed as error:
         raise TrtkitError(
-            f"{PROGRAM} was asked for, but cannot be started ({os_reason(error)}); put TensorRT's bin "
-            "folder on the PATH."
+            f"{program} failed ({_complaint(error.output) or error.reason}); run "
+            f"`{program} {' '.join(options)}` to see all of its output, or measure without it."
         ) from error
-    said = done.stdout + done.stderr
-    if done.returncode != 0:
+
+
+def batch_seconds(output: str) -> float:
+    """The median device time of one run in trtexec's output. Raises TrtkitError without one."""
+    return _figure(_MEDIAN, output, "GPU Compute Time") / 1000.0
+
+
+def batches_per_second(output: str) -> float:
+    """The throughput in trtexec's output. Raises TrtkitError without one."""
+    return _figure(_THROUGHPUT, output, "Throughput")
+
+
+def _figure(pattern: re.Pattern[str], output: str, name: str) -> float:
+    match = pattern.search(output)
+    if match is None:
         raise TrtkitError(
-            f"{PROGRAM} failed ({_complaint(said) or f'status {done.returncode}'}); run "
-            f"`{PROGRAM} {' '.join(options)}` to see all of what it says, or measure without it."
+            f"{PROGRAM} printed no {name}; this trtkit reads the output of TensorRT 8.5 and later."
         )
-    return said
+    return float(match.group(1))
 
 
-def batch_seconds(said: str) -> float:
-    """The median device time of one run, by what trtexec said. Raises TrtkitError without one."""
-    found = _MEDIAN.search(said)
-    if found is None:
-        raise TrtkitError(
-            f"{PROGRAM} told no GPU Compute Time; this trtkit reads that of TensorRT 8.5 and later."
-        )
-    return float(found.group(1)) / 1000.0
-
-
-def _complaint(said: str) -> str:
+def _complaint(output: str) -> str:
     """The first line that trtexec marks as an error, without its stamp."""
-    for line in said.splitlines():
+    for line in output.splitlines():
         _, mark, text = line.partition("[E] ")
         if mark and text.strip():
             return text.strip().rstrip(".")
