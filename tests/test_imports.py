@@ -97,7 +97,7 @@ def test_every_module_of_the_base_install_imports_without_the_extras():
     # What a request for int8 says is read without onnx; what carries it out is not.
     needs_extras += tuple(
         f"trtkit.quantization.{name}"
-        for name in ("calibrate", "found", "judge", "quantizer", "search", "worker")
+        for name in ("accuracy", "calibrate", "quantizer", "search", "worker")
     )
     names = [n for n in modules() if not n.startswith(needs_extras)]
     assert len(names) > 30

@@ -16,6 +16,7 @@ from trtkit.photos.images import load_image, read_file
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.chain import Chain
 from trtkit.runtime.loading import load_chain
+from trtkit.serialization import to_plain
 from trtkit.tensors import Array
 
 
@@ -66,7 +67,7 @@ def parity(context: Context, bundle: Bundle, precision: str) -> Parity:
             [reference.logits(images[n : n + step]) for n in range(0, len(images), step)]
         )
         found = compare(logits, wanted, LIMITS[precision])
-        rows.append(ParityRow(tail=tail.name, by="photos", **found.to_json()))
+        rows.append(ParityRow(tail=tail.name, by="photos", **to_plain(found)))
     return Parity(bundle.name, precision, problem, rows)
 
 

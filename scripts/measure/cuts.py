@@ -26,9 +26,9 @@ from common import Outcome, Table, Target, argument_parser, at_most, positive, p
 from subjects import classify, exported, photos
 
 from trtkit import __version__
-from trtkit.building.auto import choose_cut
-from trtkit.building.profiles import profile
-from trtkit.building.request import Asked
+from trtkit.api.profile import profile
+from trtkit.building.cut import choose_cut
+from trtkit.building.request import BuildSettings
 from trtkit.bundle import Manifest, Stage
 from trtkit.costs.goal import Wish
 from trtkit.costs.profile import Profile
@@ -237,8 +237,8 @@ def measure_model(
     )
     predicted = profiled()
     progress(f"Choosing a cut of {name}")
-    asked = Asked(options.precision, "onnxruntime", None, 1, None)
-    choice = choose_cut(Workspace(root), [name], Wish(), asked)
+    settings = BuildSettings(precision=options.precision, backend="onnxruntime")
+    choice = choose_cut(Workspace(root), [name], settings)
     model = load(root, name)
     work = root / "cuts"
     shutil.rmtree(work, ignore_errors=True)

@@ -182,7 +182,7 @@ def form_rows(
     logits: dict[str, Any],
     sizes: dict[str, int],
 ) -> tuple[tuple[str, ...], ...]:
-    from trtkit.quantization.judge import relative_errors
+    from trtkit.quantization.accuracy import relative_errors
 
     rows = []
     for name, ratio in ratios.items():

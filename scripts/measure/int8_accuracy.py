@@ -141,7 +141,7 @@ def built(
     bundle = f"{name}-cut{options.cut}-{precision}"
     report = build(
         [name], cut=options.cut, precision=precision, backend="onnxruntime", bundle_name=bundle,
-        workspace=root, progress=progress, **int8,
+        workspace=root, **int8,
     )  # fmt: skip
     quantized = report.manifest.quantized
     return report.folder, None if quantized is None else quantized["models"][name]
@@ -152,7 +152,7 @@ def as_its_graph_says(options: argparse.Namespace, root: Path, data: Path, name:
     from trtkit.building.sources import load_model
     from trtkit.graph.files import write_model
     from trtkit.graph.quantize import SYMMETRIC
-    from trtkit.quantization.judge import relative_errors
+    from trtkit.quantization.accuracy import relative_errors
     from trtkit.quantization.options import Int8Options
     from trtkit.quantization.quantizer import quantize_models
 
@@ -161,14 +161,13 @@ def as_its_graph_says(options: argparse.Namespace, root: Path, data: Path, name:
     model = load_model(name, export)
     int8 = Int8Options(
         folder=data / "calibration", home=place.calibration, images=options.images,
-        method=options.method, least=options.min_agreement,
+        method=options.method, min_agreement=options.min_agreement,
     )  # fmt: skip
     progress(f"Quantizing {name} for TensorRT")
     with tempfile.TemporaryDirectory(dir=root, prefix="symmetric-") as scratch:
         try:
             made = quantize_models(
                 [model], {name: file_digest(export)}, options.cut, SYMMETRIC, int8, Path(scratch),
-                progress, lambda phase, share: None,
             )  # fmt: skip
         except TrtkitError as error:
             return Score(refused=str(error))

@@ -123,7 +123,7 @@ def calibrate(export: Path, folder: Path, count: int, method: str, answer: Conne
     name_nodes(model.graph.graph)
     started = time.perf_counter()
     chosen = choose(folder, count)
-    ranges = measure_ranges(model, "", chosen, method, lambda phase, share: None)
+    ranges = measure_ranges(model, "", chosen, method)
     seconds = time.perf_counter() - started
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     largest = max(resource.getrusage(kind).ru_maxrss for kind in kinds) * MAXRSS_UNIT

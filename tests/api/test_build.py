@@ -18,8 +18,9 @@ import pytest
 import trtkit
 from tests.graph.onnx_graphs import run
 from tests.pictures import write_photos
+from tests.reports import recorded
 from trtkit import CacheOptions, TrtkitError
-from trtkit.api import build as module
+from trtkit.building import assemble
 from trtkit.bundle import LOCK, MANIFEST, read_manifest
 from trtkit.costs.caching import entry_bytes
 from trtkit.engines.registry import get_backend
@@ -60,9 +61,9 @@ def test_one_prefix_and_two_tails(make_workspace, precision):
             logits = pipeline.logits(images)
         error = np.abs(logits - whole).max() / np.abs(whole).max()
         assert error < {"fp32": 1e-5, "fp16": 5e-3}[precision]
-        said = manifest.verified["tails"][name]
-        assert 0 <= said["relative_error"] < {"fp32": 1e-5, "fp16": 5e-3}[precision]
-        assert said["agreement"] == 1.0
+        comparison = manifest.verified["tails"][name]
+        assert 0 <= comparison["relative_error"] < {"fp32": 1e-5, "fp16": 5e-3}[precision]
+        assert comparison["agreement"] == 1.0
 
 
 def test_the_manifest_is_what_programs_are_promised(make_workspace):
@@ -121,10 +122,10 @@ def test_costs_are_measured_on_a_few_photos_of_all(make_workspace, monkeypatch):
     place = make_workspace("resnet18")
     written = write_photos(place.calibration, count=5, size=(80, 80))
     seen = []
-    real = module.measure_costs
-    monkeypatch.setattr(module, "COST_PHOTOS", 3)
+    real = assemble.measure_costs
+    monkeypatch.setattr(assemble, "COST_PHOTOS", 3)
     monkeypatch.setattr(
-        module, "measure_costs", lambda *given: (seen.append(given[2]), real(*given))[1]
+        assemble, "measure_costs", lambda *given: (seen.append(given[2]), real(*given))[1]
     )
     build(place, cut=2, verify_images=5)
     build(place, cut=3, verify_images=1)
@@ -143,14 +144,14 @@ def test_costs_that_cannot_be_measured_fail_no_build(make_workspace, monkeypatch
     def fail(*arguments, **options):
         raise error
 
-    said: list[str] = []
-    monkeypatch.setattr(module, failing, fail)
-    report = build(make_workspace("resnet18"), cut=2, progress=said.append)
+    monkeypatch.setattr(assemble, failing, fail)
+    with recorded() as reports:
+        report = build(make_workspace("resnet18"), cut=2)
     assert report.manifest.costs is None
     with load(report.folder, cache=CacheOptions()) as pipeline:
         assert pipeline.verdict.why.endswith("was not measured on this machine.")
-    told = f"It was not measured, and so the cache will be used. {error}" in said
-    assert told == (failing != "engine_costs")
+    text = f"It was not measured, and so the cache will be used. {error}"
+    assert (text in reports.messages) == (failing != "engine_costs")
 
 
 def test_building_the_same_again_does_nothing(make_workspace):
@@ -291,10 +292,13 @@ def test_a_link_that_leads_nowhere_among_the_photos(make_workspace):
     ("options", "message"),
     [
         ({"cut": 9}, "which has 8 blocks; choose 1 to 8"),
-        ({"cut": 2, "precision": "fp8"}, "which builds fp32 and fp16 and int8"),
+        (
+            {"cut": 2, "precision": "fp8"},
+            "onnxruntime builds fp32, fp16, int8, not fp8; choose one of those",
+        ),
         ({"cut": 2, "precision": "int8"}, "int8 needs photos to measure ranges on"),
         ({"cut": 2, "backend": "openvino"}, "There is no backend 'openvino'"),
-        ({}, "No --cut was given"),
+        ({}, "No --cut given; give the number of the block"),
         ({"cut": 2, "min_agreement": 99}, "give a share from 0 to 1"),
         ({"cut": 2, "options": trtkit.BuildOptions(tf32=True)}, "--tf32 was asked of onnxruntime"),
         ({"cut": 2, "bundle_name": "../escape"}, "cannot be the name"),
@@ -312,9 +316,9 @@ def test_names_that_do_not_exist(make_workspace, tmp_path):
     place = make_workspace("resnet18")
     with pytest.raises(TrtkitError, match="no exported model 'resnet81' .* there is resnet18"):
         build(place, "resnet81", cut=2)
-    with pytest.raises(TrtkitError, match="given more than once"):
+    with pytest.raises(TrtkitError, match="resnet18 is named twice; name each model once"):
         build(place, "resnet18", "resnet18", cut=2)
-    with pytest.raises(TrtkitError, match="no exported model in .* run `trtkit export MODEL`"):
+    with pytest.raises(TrtkitError, match="No exported model in .* run `trtkit export MODEL`"):
         trtkit.build(cut=2, workspace=tmp_path / "empty")
 
 
@@ -381,16 +385,14 @@ def test_killing_a_build_leaves_the_old_bundle(make_workspace):
     place = make_workspace("resnet18")
     build(place, cut=2, bundle_name="b")
     before = files(place.engines / "b")
-    script = (
-        f"import trtkit; trtkit.build(['resnet18'], cut=3, bundle_name='b', "
-        f"workspace={str(place.root)!r}, progress=lambda m: print(m, flush=True))"
-    )
+    command = [
+        sys.executable, "-m", "trtkit", "build", "resnet18", "--cut", "3", "--bundle", "b",
+        "--workspace", str(place.root),
+    ]  # fmt: skip
     for step in ("Building prefix", "Building resnet18", "Verifying"):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
             if line.startswith(step):
                 break
         time.sleep(0.05)

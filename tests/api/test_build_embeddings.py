@@ -171,7 +171,9 @@ def test_the_baselines_join_three_stages(make_workspace):
 def test_the_cut_is_chosen_in_front_of_it(make_workspace, monkeypatch):
     place = make_workspace("resnet18")
     profiles = {"resnet18": make_profile([0.01] * 8, sizes=[9000 - 1000 * n for n in range(8)])}
-    monkeypatch.setattr("trtkit.building.auto.profile", lambda name, **options: profiles[name])
+    monkeypatch.setattr(
+        "trtkit.building.cut.kept_profile", lambda place, name, settings: profiles[name]
+    )
     monkeypatch.setattr(
         "trtkit.costs.neighbours.measure_cuts",
         lambda profiles, models, cuts, **options: {cut: 1 / cut for cut in cuts},
@@ -181,18 +183,18 @@ def test_the_cut_is_chosen_in_front_of_it(make_workspace, monkeypatch):
     assert report.manifest.has_embeddings(report.manifest.tails[0])
     # As if the model's last two blocks came behind its embedding.
     monkeypatch.setattr("trtkit.graph.embedding.cuts_before_embedding", lambda *model: 6)
-    monkeypatch.setattr("trtkit.building.auto.build_id", lambda **content: "6" * 64)
+    monkeypatch.setattr("trtkit.building.cut.build_id", lambda **content: "6" * 64)
     assert build(place, cut="auto", embeddings=True).manifest.cut == 6
     profiles["resnet18"] = make_profile([0.0001] * 8, read=0.1)
-    with pytest.raises(TrtkitError, match="--cut auto, which finds no split worth its cache"):
+    with pytest.raises(TrtkitError, match="--cut auto finds none worth its cache"):
         build(place, cut="auto", embeddings=True)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cut": 0}, "Embeddings were asked for with cut 0, .* give a --cut of 1 or more"),
-        ({"cut": None}, "No --cut was given"),
+        ({"cut": 0}, "and cut 0 makes none; give a --cut of 1 or more"),
+        ({"cut": None}, "No --cut given"),
         ({"cut": 9}, "Cut 9 was asked of resnet18"),
     ],
 )
@@ -206,14 +208,16 @@ def test_bad_requests(make_workspace, options, message):
 def test_a_bundle_without_cannot_be_rebuilt_with(make_workspace):
     place = make_workspace("resnet18")
     build(place, cut=2, bundle_name="b")
-    with pytest.raises(TrtkitError, match="the bundle b, which was built without; .* --embeddings"):
+    with pytest.raises(TrtkitError, match="Bundle b was built without embeddings; .* --embeddings"):
         build(place, bundle_name="b", embeddings=True)
 
 
 def test_a_model_of_the_body_s_name(make_workspace):
     place = make_workspace("resnet18")
     place.export_path("resnet18-body").write_bytes(place.export_path("resnet18").read_bytes())
-    with pytest.raises(TrtkitError, match="A model is called 'resnet18-body', .* another --name"):
+    with pytest.raises(
+        TrtkitError, match="A model cannot be named 'resnet18-body', .* another --name"
+    ):
         build(place, cut=2, embeddings=True)
     assert build(place, cut=2).manifest.stages[-1].name == "resnet18-body"
 

@@ -16,12 +16,13 @@ from onnx import numpy_helper
 
 import trtkit
 from tests.engines.simulated import install
+from tests.reports import recorded
 from trtkit.bundle import read_manifest
 from trtkit.engines.registry import get_backend
 from trtkit.errors import TrtkitError
 from trtkit.extras import EXTRAS
 from trtkit.identity import file_digest
-from trtkit.quantization import found
+from trtkit.quantization import calibrate
 from trtkit.quantization.ranges import Ranges, ranges_path, read_ranges
 from trtkit.workspace import Workspace
 
@@ -40,14 +41,15 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, exports: Path, digits: 
     root = tmp_path_factory.mktemp("calibrated")
     (root / "export").symlink_to(exports)
     shutil.copytree(digits, root / "calibration")
-    told: list[str] = []
-    trtkit.build(
-        NAMES, cut=CUT, precision="int8", backend="onnxruntime", min_agreement=0.0,
-        workspace=root, progress=told.append,
-    )  # fmt: skip
+    with recorded() as reports:
+        trtkit.build(
+            NAMES, cut=CUT, precision="int8", backend="onnxruntime", min_agreement=0.0,
+            workspace=root,
+        )  # fmt: skip
     # 80 photos, a fifth of them held out.
-    assert f"Calibrating resnet18 on 64 photos of {root / 'calibration'}, by entropy" in told
-    assert sum("to calibrate on: 64; " in text for text in told) == 1
+    text = f"Calibrating resnet18 on 64 photos of {root / 'calibration'}, by entropy"
+    assert text in reports.messages
+    assert sum("to calibrate on: 64; " in text for text in reports.messages) == 1
     return root
 
 
@@ -97,11 +99,11 @@ def measured_again(monkeypatch: pytest.MonkeyPatch, place: Workspace) -> list[st
     known = {name: read_ranges(ranges_path(place.calibration, name))[0] for name in NAMES}
     calls: list[str] = []
 
-    def measure(model, digest, photos, method, advance) -> Ranges:
+    def measure(model, digest, photos, method) -> Ranges:
         calls.append(model.name)
         return replace(known[model.name], digest=digest, images=photos.id, method=method, kept={})
 
-    monkeypatch.setattr(found, "measure_ranges", measure)
+    monkeypatch.setattr(calibrate, "measure_ranges", measure)
     return calls
 
 
@@ -184,23 +186,24 @@ def test_the_file_of_ranges_says_where_they_come_from(calibrated: Path) -> None:
 
 
 def test_ranges_are_used_again(place: Workspace, measured_again: list[str]) -> None:
-    told: list[str] = []
-    build(place, progress=told.append)
-    build(place, cut=1, progress=told.append)
+    with recorded() as reports:
+        build(place)
+        build(place, cut=1)
     assert measured_again == []
-    assert sum(text.startswith("The ranges of resnet18 are those of ") for text in told) == 2
+    expected = "The ranges of resnet18 are those of "
+    assert sum(text.startswith(expected) for text in reports.messages) == 2
 
 
 def test_other_photos_calibrate_anew(place: Workspace, measured_again: list[str]) -> None:
     first = build(place, "resnet18", cut=0)
     assert build(place, "resnet18", cut=0).up_to_date
     next(iter(sorted((place.calibration / "0").iterdir()))).unlink()
-    told: list[str] = []
-    second = build(place, "resnet18", cut=0, progress=told.append)
+    with recorded() as reports:
+        second = build(place, "resnet18", cut=0)
     assert measured_again == ["resnet18"]
     assert any(
         "no longer holds (the photos are others): resnet18 is calibrated anew" in text
-        for text in told
+        for text in reports.messages
     )
     assert first.manifest.build_id != second.manifest.build_id
 
@@ -211,12 +214,11 @@ def test_another_model_of_that_name_calibrates_anew(
     shutil.copy(place.exports / "resnet34.onnx", place.exports / "copy.onnx")
     (place.exports / "resnet18.onnx").unlink()
     (place.exports / "copy.onnx").rename(place.exports / "resnet18.onnx")
-    told: list[str] = []
-    with pytest.raises(KeyError):
-        # What is put in for ModelOpt knows the old model's tensors alone.
-        build(place, "resnet18", cut=0, progress=told.append)
+    with recorded() as reports, pytest.raises(KeyError):
+        # The replacement of ModelOpt has only the old model's tensors.
+        build(place, "resnet18", cut=0)
         raise KeyError
-    assert any("(the model is another one)" in text for text in told)
+    assert any("(the model is another one)" in text for text in reports.messages)
     assert measured_again == ["resnet18"]
 
 
@@ -230,10 +232,10 @@ def test_a_damaged_file_of_ranges_is_measured_anew(
     place: Workspace, measured_again: list[str]
 ) -> None:
     ranges_path(place.calibration, "resnet18").write_text("{")
-    told: list[str] = []
-    build(place, "resnet18", cut=0, progress=told.append)
+    with recorded() as reports:
+        build(place, "resnet18", cut=0)
     assert measured_again == ["resnet18"]
-    assert any("no longer holds (the file cannot be read" in text for text in told)
+    assert any("no longer holds (the file cannot be read" in text for text in reports.messages)
 
 
 def test_the_prefix_has_the_first_models_ranges(place: Workspace) -> None:
@@ -270,17 +272,17 @@ def test_a_layer_with_a_bad_range_returns_to_float(trained: Workspace) -> None:
     assert good["agreement"] >= 0.9
     bad = layer(trained, "one", "layer3.0.conv2.weight")
     factor(trained, "one", 1 / 500, bad.input[0])
-    told: list[str] = []
-    report = build(
-        trained, "one", min_agreement=good["agreement"], calibration_method="entropy",
-        progress=told.append,
-    )  # fmt: skip
+    with recorded() as reports:
+        report = build(
+            trained, "one", min_agreement=good["agreement"], calibration_method="entropy"
+        )
     record = report.manifest.quantized["models"]["one"]
     assert record["kept"] == [bad.name]
     assert 0 < record["kept_flops_share"] < 0.2
     assert record["agreement"] >= good["agreement"]
     assert any(
-        bad.name in text and "1 of " in text and " layers stay float" in text for text in told
+        bad.name in text and "1 of " in text and " layers stay float" in text
+        for text in reports.messages
     )
     # It is remembered, and not sought again.
     stored = read_ranges(ranges_path(trained.calibration, "one"))[0]
@@ -316,13 +318,13 @@ def by_method(monkeypatch: pytest.MonkeyPatch, trained: Workspace) -> dict[str, 
     path.unlink()
     factors: dict[str, float] = {}
 
-    def measure(model, digest, photos, method, advance) -> Ranges:
+    def measure(model, digest, photos, method) -> Ranges:
         by = factors.pop(method)
         return replace(
             known, method=method, ranges={name: by * each for name, each in known.ranges.items()}
         )
 
-    monkeypatch.setattr(found, "measure_ranges", measure)
+    monkeypatch.setattr(calibrate, "measure_ranges", measure)
     return factors
 
 
@@ -330,11 +332,13 @@ def test_where_entropy_is_not_enough_max_is_tried(
     trained: Workspace, by_method: dict[str, float]
 ) -> None:
     by_method.update(entropy=1e-4, max=1.0)
-    told: list[str] = []
-    report = build(trained, "one", min_agreement=0.9, progress=told.append)
+    with recorded() as reports:
+        report = build(trained, "one", min_agreement=0.9)
     assert report.manifest.quantized["method"] == "max"
     assert report.manifest.quantized["models"]["one"]["kept"] == []
-    assert any("calibrated by entropy, " in text and text.endswith(" by max") for text in told)
+    assert any(
+        "calibrated by entropy, " in text and text.endswith(" by max") for text in reports.messages
+    )
     # Neither is measured again: `by_method` has nothing left.
     build(trained, "one", min_agreement=0.9, cut=1)
     assert read_ranges(ranges_path(trained.calibration, "one"))[0].method == "max"
@@ -409,7 +413,9 @@ def test_an_int8_bundle_is_rebuilt_from_what_it_keeps(place: Workspace) -> None:
         stage.id for stage in report.manifest.stages
     ]
     assert again.manifest.quantized == report.manifest.quantized
-    with pytest.raises(TrtkitError, match="leave the --calibration options out"):
+    with pytest.raises(
+        TrtkitError, match="do not apply: a rebuilt bundle keeps its ranges; leave them out"
+    ):
         trtkit.build(bundle_name=report.folder.name, calibration_images=3, workspace=place.root)
 
 
@@ -421,12 +427,13 @@ def test_a_model_that_is_quantized_already(place: Workspace) -> None:
     del graph.metadata_props[:]
     graph.metadata_props.extend(exported.metadata_props)
     onnx.save(graph, place.exports / "done.onnx")
-    told: list[str] = []
-    built = build(place, "done", cut=0, progress=told.append)
+    with recorded() as reports:
+        built = build(place, "done", cut=0)
     assert built.manifest.quantized is None
-    assert "done is quantized already and is built as it is" in told
+    assert "done is quantized already and is built as it is" in reports.messages
     with pytest.raises(
-        TrtkitError, match="done was given to be calibrated, but is quantized already"
+        TrtkitError,
+        match="done is quantized already and cannot be calibrated; leave the --calibration",
     ):
         build(place, "done", cut=0, bundle_name="x", calibration_images=5)
     with pytest.raises(TrtkitError, match="done is quantized already and the other models are not"):
@@ -445,12 +452,15 @@ def test_without_photos_nothing_is_guessed(place: Workspace) -> None:
     [
         (
             {"calibration_method": "percentile"},
-            "'percentile' was asked for; choose auto or entropy or max",
+            "'percentile' not found; available: auto, entropy, max",
         ),
-        ({"calibration_images": 0}, "0 photos to calibrate on"),
-        ({"precision": "fp16", "calibration_images": 5}, "fp16, which has no ranges"),
-        ({"precision": "fp8"}, "Precision fp8 was asked of onnxruntime"),
-        ({"precision": "bf16"}, "Precision bf16 was asked of onnxruntime"),
+        ({"calibration_images": 0}, "Cannot calibrate on 0 photos; give 1 or more"),
+        (
+            {"precision": "fp16", "calibration_images": 5},
+            "do not apply: fp16 has no ranges; leave",
+        ),
+        ({"precision": "fp8"}, "onnxruntime builds fp32, fp16, int8, not fp8"),
+        ({"precision": "bf16"}, "onnxruntime builds fp32, fp16, int8, not bf16"),
     ],
 )
 def test_bad_requests(place: Workspace, options: dict[str, object], message: str) -> None:

@@ -103,7 +103,7 @@ def test_a_state_dict_of_another_class_count(tmp_path):
     torch.save(weights.random("resnet18", classes=2).model.network.state_dict(), path)
     labels = tmp_path / "labels.txt"
     labels.write_text("a\nb\nc\n")
-    with pytest.raises(TrtkitError, match="3 labels were given for a model of 2 classes"):
+    with pytest.raises(TrtkitError, match="3 labels do not fit a model of 2 classes"):
         trtkit.export("resnet18", weights=path, classes=labels, workspace=tmp_path)
     with pytest.raises(TrtkitError, match="does not fit resnet34"):
         trtkit.export("resnet34", weights=path, workspace=tmp_path)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import trtkit
-from tests.profiles import make_profile
-from trtkit.building.profiles import best_cut, profile, profiles_folder
+from trtkit.api.profile import profile
+from trtkit.building.profiles import profiles_folder
 from trtkit.costs.goal import Wish
 from trtkit.errors import TrtkitError
 from trtkit.workspace import Workspace
@@ -52,16 +52,13 @@ def test_it_is_offered_by_the_package(make_workspace: Callable[..., Workspace]) 
         trtkit.profile("nothing", workspace=make_workspace("resnet18").root)
 
 
-@pytest.mark.parametrize("asked", [{"batch": 0}, {"photos": 0}])
-def test_less_than_one(asked: dict[str, int], make_workspace: Callable[..., Workspace]) -> None:
+@pytest.mark.parametrize("options", [{"batch": 0}, {"photos": 0}])
+def test_less_than_one(options: dict[str, int], make_workspace: Callable[..., Workspace]) -> None:
     with pytest.raises(TrtkitError, match="give 1 or more of each"):
-        profile("resnet18", workspace=make_workspace("resnet18").root, **asked)
+        profile("resnet18", workspace=make_workspace("resnet18").root, **options)
 
 
-def test_the_best_cut_of_the_model_alone() -> None:
-    measured = make_profile(sizes=[300, 200, 400])
-    assert best_cut(measured, Wish()).cut == 3
-    assert best_cut(measured, Wish(storage=300)).cut == 2
+def test_a_hit_rate_that_is_no_share() -> None:
     with pytest.raises(TrtkitError, match=r"A hit rate of 1\.5"):
         Wish(hit_rate=1.5)
 
@@ -73,5 +70,8 @@ def test_a_backend_that_cannot_run_here(
 
     if missing() is None:
         pytest.skip("there is a GPU here")
-    with pytest.raises(TrtkitError, match=r"tensorrt-rtx was asked for, which needs a GPU"):
+    with pytest.raises(
+        TrtkitError,
+        match=r"tensorrt-rtx needs a GPU to be profiled, but .*; profile where there is one",
+    ):
         profile("resnet18", backend="tensorrt-rtx", workspace=make_workspace("resnet18").root)

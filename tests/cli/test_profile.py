@@ -15,8 +15,8 @@ from trtkit.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
-def given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile of known times instead of one that is measured."""
+def fixed_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile of fixed times instead of a measured one."""
     profile = make_profile(sizes=[4096, 2048, 1024])
     monkeypatch.setattr("trtkit.api.profile.profile", lambda name, **options: profile)
 
@@ -81,7 +81,7 @@ def test_auto_says_why(
 ) -> None:
     place = make_workspace("resnet18")
     profile = make_profile([0.01] * 8)
-    monkeypatch.setattr("trtkit.building.auto.profile", lambda name, **options: profile)
+    monkeypatch.setattr("trtkit.building.cut.kept_profile", lambda place, name, settings: profile)
     monkeypatch.setattr(
         "trtkit.costs.neighbours.measure_cuts",
         lambda profiles, models, cuts, **options: dict.fromkeys(cuts, 0.01) | {8: 0.005},

@@ -77,7 +77,10 @@ def test_tensorrt_without_a_gpu(monkeypatch, trtkit, place):
     install(monkeypatch, no_device=True)
     ended = trtkit("build", "--cut", "7", "--fp16", "--backend", "tensorrt")
     assert (ended.code, len(ended.err.splitlines())) == (2, 1)
-    assert "needs a GPU, but the NVIDIA driver finds no GPU; build where there is one" in ended.err
+    assert (
+        "needs a GPU to build, but the NVIDIA driver finds no GPU; build where there is one"
+        in ended.err
+    )
     assert not place.engines.exists()
 
 

@@ -210,14 +210,17 @@ def test_where_no_photo_can_be_read_it_says_so(tmp_path):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(
         TrtkitError,
-        match=r"none of the 3 .* can be read, such as .*/a\.jpg: The file is empty; put others there\.$",
+        match=r"but the 3 photos tried of .* cannot be read, such as .*/a\.jpg: The file is empty; put "
+        r"others there\.$",
     ):
         calibration_photos(tmp_path, MANY)
 
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_photos_cannot_be_asked_for(tmp_path, count):
-    with pytest.raises(TrtkitError, match=rf"^{count} photos .* were asked for; give 1 or more\.$"):
+    with pytest.raises(
+        TrtkitError, match=rf"^Cannot calibrate on {count} photos; give 1 or more\.$"
+    ):
         calibration_photos(fill(tmp_path, range(3)), count)
 
 

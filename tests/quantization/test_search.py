@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from tests.graph.onnx_graphs import classifier, make_model
+from tests.reports import recorded
 from trtkit.errors import TrtkitError
 from trtkit.graph.card import ModelCard
 from trtkit.graph.quantize import kernel_edges
 from trtkit.graph.tree import Model
 from trtkit.preprocessing import Preprocessing
-from trtkit.quantization.judge import Accuracy
+from trtkit.quantization.accuracy import Accuracy
 from trtkit.quantization.search import Trial, find_kept, rank
 
 LEAST = 0.99
@@ -64,7 +65,7 @@ class Example:
     def __post_init__(self) -> None:
         self.judged: list[frozenset[str]] = []
         self.ranked_with: list[frozenset[str]] = []
-        self.told: list[tuple[str, float]] = []
+        self.phases: list[tuple[str, float]] = []
 
     def make(self, kept: Sequence[str]) -> Model:
         assert len(set(kept)) == len(kept)
@@ -80,15 +81,11 @@ class Example:
         return max(error for name, error in self.errors.items() if name not in kept)
 
     def find(self) -> Trial:
-        return find_kept(
-            self.model,
-            self,
-            self.make,
-            kernel_edges(self.model.graph.graph),
-            self.kept,
-            LEAST,
-            lambda phase, share: self.told.append((phase, share)),
-        )
+        edges = kernel_edges(self.model.graph.graph)
+        with recorded() as reports:
+            trial = find_kept(self.model, self, self.make, edges, self.kept, LEAST)
+        self.phases = reports.phases
+        return trial
 
 
 def example(
@@ -116,7 +113,7 @@ def test_nothing_is_kept_where_int8_is_good_at_once():
     assert trial.model.graph == frozenset()
     assert trial.accuracy.agreement == 1.0
     assert trial.before == trial.accuracy
-    assert (len(tried.judged), tried.ranked_with, tried.told) == (1, [], [])
+    assert (len(tried.judged), tried.ranked_with, tried.phases) == (1, [], [])
 
 
 def test_the_layer_that_adds_the_largest_error_is_kept_first():
@@ -138,7 +135,7 @@ def test_layers_are_those_that_compute():
     assert tried.find().kept == ("gemm", "conv1", "pool")
     # All but one are float while that one is ranked; the flattening only moves values.
     assert tried.ranked_with == [set(layers) - {name} for name in layers]
-    assert tried.told == [
+    assert tried.phases == [
         ("Ranking layers by the error they add", share) for share in (0, 0.2, 0.4, 0.6, 0.8)
     ]
 
@@ -314,13 +311,13 @@ def test_what_is_given_is_always_good_enough(good_counts, errors):
     assert 2 * len(trial.kept) <= 21
     assert len(trial.kept) in good_counts
     assert trial.model.graph == set(trial.kept)
-    assert trial.accuracy.misses(LEAST) is None
+    assert trial.accuracy.shortfall(LEAST) is None
     # Of those that were tried none was better.
     assert len(trial.kept) == min(len(kept) for kept in tried.judged if len(kept) in good_counts)
 
 
 def test_layers_with_equal_errors_keep_the_order_of_the_graph():
     tried = example([1, 2, 1, 2], needed=[])
-    assert rank(list(tried.errors), tried, tried.make, lambda phase, share: None) == [
+    assert rank(list(tried.errors), tried, tried.make) == [
         "conv1", "conv3", "conv0", "conv2"
     ]  # fmt: skip

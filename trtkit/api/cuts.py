@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtkit.building.sources import load_model
 from trtkit.extras import require
 from trtkit.workspace import Workspace
 
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
 def cuts(name: str, *, workspace: str | Path | None = None) -> list[CutPoint]:
     """Every cut of the exported model `name`: block, tensor, shape and bytes per image, FLOPs before.
 
-    Raises TrtkitError when there is no such export or it is damaged.
+    Raises TrtkitError when the export is missing or damaged.
+
+        for point in trtkit.cuts("resnet50"):
+            print(point.cut, point.block, point.bytes)
     """
     require("train", "Listing cuts", "onnx")
     from trtkit.graph.boundaries import cut_points
-    from trtkit.graph.card import ModelCard
-    from trtkit.graph.files import read_model
 
     path = Workspace.at(workspace).find_export(name)
-    model = read_model(path)
-    return cut_points(model, ModelCard.read_from(model, path.stem))
+    model = load_model(path.stem, path)
+    return cut_points(model.graph, model.card)

@@ -1,9 +1,9 @@
-"""A build, resolved: from what was asked for to everything that the result depends on."""
+"""A build, resolved: from its settings to everything that the result depends on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,63 +20,85 @@ from trtkit.quantization.options import Int8Options
 from trtkit.workspace import Workspace, check_name
 
 DEFAULT_PRECISION = "fp32"
+DEFAULT_VERIFY_IMAGES = 16
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How int8 was asked to be calibrated; None where nothing was said."""
+    """The options that calibrate int8; None where the default applies."""
 
     folder: str | Path | None = None
     images: int | None = None
     method: str | None = None
 
-    def refuse(self, what: str) -> None:
-        """Raise TrtkitError when something was said, which `what` has no use for."""
-        said = [name for name in ("folder", "images", "method") if getattr(self, name) is not None]
-        if said:
+    def refuse(self, reason: str) -> None:
+        """Raise TrtkitError with the `reason` why no option applies, unless all are None."""
+        names = [name for name in ("folder", "images", "method") if getattr(self, name) is not None]
+        if names:
             raise TrtkitError(
-                f"Photos to calibrate on (their {listed(said)}) were given with {what}; leave the "
-                "--calibration options out."
+                f"The --calibration options ({listed(names)}) do not apply: {reason}; leave them out."
             )
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a build was asked for besides the models; None where nothing was said."""
+class BuildSettings:
+    """The options of a build, besides its models; None where the default applies."""
 
-    precision: str | None
-    backend: str
-    options: BuildOptions | Mapping[str, Any] | None
-    verify_images: int
-    min_agreement: float | None
-    calibration: Calibration = field(default_factory=lambda: Calibration())
+    cut: int | str | None = None
+    hit_rate: float | None = None
+    storage_per_image: int | None = None
+    precision: str | None = None
+    backend: str = "auto"
+    options: BuildOptions | Mapping[str, Any] | None = None
+    bundle_name: str | None = None
     embeddings: bool = False
+    verify_images: int = DEFAULT_VERIFY_IMAGES
+    min_agreement: float | None = None
+    calibration: Calibration = Calibration()
 
     def samples(self, place: Workspace) -> Samples:
-        """The images to compare on. Raises TrtkitError for a number or an agreement that cannot be."""
+        """The images to compare on. Raises TrtkitError for an impossible number or agreement."""
         if self.verify_images < 1:
             raise TrtkitError(
-                f"A build verified on {self.verify_images} images was asked for; give 1 or more."
+                f"A build cannot be verified on {self.verify_images} images; give 1 or more."
             )
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise TrtkitError(
-                f"An agreement of at least {self.min_agreement} was asked for; give a share from 0 to "
-                "1, such as 0.99."
+                f"An agreement of {self.min_agreement} is impossible; give a share from 0 to 1, such as "
+                "0.99."
             )
         folder = self.calibration.folder
         return choose_samples(
             place.calibration if folder is None else Path(folder), self.verify_images
         )
 
-    def over(self, usual: BuildOptions) -> BuildOptions:
-        """The options: those given as a dict change `usual`, given as a whole they replace it."""
+    def options_over(self, defaults: BuildOptions) -> BuildOptions:
+        """The build options: a dict changes `defaults`, a whole `BuildOptions` replaces them."""
         if isinstance(self.options, BuildOptions):
             return self.options
-        return usual.changed(self.options or {})
+        return defaults.changed(self.options or {})
+
+    def int8(self, place: Workspace, precision: str) -> Int8Options | None:
+        """How int8 is calibrated; None for other precisions. Raises TrtkitError."""
+        options = self.calibration
+        if precision != "int8":
+            options.refuse(f"{precision} has no ranges")
+            return None
+        defaults = default_int8(place)
+        return replace(
+            defaults,
+            folder=Path(options.folder) if options.folder is not None else defaults.folder,
+            images=options.images if options.images is not None else defaults.images,
+            method=options.method if options.method is not None else defaults.method,
+            min_agreement=(
+                self.min_agreement if self.min_agreement is not None else defaults.min_agreement
+            ),
+            explicit=options != Calibration(),
+        )
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildRequest:
     """One build: everything that the result depends on, and the name of its bundle."""
 
     sources: Sources
@@ -91,7 +113,7 @@ class Request:
 
     @property
     def arithmetic(self) -> str:
-        """What feature maps are told apart by: TF32 rounds what fp32 does not."""
+        """The precision that stage ids name: TF32 rounds what fp32 does not."""
         return "tf32" if self.options.tf32 and self.precision == "fp32" else self.precision
 
     def id(self) -> str:
@@ -105,128 +127,106 @@ class Request:
             samples=self.samples.digest,
             min_agreement=self.min_agreement,
             trtkit=__version__,
-            # Without these the ids are those of before there were any.
+            # Left out where unused: so the ids of earlier versions stay valid.
             **({} if self.int8 is None else {"int8": self.int8.digest()}),
             **({"embeddings": True} if self.sources.embeddings else {}),
         )
 
 
 def exported(place: Workspace, names: Sequence[str]) -> list[str]:
-    """`names`, all exported models without names. Raises TrtkitError when there is none."""
-    found = list(names) or place.exported()
-    if not found:
-        raise TrtkitError(
-            f"There is no exported model in {place.exports} to build; run `trtkit export MODEL` "
-            "first."
-        )
-    return found
+    """`names`, or all exported models if empty. Raises TrtkitError when nothing is exported."""
+    exports = list(names) or place.exported()
+    if not exports:
+        raise TrtkitError(f"No exported model in {place.exports}; run `trtkit export MODEL` first.")
+    return exports
 
 
 def from_exports(
-    place: Workspace, names: Sequence[str], cut: int | None, bundle_name: str | None, asked: Asked
-) -> Request:
+    place: Workspace, names: Sequence[str], cut: int | None, settings: BuildSettings
+) -> BuildRequest:
     """A build of exported models, all of the workspace without names. Raises TrtkitError."""
     names = exported(place, names)
     if cut is None:
         raise TrtkitError(
-            "No --cut was given; give the number of the block to cut after (`trtkit cuts NAME` lists "
-            "them), 0 for no split, or the bundle to rebuild alone."
+            "No --cut given; give the number of the block to cut after (`trtkit cuts NAME` lists them), "
+            "0 for no split, or only the --bundle to rebuild."
         )
     exports = tuple(place.find_export(name) for name in names)
     stems = tuple(path.stem for path in exports)
-    twice = {stem for stem in stems if stems.count(stem) > 1}
-    if twice:
-        raise TrtkitError(
-            f"{listed(sorted(twice))} was given more than once; name each model once."
-        )
+    repeated = {stem for stem in stems if stems.count(stem) > 1}
+    if repeated:
+        raise TrtkitError(f"{listed(sorted(repeated))} is named twice; name each model once.")
     if cut and PREFIX in stems:
         raise TrtkitError(
-            f"A model is called {PREFIX!r}, which is the name of the stage that models share; "
-            "export it with another --name."
+            f"A model cannot be named {PREFIX!r}, the name of the stage that models share; export it "
+            "with another --name."
         )
-    if asked.embeddings:
+    if settings.embeddings:
         _check_embeddings(stems, cut)
-    precision = asked.precision or DEFAULT_PRECISION
-    chosen = choose_backend(asked.backend, precision)
+    precision = settings.precision or DEFAULT_PRECISION
+    backend = choose_backend(settings.backend, precision)
     default = "+".join(stems) + (f"-cut{cut}" if cut else "") + f"-{precision}"
-    check_name(bundle_name or default)
-    return Request(
-        sources=ExportSources(stems, exports, asked.embeddings),
+    check_name(settings.bundle_name or default)
+    return BuildRequest(
+        sources=ExportSources(stems, exports, settings.embeddings),
         cut=cut,
         precision=precision,
-        options=asked.over(BuildOptions()),
-        backend=chosen,
-        samples=asked.samples(place),
-        min_agreement=asked.min_agreement,
-        bundle=bundle_name or default,
-        int8=int8_options(place, precision, asked),
+        options=settings.options_over(BuildOptions()),
+        backend=backend,
+        samples=settings.samples(place),
+        min_agreement=settings.min_agreement,
+        bundle=settings.bundle_name or default,
+        int8=settings.int8(place, precision),
     )
 
 
-def from_bundle(place: Workspace, folder: Path, asked: Asked) -> Request:
+def from_bundle(place: Workspace, folder: Path, settings: BuildSettings) -> BuildRequest:
     """A build of the bundle in `folder` from the ONNX it keeps, for this machine. Raises TrtkitError."""
     manifest = bundle.read_manifest(folder)
     sources = BundleSources(folder, manifest)
     sources.check()
-    if asked.embeddings and not sources.embeddings:
+    if settings.embeddings and not sources.embeddings:
         raise TrtkitError(
-            f"Embeddings were asked of the bundle {manifest.name}, which was built without; build the "
-            "exported models with --cut and --embeddings."
+            f"Bundle {manifest.name} was built without embeddings; build the exported models with --cut "
+            "and --embeddings."
         )
-    precision = asked.precision or manifest.precision
-    asked.calibration.refuse("a bundle that is rebuilt, whose ranges are in it")
-    own = asked.backend == "auto" and can_build(manifest.backend)
-    chosen = choose_backend(manifest.backend if own else asked.backend, precision)
-    _check_form(manifest, chosen)
+    precision = settings.precision or manifest.precision
+    settings.calibration.refuse("a rebuilt bundle keeps its ranges")
+    own = settings.backend == "auto" and can_build(manifest.backend)
+    backend = choose_backend(manifest.backend if own else settings.backend, precision)
+    _check_form(manifest, backend)
     recorded = BuildOptions.from_json(manifest.options)
-    if chosen.name != manifest.backend and not chosen.on_device:
-        # What is left out was asked of a backend on a GPU.
+    if backend.name != manifest.backend and not backend.on_device:
+        # The other options are for a backend on a GPU.
         recorded = BuildOptions(profiles=recorded.profiles)
-    return Request(
+    return BuildRequest(
         sources=sources,
         cut=manifest.cut,
         precision=precision,
-        options=asked.over(recorded),
-        backend=chosen,
-        samples=asked.samples(place),
-        min_agreement=asked.min_agreement,
+        options=settings.options_over(recorded),
+        backend=backend,
+        samples=settings.samples(place),
+        min_agreement=settings.min_agreement,
         bundle=manifest.name,
     )
 
 
 def _check_embeddings(names: Sequence[str], cut: int) -> None:
-    """Raise TrtkitError where there are no tails to divide, or a name for their parts is taken."""
+    """Raise TrtkitError without tails to divide, and where a model has the name of a part."""
     if not cut:
         raise TrtkitError(
-            "Embeddings were asked for with cut 0, but they lie inside a tail, and a model that is not "
-            "split has none; give a --cut of 1 or more, or leave --embeddings out."
+            "--embeddings divides the tails of a split model, and cut 0 makes none; give a --cut of 1 or "
+            "more, or leave --embeddings out."
         )
-    taken = [f"{name}{BODY}" for name in names if f"{name}{BODY}" in names]
-    if taken:
+    clash = next((f"{name}{BODY}" for name in names if f"{name}{BODY}" in names), None)
+    if clash is not None:
         raise TrtkitError(
-            f"A model is called {taken[0]!r}, which is the name of a stage that --embeddings makes of "
-            "another one; export it with another --name."
+            f"A model cannot be named {clash!r}, the name of a stage that --embeddings makes of another "
+            "model; export it with another --name."
         )
 
 
-def int8_options(place: Workspace, precision: str, asked: Asked) -> Int8Options | None:
-    """How int8 is calibrated; None for other precisions. Raises TrtkitError."""
-    said = asked.calibration
-    if precision != "int8":
-        said.refuse(f"{precision}, which has no ranges")
-        return None
-    usual = usual_int8(place)
-    return replace(
-        usual,
-        folder=Path(said.folder) if said.folder is not None else usual.folder,
-        images=said.images if said.images is not None else usual.images,
-        method=said.method if said.method is not None else usual.method,
-        least=asked.min_agreement if asked.min_agreement is not None else usual.least,
-        given=said != Calibration(),
-    )
-
-
-def usual_int8(place: Workspace) -> Int8Options:
+def default_int8(place: Workspace) -> Int8Options:
     """int8 calibrated on the photos of the workspace."""
     return Int8Options(place.calibration, place.calibration)
 
@@ -236,26 +236,25 @@ def _check_form(manifest: Manifest, backend: Backend) -> None:
     form = (manifest.quantized or {}).get("form", backend.int8_form)
     if manifest.backend != backend.name and form != backend.int8_form:
         raise TrtkitError(
-            f"The bundle {manifest.name} was quantized for {manifest.backend} (activations {form}), not "
-            f"for {backend.name} ({backend.int8_form}); build the exported models with --cut and --int8."
+            f"Bundle {manifest.name} was quantized for {manifest.backend} (activations {form}), not for "
+            f"{backend.name} ({backend.int8_form}); build the exported models with --cut and --int8."
         )
 
 
 def choose_backend(name: str, precision: str) -> Backend:
-    """The backend of that name, or the best here for `auto`, that builds `precision` on this machine.
+    """The backend of that name, or the best here for `auto`, if it builds `precision` here.
 
-    Raises TrtkitError when there is none.
+    Raises TrtkitError.
     """
-    chosen = get_backend(name)
-    if precision not in chosen.computes:
+    backend = get_backend(name)
+    if precision not in backend.computes:
         raise TrtkitError(
-            f"Precision {precision} was asked of {chosen.name}, which builds "
-            f"{' and '.join(chosen.computes)}; choose one of those."
+            f"{backend.name} builds {listed(backend.computes)}, not {precision}; choose one of those."
         )
-    blocked = chosen.cannot_build()
+    blocked = backend.cannot_build()
     if blocked is not None:
         raise TrtkitError(
-            f"A build with {chosen.name} was asked for, which needs a GPU, but {blocked}; build where "
-            "there is one, or with --backend tensorrt-rtx, which does without, or onnxruntime."
+            f"{backend.name} needs a GPU to build, but {blocked}; build where there is one, or with "
+            "--backend tensorrt-rtx, which needs none, or onnxruntime."
         )
-    return chosen
+    return backend

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,9 +54,6 @@ class Comparison:
     relative_error: float
     agreement: float
     ties: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def compare(logits: Array, reference: Array, limits: Limits) -> Comparison:

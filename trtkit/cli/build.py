@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trtkit.cli.options import (
-    Bf16Option,
-    Fp8Option,
     Fp16Option,
     Fp32Option,
     HitRateOption,
@@ -42,8 +40,6 @@ def build(
     fp32: Fp32Option = False,
     fp16: Fp16Option = False,
     int8: Int8Option = False,
-    fp8: Fp8Option = False,
-    bf16: Bf16Option = False,
     backend: Annotated[
         str, typer.Option(help="Which library makes the engines: TensorRT where there is a GPU.")
     ] = "auto",
@@ -126,7 +122,7 @@ def build(
 
     memory = parse_size(workspace_memory, "workspace memory") if workspace_memory else None
     storage = parse_size(storage_per_image, "storage per image") if storage_per_image else None
-    asked = {
+    options = {
         "profiles": [_profile(text) for text in batch] if batch else None,
         "tf32": tf32 or None,
         "hardware_compatible": hardware_compatible or None,
@@ -136,15 +132,15 @@ def build(
         "dla": dla,
         "own_tactics": own_tactics or None,
     }
-    with terminal_reporter() as reporter:
+    with terminal_reporter():
         report = api.build(
             names or (),
             cut=_cut(cut),
             hit_rate=hit_rate,
             storage_per_image=storage,
-            precision=chosen_precision(fp32=fp32, fp16=fp16, int8=int8, fp8=fp8, bf16=bf16),
+            precision=chosen_precision(fp32=fp32, fp16=fp16, int8=int8),
             backend=backend,
-            options={name: value for name, value in asked.items() if value is not None},
+            options={name: value for name, value in options.items() if value is not None},
             bundle_name=bundle,
             embeddings=embeddings,
             verify_images=verify_images,
@@ -153,8 +149,6 @@ def build(
             calibration_images=calibration_images,
             calibration_method=calibration_method,
             workspace=workspace,
-            progress=reporter.message,
-            advance=reporter.advance,
         )
     manifest = report.manifest
     for sentence in report.why:
@@ -164,7 +158,7 @@ def build(
     if json:
         print_json(report.to_json())
         return
-    _tell(manifest)
+    _print_notes(manifest)
     print_table(
         [
             "bundle",
@@ -193,7 +187,7 @@ def build(
     )
 
 
-def _tell(manifest: Manifest) -> None:
+def _print_notes(manifest: Manifest) -> None:
     if manifest.computes != manifest.precision:
         note(f"{manifest.precision} on {manifest.backend} computes in {manifest.computes}.")
     if manifest.verified["source"] == "generated":
@@ -216,10 +210,10 @@ def _verified(comparison: dict[str, float] | None) -> tuple[str, str]:
 def _heavy(record: dict[str, Any]) -> str:
     """What the heavy layers compute in, by the engine inspector or else the parsed network."""
     counts = record.get("inspector") or record.get("network") or {}
-    found = [f"{counts[name]} {name}" for name in ("int8", "fp16", "fp32") if counts.get(name)]
+    layers = [f"{counts[name]} {name}" for name in ("int8", "fp16", "fp32") if counts.get(name)]
     if counts.get("unknown"):
-        found.append(f"{counts['unknown']} the inspector does not tell")
-    return ", ".join(found)
+        layers.append(f"{counts['unknown']} the inspector does not tell")
+    return ", ".join(layers)
 
 
 def _cut(text: str | None) -> int | str | None:
@@ -232,6 +226,6 @@ def _profile(text: str) -> Profile:
         low, best, high = map(int, parts * 3 if len(parts) == 1 else parts)
         return low, best, high
     raise TrtkitError(
-        f"--batch {text} was given; write MIN,OPT,MAX, such as 1,8,64, or one number for that size "
+        f"--batch {text} is no range; write MIN,OPT,MAX, such as 1,8,64, or one number for that size "
         "alone."
     )

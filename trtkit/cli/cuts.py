@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -19,10 +18,11 @@ def cuts(
 ) -> None:
     """List where NAME may be cut: block, tensor, shape and fp32 bytes per image, FLOPs before it."""
     from trtkit.api import cuts as api
+    from trtkit.serialization import to_plain
 
     points = api.cuts(name, workspace=workspace)
     if json:
-        print_json([asdict(point) for point in points])
+        print_json(to_plain(points))
         return
     print_table(
         ["cut", "block", "tensor", "shape", "bytes", "FLOPs before"],

@@ -55,6 +55,7 @@ def export(
     photos are resized.
     """
     from trtkit.api import export as api
+    from trtkit.serialization import to_plain
 
     report = api.export(
         model,
@@ -70,7 +71,7 @@ def export(
     if report.weights.startswith("random"):
         note("The weights are random: the predictions of this model mean nothing.")
     if json:
-        print_json(report.to_json())
+        print_json(to_plain(report))
         return
     print_table(
         [
@@ -109,6 +110,7 @@ def _channels(option: str, text: str | None) -> list[float] | None:
         values = []
     if len(values) != 3:
         raise TrtkitError(
-            f"{option} {text} was given; write three numbers with commas, such as 0.485,0.456,0.406."
+            f"{option} {text} is not one number for each channel; write three with commas, such as "
+            "0.485,0.456,0.406."
         )
     return values

@@ -36,8 +36,6 @@ Fp16Option = Annotated[bool, typer.Option("--fp16", help="fp16 engines.")]
 Int8Option = Annotated[
     bool, typer.Option("--int8", help="int8 engines, calibrated on photos; the rest fp16.")
 ]
-Fp8Option = Annotated[bool, typer.Option("--fp8", help="fp8 engines: no backend has them yet.")]
-Bf16Option = Annotated[bool, typer.Option("--bf16", help="bf16 engines: no backend has them yet.")]
 HitRateOption = Annotated[
     float | None,
     typer.Option(help="To choose a cut: share of photos seen again, 0 to 1. Default: 0.8."),

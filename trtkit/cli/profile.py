@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trtkit.cli.options import (
-    Bf16Option,
-    Fp8Option,
     Fp16Option,
     Fp32Option,
     HitRateOption,
@@ -31,8 +29,6 @@ def profile(
     fp32: Fp32Option = False,
     fp16: Fp16Option = False,
     int8: Int8Option = False,
-    fp8: Fp8Option = False,
-    bf16: Bf16Option = False,
     backend: Annotated[
         str, typer.Option(help="Whose engines are measured: TensorRT where there is a GPU.")
     ] = "auto",
@@ -49,25 +45,26 @@ def profile(
 ) -> None:
     """Measure every block of a model, and what each cut costs and saves."""
     from trtkit.api import profile as api
+    from trtkit.building.cut import best_cut
     from trtkit.costs.goal import Wish
     from trtkit.sizes import parse_size
 
     storage = parse_size(storage_per_image, "storage per image") if storage_per_image else None
-    wish = Wish.of(hit_rate, storage)
+    goal = Wish.of(hit_rate, storage)
     if plot is not None:
-        api.check_plot(plot)
-    with terminal_reporter() as reporter:
+        from trtkit.plotting import check_picture
+
+        check_picture(plot)
+    with terminal_reporter():
         report = api.profile(
             name,
-            precision=chosen_precision(fp32=fp32, fp16=fp16, int8=int8, fp8=fp8, bf16=bf16),
+            precision=chosen_precision(fp32=fp32, fp16=fp16, int8=int8),
             backend=backend,
             batch=batch,
             photos=photos,
             workspace=workspace,
-            progress=reporter.message,
-            advance=reporter.advance,
         )
-    choice = api.best_cut(report, wish)
+    choice = best_cut(report, goal)
     note(
         f"{report.model}, {report.precision} on {report.backend}, batch {report.batch}, "
         f"{report.threads} threads, {report.photos}: {_ms(report.whole)} ms a photo, decoding "
@@ -76,7 +73,9 @@ def profile(
     for sentence in choice.why:
         note(sentence)
     if plot is not None:
-        api.draw(report, choice, plot)
+        from trtkit.costs.plot import draw_profile
+
+        draw_profile(report, choice.cut, plot)
     if json:
         print_json({**report.to_json(), "choice": choice.to_json()})
         return
@@ -109,8 +108,8 @@ def _print(report: Profile) -> None:
     print_table(
         ["layers", "number", "ms", "share"],
         [
-            [each.kind, each.layers, _ms(each.seconds), f"{each.seconds / report.whole:.1%}"]
-            for each in report.kinds
+            [kind.kind, kind.layers, _ms(kind.seconds), f"{kind.seconds / report.whole:.1%}"]
+            for kind in report.kinds
         ],
     )
 

@@ -1,4 +1,4 @@
-"""Measuring the ranges of a model's values on photos, by NVIDIA ModelOpt."""
+"""The ranges of a model's values: stored in the workspace, or measured on photos by NVIDIA ModelOpt."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -18,28 +19,69 @@ import numpy as np
 
 import trtkit
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
-from trtkit.errors import TrtkitError
+from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
 from trtkit.graph.files import write_model
 from trtkit.graph.quantize import kernel_edges, range_sources
 from trtkit.graph.tree import Model
 from trtkit.graph.values import image_input
-from trtkit.quantization.photos import CalibrationPhotos, Photo, prepared
-from trtkit.quantization.ranges import Ranges
+from trtkit.quantization.options import AUTO, Int8Options
+from trtkit.quantization.photos import CalibrationPhoto, CalibrationPhotos, prepared
+from trtkit.quantization.ranges import METHODS, Ranges, ranges_path, read_ranges
+from trtkit.reporting import advance, message
 
 if TYPE_CHECKING:
     import onnx
-
-Advance = Callable[[str, float], None]
 
 # Photos on which every value is looked at before the long measuring begins.
 CHECKED = 4
 LAST_BYTES = 8192
 
 
-def measure_ranges(
-    model: Model, digest: str, photos: CalibrationPhotos, method: str, advance: Advance
-) -> Ranges:
+@dataclass(frozen=True)
+class RangeSource:
+    """Where one model's ranges come from. `digest`: its export's; `photos`: to measure on."""
+
+    model: Model
+    digest: str
+    photos: CalibrationPhotos
+    options: Int8Options
+
+    def read_or_measure(self) -> Ranges:
+        """The stored ranges if they hold, else measured ones, which are stored."""
+        path = ranges_path(self.options.home, self.model.name)
+        method = None if self.options.method == AUTO else self.options.method
+        stored, why = read_ranges(path)
+        if stored is not None:
+            why = stored.why_stale(self.digest, self.photos.id, method)
+            if why is None:
+                message(f"The ranges of {self.model.name} are those of {path}")
+                return stored
+        if why is not None:
+            message(f"{path} no longer holds ({why}): {self.model.name} is calibrated anew")
+        ranges = self.measure(method or METHODS[0])
+        self.store(ranges)
+        return ranges
+
+    def measure(self, method: str) -> Ranges:
+        """Ranges measured now. Raises TrtkitError."""
+        name, photos = self.model.name, self.photos
+        message(
+            f"Calibrating {name} on {len(photos.chosen)} photos of {photos.folder}, by {method}"
+        )
+        ranges = measure_ranges(self.model, self.digest, photos, method)
+        if ranges.constant:
+            message(
+                f"{listed(ranges.constant)} of {name} never changed on these photos and stays float: a "
+                "layer before it may be dead."
+            )
+        return ranges
+
+    def store(self, ranges: Ranges) -> None:
+        ranges.write(ranges_path(self.options.home, self.model.name))
+
+
+def measure_ranges(model: Model, digest: str, photos: CalibrationPhotos, method: str) -> Ranges:
     """Run `model`, all of whose nodes have names, over the photos. Takes minutes; memory is bounded.
 
     Raises TrtkitError when ModelOpt is missing or fails, and, naming it, for a value that is infinite
@@ -49,7 +91,7 @@ def measure_ranges(
     with tempfile.TemporaryDirectory(prefix="trtkit-calibrate-") as name:
         folder = Path(name)
         constant = _check_values(model, photos.chosen, folder)
-        answer = _measured(model, photos, method, _touching(model, constant), folder, advance)
+        answer = _run_modelopt(model, photos, method, _touching(model, constant), folder)
     return Ranges(
         model=model.name,
         digest=digest,
@@ -65,20 +107,19 @@ def measure_ranges(
 
 
 def _by_source(model: Model, measured: Mapping[str, float]) -> dict[str, float]:
-    """The ranges by the tensors that values come from, where ModelOpt names one that carries them."""
+    """The ranges by the tensors that values come from; ModelOpt may name one that carries them."""
     sources = range_sources(model.graph.graph)
     own = {name: value for name, value in measured.items() if sources.get(name, name) == name}
     carried = {sources.get(name, name): value for name, value in measured.items()}
     return {**carried, **own}
 
 
-def _measured(
+def _run_modelopt(
     model: Model,
     photos: CalibrationPhotos,
     method: str,
     exclude: Sequence[str],
     folder: Path,
-    advance: Advance,
 ) -> dict[str, Any]:
     graph = folder / "model.onnx"
     write_model(model.graph, graph)
@@ -90,32 +131,32 @@ def _measured(
         "method": method,
         "exclude": list(exclude),
     }
-    asked = folder / "request.json"
-    asked.write_text(json.dumps(request))
-    phase = f"Measuring the ranges of {model.name}"
-    _run(asked, lambda done: advance(phase, min(1.0, done / len(photos.chosen))), model.name)
+    path = folder / "request.json"
+    path.write_text(json.dumps(request))
+    phase, count = f"Measuring the ranges of {model.name}", len(photos.chosen)
+    _run(path, lambda done: advance(phase, min(1.0, done / count)), model.name)
     answer: dict[str, Any] = json.loads((folder / "answer.json").read_text())
     return answer
 
 
-def _run(request: Path, told: Callable[[int], None], name: str) -> None:
-    """The worker, until it has ended. Raises TrtkitError with its last words when it failed."""
+def _run(request: Path, count_photos: Callable[[int], None], name: str) -> None:
+    """Run the worker to its end. Raises TrtkitError with the last line of its output if it fails."""
     command = [sys.executable, str(Path(trtkit.__file__).with_name("launch.py"))]
     # ModelOpt shows a bar for every batch.
     environment = {**os.environ, "TQDM_DISABLE": "1"}
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [*command, "quantization.worker", str(request)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=output,
             env=environment,
             start_new_session=True,
         )
         try:
             for line in process.stdout or ():
                 with suppress(ValueError, KeyError, TypeError):
-                    told(int(json.loads(line)["done"]))
+                    count_photos(int(json.loads(line)["done"]))
             status = process.wait()
         finally:
             with suppress(ProcessLookupError, PermissionError):
@@ -126,21 +167,23 @@ def _run(request: Path, told: Callable[[int], None], name: str) -> None:
                     pipe.close()
         if status:
             raise TrtkitError(
-                f"NVIDIA ModelOpt could not measure the ranges of {name} ({_last_words(said, status)}); "
+                f"NVIDIA ModelOpt could not measure the ranges of {name} ({_last_line(output, status)}); "
                 "build with --fp16, or free memory and try again."
             )
 
 
-def _last_words(said: IO[bytes], status: int) -> str:
-    size = said.seek(0, os.SEEK_END)
-    said.seek(max(0, size - LAST_BYTES))
-    lines = [line.strip() for line in said.read().decode(errors="replace").splitlines()]
+def _last_line(output: IO[bytes], status: int) -> str:
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(0, size - LAST_BYTES))
+    lines = [line.strip() for line in output.read().decode(errors="replace").splitlines()]
     last = next((line for line in reversed(lines) if line), "")
     return last or (f"it was killed by signal {-status}" if status < 0 else f"status {status}")
 
 
-def _check_values(model: Model, photos: Sequence[Photo], folder: Path) -> tuple[str, ...]:
-    """The tensors that are the same everywhere, of those that could be quantized.
+def _check_values(
+    model: Model, photos: Sequence[CalibrationPhoto], folder: Path
+) -> tuple[str, ...]:
+    """The quantizable tensors that have one and the same value everywhere.
 
     Raises TrtkitError for the first one that is not finite.
     """
@@ -151,7 +194,7 @@ def _check_values(model: Model, photos: Sequence[Photo], folder: Path) -> tuple[
     image = engine.inputs[0].name
     low: dict[str, float] = {}
     high: dict[str, float] = {}
-    # From all of them: the first few may be of one class.
+    # Spread over all photos: the first few may be of one class.
     few = photos[:: max(1, len(photos) // CHECKED)][:CHECKED]
     for (photo,), images in prepared(few, model.card.preprocessing, 1):
         values = engine.run({image: images})
@@ -159,8 +202,8 @@ def _check_values(model: Model, photos: Sequence[Photo], folder: Path) -> tuple[
             least, most = (float(f(values[name].numpy())) for f in (np.min, np.max))
             if not np.isfinite([least, most]).all():
                 raise TrtkitError(
-                    f"The value {name} of {model.name} is infinite or NaN on {photo.path}, so that it has "
-                    "no range; train or export the model anew, or build with --fp32."
+                    f"The value {name} of {model.name} is infinite or NaN on {photo.path} and so has no "
+                    "range; train or export the model anew, or build with --fp32."
                 )
             low[name] = min(low.get(name, least), least)
             high[name] = max(high.get(name, most), most)
@@ -189,11 +232,13 @@ def _with_outputs(model: Model) -> tuple[onnx.ModelProto, list[str]]:
 
 
 def _touching(model: Model, tensors: Sequence[str]) -> list[str]:
-    """The nodes that take or give one of the tensors: a histogram of one value is none."""
+    """The nodes that take or give one of the tensors, whose histogram would have a single value."""
     sources: Mapping[str, str] = range_sources(model.graph.graph)
-    found = set(tensors)
+    constant = set(tensors)
     return [
         node.name
         for node in model.graph.graph.node
-        if found.intersection((*node.input, *node.output, *(sources.get(n, n) for n in node.input)))
+        if constant.intersection(
+            (*node.input, *node.output, *(sources.get(n, n) for n in node.input))
+        )
     ]

@@ -1,4 +1,4 @@
-"""The photos that int8 is calibrated on, and those held out to see what it costs."""
+"""The photos that int8 is calibrated on, and those held out to measure its accuracy."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
 from trtkit.tensors import Array
 
-# At most so many are held out, and one in so many where there are few.
+# One in so many photos is held out, at most 500.
 MOST_HELD_OUT = 500
 HELD_OUT_ONE_IN = 5
 FEW = 100
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A photo that can be read: the 32-byte BLAKE3 of its file, and its class folder, if it lies in one."""
+class CalibrationPhoto:
+    """A readable photo: the 32-byte BLAKE3 of its file, and the class folder it lies in, if any."""
 
     path: Path
     digest: bytes
@@ -36,25 +36,24 @@ class Photo:
 
 @dataclass(frozen=True)
 class CalibrationPhotos:
-    """Photos to measure ranges on, and others to judge by; none has the bytes of another.
+    """Photos to measure ranges on, and held-out ones to judge by; no two have the same bytes.
 
-    `held_out` are the same as `chosen` when there is only one. `labelled`: some lie in class
-    folders.
+    A single photo is both `chosen` and `held_out`. `labelled`: some lie in class folders.
     """
 
     folder: Path
-    chosen: tuple[Photo, ...]
-    held_out: tuple[Photo, ...]
+    chosen: tuple[CalibrationPhoto, ...]
+    held_out: tuple[CalibrationPhoto, ...]
     skipped: tuple[SkippedPhoto, ...]
     labelled: bool
 
     @property
     def id(self) -> str:
-        """BLAKE3 (hex) of the bytes of those to measure on, whatever they are called."""
+        """BLAKE3 (hex) of the bytes of the `chosen` photos, whatever their names."""
         return blake3(b"".join(sorted(photo.digest for photo in self.chosen))).hexdigest()
 
     def warnings(self) -> Iterator[str]:
-        """Sentences on what is wrong with them."""
+        """What is wrong with the photos, in sentences."""
         if self.skipped:
             first = self.skipped[0]
             yield (
@@ -90,11 +89,11 @@ def listing_digest(folder: Path) -> str:
 def calibration_photos(folder: Path, count: int) -> CalibrationPhotos:
     """At most `count` photos below `folder` to measure on, evenly spread, and others to judge by.
 
-    One in five is held out, more where there are more than `count`, at most 500. Only as many are
-    read as are needed. Raises TrtkitError when there is none that can be read.
+    One in five is held out, more if the folder has more than `count`, at most 500. Only as many as
+    needed are read. Raises TrtkitError when no photo can be read.
     """
     if count < 1:
-        raise TrtkitError(f"{count} photos to calibrate on were asked for; give 1 or more.")
+        raise TrtkitError(f"Cannot calibrate on {count} photos; give 1 or more.")
     paths = _paths(folder)
     if not paths:
         raise TrtkitError(
@@ -103,32 +102,31 @@ def calibration_photos(folder: Path, count: int) -> CalibrationPhotos:
             "name a folder with --calibration."
         )
     wanted = _held_out_count(len(paths), count) + min(count, len(paths))
-    root, in_folders = _class_root(folder)
-    photos, skipped = _read(paths, wanted, root if in_folders else None)
+    photos, skipped = _read(paths, wanted, folder if _has_class_folders(folder) else None)
     if not photos:
         raise TrtkitError(
-            f"int8 needs photos to measure ranges on, but none of the {len(skipped)} tried of {folder} can "
-            f"be read, such as {skipped[0].path}: {skipped[0].reason.rstrip('.')}; put others there."
+            f"int8 needs photos to measure ranges on, but the {len(skipped)} photos tried of {folder} "
+            f"cannot be read, such as {skipped[0].path}: {skipped[0].reason.rstrip('.')}; put others there."
         )
     held_out = _held_out_count(len(photos), count)
-    places = {place * len(photos) // held_out for place in range(held_out)} if held_out else set()
-    judged = tuple(photo for place, photo in enumerate(photos) if place in places)
-    chosen = tuple(photo for place, photo in enumerate(photos) if place not in places)[:count]
+    spread = {place * len(photos) // held_out for place in range(held_out)}
+    judged = tuple(photo for place, photo in enumerate(photos) if place in spread)
+    chosen = tuple(photo for place, photo in enumerate(photos) if place not in spread)[:count]
     # A class folder may be empty, with all photos beside it.
     labelled = any(photo.label is not None for photo in photos)
     return CalibrationPhotos(folder, chosen, judged or chosen, tuple(skipped), labelled)
 
 
 def prepared(
-    photos: Sequence[Photo], preprocessing: Preprocessing, batch: int
-) -> Iterator[tuple[tuple[Photo, ...], Array]]:
+    photos: Sequence[CalibrationPhoto], preprocessing: Preprocessing, batch: int
+) -> Iterator[tuple[tuple[CalibrationPhoto, ...], Array]]:
     """Photos and their images, uint8 N x H x W x 3, in batches; one that cannot be read is left out."""
 
-    def load(photo: Photo) -> tuple[Photo, Array] | None:
+    def load(photo: CalibrationPhoto) -> tuple[CalibrationPhoto, Array] | None:
         try:
             return photo, load_image(read_file(photo.path), preprocessing)
         except ImageError:
-            # It was readable when it was chosen: what is judged is then the others.
+            # It was readable when it was chosen; the others are enough.
             return None
 
     workers = default_workers()
@@ -157,44 +155,46 @@ def _spread(paths: Sequence[Path], wanted: int) -> list[Path]:
     return [paths[place * len(paths) // wanted] for place in range(wanted)]
 
 
-def _class_root(folder: Path) -> tuple[Path, bool]:
-    """Where the class folders lie, and whether there are any."""
+def _has_class_folders(folder: Path) -> bool:
     try:
         parts = part_folders(folder)
         class_names(parts[0] if parts else folder)
     except TrtkitError:
-        return folder, False
-    return folder, True
+        return False
+    return True
 
 
 def _read(
     paths: Sequence[Path], wanted: int, root: Path | None
-) -> tuple[list[Photo], list[SkippedPhoto]]:
-    """As many as are wanted that can be decoded, the same bytes once; and those that cannot."""
-    parts = part_folders(root) if root is not None else None
+) -> tuple[list[CalibrationPhoto], list[SkippedPhoto]]:
+    """At most `wanted` photos that can be decoded, without copies; and those that cannot.
+
+    `root` holds class folders, itself or in its parts; None without any.
+    """
+    bases = [] if root is None else list(part_folders(root) or [root])
 
     def label(path: Path) -> str | None:
-        for base in (*(parts or ()), *([root] if root is not None and parts is None else [])):
+        for base in bases:
             if path.is_relative_to(base):
                 below = path.relative_to(base).parts
                 return below[0] if len(below) > 1 else None
         return None
 
-    def read(path: Path) -> Photo | SkippedPhoto:
+    def read(path: Path) -> CalibrationPhoto | SkippedPhoto:
         try:
             data = read_file(path)
             load_image(data, Preprocessing())
         except ImageError as error:
             return SkippedPhoto(path, str(error))
-        return Photo(path, blake3(data).digest(), label(path))
+        return CalibrationPhoto(path, blake3(data).digest(), label(path))
 
     workers = default_workers()
-    photos: dict[bytes, Photo] = {}
+    photos: dict[bytes, CalibrationPhoto] = {}
     skipped = []
 
-    def take(some: Sequence[Path]) -> None:
-        with closing(ordered_map(read, some, workers=workers, ahead=4 * workers)) as found:
-            for item in found:
+    def read_all(paths: Sequence[Path]) -> None:
+        with closing(ordered_map(read, paths, workers=workers, ahead=4 * workers)) as items:
+            for item in items:
                 if isinstance(item, SkippedPhoto):
                     skipped.append(item)
                 else:
@@ -203,12 +203,12 @@ def _read(
                     break
 
     first = _spread(paths, wanted)
-    take(first)
+    read_all(first)
     if len(photos) < wanted:
-        # Others stand in for copies and for those that cannot be read.
-        taken = set(first)
-        rest = [path for path in paths if path not in taken]
+        # Others replace copies and unreadable photos.
+        tried = set(first)
+        rest = [path for path in paths if path not in tried]
         step = max(1, len(rest) // (wanted - len(photos)))
-        take([path for start in range(step) for path in rest[start::step]])
+        read_all([path for start in range(step) for path in rest[start::step]])
     place = {path: number for number, path in enumerate(paths)}
     return sorted(photos.values(), key=lambda photo: place[photo.path]), skipped

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +18,51 @@ from trtkit.graph.precision import name_nodes
 from trtkit.graph.quantize import Edges, Form, kernel_edges, layers_of, quantize_graph
 from trtkit.graph.split import find_cut
 from trtkit.graph.tree import Model, stage_tree
+from trtkit.graph.typed import has_pairs
 from trtkit.graph.values import ancestors
-from trtkit.quantization.found import Advance, FoundRanges, Progress
-from trtkit.quantization.judge import Accuracy, Judge
+from trtkit.quantization.accuracy import Accuracy, AccuracyGate
+from trtkit.quantization.calibrate import RangeSource
 from trtkit.quantization.options import AUTO, Int8Options
 from trtkit.quantization.photos import CalibrationPhotos, calibration_photos
 from trtkit.quantization.ranges import METHODS, Ranges, ranges_path, read_ranges
 from trtkit.quantization.search import Trial, find_kept
+from trtkit.reporting import message
+from trtkit.serialization import to_plain
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """int8 models, whose cards name their cuts' quantized tensors, and what the manifest says of them."""
+    """int8 models, whose cards name their cuts' quantized tensors, and the record for the manifest."""
 
     models: tuple[Model, ...]
     record: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """One model on its way: its ranges, its prefix's nodes in the order of all models', its judge."""
+class _CalibratedModel:
+    """A model with its ranges. `prefix`: the nodes of its prefix, in one order for all models."""
 
     model: Model
     ranges: Ranges
     edges: Edges
+    form: Form
     prefix: tuple[str, ...]
     boundaries: tuple[str, ...]
-    judge: Judge
+    gate: AccuracyGate
 
-    def quantized(self, form: Form, kept: Collection[str] = ()) -> Model:
+    def quantized(self, kept: Collection[str] = ()) -> Model:
         """The model with all but those layers int8."""
         edges = {node: places for node, places in self.edges.items() if node not in kept}
-        return _quantized(self.model, self.ranges, edges, form, self.boundaries)
+        return _quantized(self.model, self.ranges, edges, self.form, self.boundaries)
 
-    def accuracy(self, form: Form) -> Accuracy:
+    def accuracy(self) -> Accuracy:
         """With all layers int8."""
-        return self.judge.accuracy(self.quantized(form).graph)
+        return self.gate.accuracy(self.quantized().graph)
 
 
 def is_quantized(model: Model) -> bool:
-    """Whether it came with pairs."""
-    return any(node.op_type == "DequantizeLinear" for node in model.graph.graph.node)
+    """Whether it was exported with Q/DQ pairs."""
+    return has_pairs(model.graph.graph)
 
 
 def quantize_models(
@@ -69,10 +72,8 @@ def quantize_models(
     form: Form,
     options: Int8Options,
     folder: Path,
-    progress: Progress,
-    advance: Advance,
 ) -> Quantized:
-    """Make the models int8, with one prefix up to `cut` where they share it; none where `cut` is 0.
+    """Make the models int8, with one prefix up to `cut` if they share it; none if `cut` is 0.
 
     `digests`: of their exports, by name; `folder`: for graphs that are tried. Ranges are reused where
     model, photos and method are the same. Raises TrtkitError when photos or ModelOpt are missing, the
@@ -80,42 +81,22 @@ def quantize_models(
     """
     named = [_named(model) for model in models]
     if cut:
-        # Where the prefixes differ this says so, before minutes of measuring.
+        # Fails for prefixes that differ, before minutes of measuring.
         stage_tree(named, cut, "fp32")
     photos = calibration_photos(options.folder, options.images)
     for warning in photos.warnings():
-        progress(warning)
-    subjects: list[_Subject] = []
-    for model in named:
-        found = FoundRanges(model, digests[model.name], photos, options, progress, advance)
-        make = partial(_subject, model, photos, cut, form, folder, subjects[:1])
-        subjects.append(_chosen(found, make, form))
-        if (only := subjects[-1].judge.one_class) is not None:
-            progress(f"{model.name} takes all held-out photos of {options.folder} for {only}.")
-    trials = _keep(subjects, form, cut, options, advance)
-    for subject, trial in zip(subjects, trials, strict=True):
-        progress(_told(subject, trial, options))
-        _remember(subject, trial, _key(subjects, form, cut, options), options)
-    return Quantized(
-        tuple(trial.model for trial in trials), _record(subjects, trials, photos, form, options)
-    )
+        message(warning)
+    return _Quantizer(cut, form, options, folder, photos).quantize(named, digests)
 
 
-def ranged_model(
-    model: Model,
-    digest: str,
-    form: Form,
-    options: Int8Options,
-    progress: Progress,
-    advance: Advance,
-) -> Model:
+def ranged_model(model: Model, digest: str, form: Form, options: Int8Options) -> Model:
     """The model in int8, all cuts possible and its accuracy not judged: to be measured.
 
     Raises TrtkitError when photos or ModelOpt are missing.
     """
     named = _named(model)
     photos = calibration_photos(options.folder, options.images)
-    ranges = FoundRanges(named, digest, photos, options, progress, advance).stored_or_measured()
+    ranges = RangeSource(named, digest, photos, options).read_or_measure()
     boundaries = [point.tensor for point in cut_points(named.graph, named.card)]
     return _quantized(named, ranges, _edges(named, ranges, form), form, boundaries)
 
@@ -125,79 +106,6 @@ def _named(model: Model) -> Model:
     graph.CopyFrom(model.graph)
     name_nodes(graph.graph)
     return replace(model, graph=graph)
-
-
-def _chosen(found: FoundRanges, make: Callable[[Ranges], _Subject], form: Form) -> _Subject:
-    """The model with the ranges asked for; for `auto` by max, where entropy is not enough and max better.
-
-    What entropy cuts off can be what tells classes apart, in networks of few or unsure ones.
-    """
-    ranges = found.stored_or_measured()
-    first = make(ranges)
-    least = found.options.least
-    other_method = METHODS[1]
-    if found.options.method != AUTO or other_method in (ranges.method, *ranges.rejected):
-        return first
-    by_entropy = first.accuracy(form)
-    if by_entropy.misses(least) is None:
-        return first
-    other = found.measured(other_method)
-    second = make(other)
-    by_max = second.accuracy(form)
-    found.progress(
-        f"{found.model.name}: {by_entropy.agreement:.1%} of the held-out photos keep their best class "
-        f"calibrated by entropy, {by_max.agreement:.1%} by max"
-    )
-    if by_max.agreement > by_entropy.agreement:
-        found.store(other)
-        return second
-    # Not to be measured again by the next build.
-    found.store(replace(ranges, rejected=(other_method,)))
-    return first
-
-
-def _subject(
-    model: Model,
-    photos: CalibrationPhotos,
-    cut: int,
-    form: Form,
-    folder: Path,
-    first: Sequence[_Subject],
-    ranges: Ranges,
-) -> _Subject:
-    prefix: tuple[str, ...] = ()
-    boundaries: tuple[str, ...] = ()
-    edges = _edges(model, ranges, form)
-    if cut:
-        tensor = find_cut(model.graph, model.card, cut, model.name).tensor
-        nodes = ancestors(model.graph.graph, [tensor])
-        prefix, boundaries = tuple(node.name for node in nodes), (tensor,)
-        if first:
-            ranges, edges = _as_first(model, ranges, edges, nodes, first[0])
-    own = folder / model.name
-    own.mkdir(parents=True, exist_ok=True)
-    judge = Judge(model, photos, form, own)
-    return _Subject(model, ranges, edges, prefix, boundaries, judge)
-
-
-def _as_first(
-    model: Model, ranges: Ranges, edges: Edges, nodes: Sequence[onnx.NodeProto], first: _Subject
-) -> tuple[Ranges, Edges]:
-    """The first model's ranges and edges in the shared prefix, whose nodes come in the same order."""
-    by_name = {node.name: node for node in first.model.graph.graph.node}
-    shared = dict(ranges.ranges)
-    placed = dict(edges)
-    for node, name in zip(nodes, first.prefix, strict=True):
-        theirs = by_name[name]
-        for mine, other in zip(node.output, theirs.output, strict=True):
-            if other in first.ranges.ranges:
-                shared[mine] = first.ranges.ranges[other]
-            else:
-                shared.pop(mine, None)
-        placed.pop(node.name, None)
-        if name in first.edges:
-            placed[node.name] = first.edges[name]
-    return replace(ranges, ranges=shared), placed
 
 
 def _edges(model: Model, ranges: Ranges, form: Form) -> Edges:
@@ -215,115 +123,193 @@ def _quantized(
     return replace(model, graph=graph, card=replace(model.card, blocks=blocks))
 
 
-def _keep(
-    subjects: Sequence[_Subject], form: Form, cut: int, options: Int8Options, advance: Advance
-) -> list[Trial]:
-    """For every model the layers that stay float; those of the shared prefix stay so for all."""
-    key = _key(subjects, form, cut, options)
-    first = subjects[0]
-    kept = [
-        # What the file names that the model has not is nobody's.
-        set(subject.ranges.kept.get(key, ())) & subject.edges.keys()
-        for subject in subjects
-    ]
-    shared = {
-        first.prefix[place]
-        for subject, names in zip(subjects, kept, strict=True)
-        for place, name in enumerate(subject.prefix)
-        if name in names
-    }
-    while True:
-        before = set(shared)
-        trials = []
-        for subject, names in zip(subjects, kept, strict=True):
-            own = dict(zip(first.prefix, subject.prefix, strict=True))
-            names |= {own[name] for name in shared}
-            trial = _trial_of(subject, names, form, options.least, advance)
-            names |= set(trial.kept)
-            shared |= {theirs for theirs, mine in own.items() if mine in trial.kept}
-            trials.append(trial)
-        # What a later model needs float in the prefix is float in the earlier ones' too.
-        if shared == before or len(subjects) == 1:
-            return trials
+@dataclass(frozen=True)
+class _Quantizer:
+    """The models of one build on their way to int8."""
 
+    cut: int
+    form: Form
+    options: Int8Options
+    folder: Path
+    photos: CalibrationPhotos
 
-def _trial_of(
-    subject: _Subject, kept: set[str], form: Form, least: float, advance: Advance
-) -> Trial:
-    return find_kept(
-        subject.model, subject.judge, partial(subject.quantized, form), subject.edges, sorted(kept),
-        least, advance,
-    )  # fmt: skip
+    def quantize(self, models: Sequence[Model], digests: Mapping[str, str]) -> Quantized:
+        calibrated: list[_CalibratedModel] = []
+        for model in models:
+            source = RangeSource(model, digests[model.name], self.photos, self.options)
+            calibrated.append(self._calibrated(source, calibrated[:1]))
+            if (only := calibrated[-1].gate.one_class) is not None:
+                message(
+                    f"{model.name} takes all held-out photos of {self.options.folder} for {only}."
+                )
+        # A list of float layers holds for this form, cut, models and agreement.
+        names = ", ".join(sorted(model.name for model in models))
+        key = f"{self.form.name}, cut {self.cut} of {names}, agreement {self.options.min_agreement}"
+        trials = self._trials(calibrated, key)
+        for item, trial in zip(calibrated, trials, strict=True):
+            message(self._describe(item, trial))
+            self._store_kept(trial, key)
+        record = self._record(calibrated, trials)
+        return Quantized(tuple(trial.model for trial in trials), record)
 
+    def _calibrated(
+        self, source: RangeSource, first: Sequence[_CalibratedModel]
+    ) -> _CalibratedModel:
+        """The model with the chosen ranges; for `auto` max if entropy falls short and max is better.
 
-def _key(subjects: Sequence[_Subject], form: Form, cut: int, options: Int8Options) -> str:
-    """What a list of float layers holds for."""
-    names = ", ".join(sorted(subject.model.name for subject in subjects))
-    return f"{form.name}, cut {cut} of {names}, agreement {options.least}"
-
-
-def _remember(subject: _Subject, trial: Trial, key: str, options: Int8Options) -> None:
-    """Store the list beside the ranges."""
-    path = ranges_path(options.home, subject.model.name)
-    stored, _ = read_ranges(path)
-    kept = tuple(sorted(trial.kept))
-    if stored is not None and stored.kept.get(key, ()) != kept:
-        replace(stored, kept={**stored.kept, key: kept}).write(path)
-
-
-def _told(subject: _Subject, trial: Trial, options: Int8Options) -> str:
-    model, found = subject.model, trial.accuracy
-    text = (
-        f"{model.name} in int8: {found.agreement:.1%} of {found.images} held-out photos keep their best "
-        f"class (at least {options.least:.1%})"
-    )
-    if found.top1 is not None and found.reference_top1 is not None:
-        text += f", top-1 {found.top1:.1%} (fp32 {found.reference_top1:.1%})"
-    if trial.kept:
-        text += (
-            f"; {len(trial.kept)} of {len(layers_of(model.graph.graph, subject.edges))} layers stay float "
-            f"for that, {flops_share(model.graph, trial.kept):.1%} of its work: {listed(trial.kept)}"
+        The tails that entropy cuts off can tell classes apart in networks of few or unsure classes.
+        """
+        ranges = source.read_or_measure()
+        by_entropy = self._with_ranges(source.model, ranges, first)
+        other_method = METHODS[1]
+        if self.options.method != AUTO or other_method in (ranges.method, *ranges.rejected):
+            return by_entropy
+        accuracy = by_entropy.accuracy()
+        if accuracy.shortfall(self.options.min_agreement) is None:
+            return by_entropy
+        other_ranges = source.measure(other_method)
+        by_max = self._with_ranges(source.model, other_ranges, first)
+        other_accuracy = by_max.accuracy()
+        message(
+            f"{source.model.name}: {accuracy.agreement:.1%} of the held-out photos keep their best class "
+            f"calibrated by entropy, {other_accuracy.agreement:.1%} by max"
         )
-    if trial.before != found:
-        text += f" (without them {trial.before.agreement:.1%})"
-    return f"{text}."
+        if other_accuracy.agreement > accuracy.agreement:
+            source.store(other_ranges)
+            return by_max
+        # The next build does not measure it again.
+        source.store(replace(ranges, rejected=(other_method,)))
+        return by_entropy
+
+    def _with_ranges(
+        self, model: Model, ranges: Ranges, first: Sequence[_CalibratedModel]
+    ) -> _CalibratedModel:
+        prefix: tuple[str, ...] = ()
+        boundaries: tuple[str, ...] = ()
+        edges = _edges(model, ranges, self.form)
+        if self.cut:
+            tensor = find_cut(model.graph, model.card, self.cut, model.name).tensor
+            nodes = ancestors(model.graph.graph, [tensor])
+            prefix, boundaries = tuple(node.name for node in nodes), (tensor,)
+            if first:
+                ranges, edges = _with_prefix_of(first[0], ranges, edges, nodes)
+        folder = self.folder / model.name
+        folder.mkdir(parents=True, exist_ok=True)
+        gate = AccuracyGate(model, self.photos, self.form, folder)
+        return _CalibratedModel(model, ranges, edges, self.form, prefix, boundaries, gate)
+
+    def _trials(self, calibrated: Sequence[_CalibratedModel], key: str) -> list[Trial]:
+        """For every model the layers that stay float; those of the shared prefix stay so for all."""
+        first = calibrated[0]
+        kept = [
+            # Unknown layer names are ignored.
+            set(item.ranges.kept.get(key, ())) & item.edges.keys()
+            for item in calibrated
+        ]
+        shared = {
+            first.prefix[place]
+            for item, names in zip(calibrated, kept, strict=True)
+            for place, name in enumerate(item.prefix)
+            if name in names
+        }
+        while True:
+            before = set(shared)
+            trials = []
+            for item, names in zip(calibrated, kept, strict=True):
+                own = dict(zip(first.prefix, item.prefix, strict=True))
+                names |= {own[name] for name in shared}
+                trial = find_kept(
+                    item.model,
+                    item.gate,
+                    item.quantized,
+                    item.edges,
+                    sorted(names),
+                    self.options.min_agreement,
+                )
+                names |= set(trial.kept)
+                shared |= {name for name, own_name in own.items() if own_name in trial.kept}
+                trials.append(trial)
+            # A prefix layer that a later model needs float is float in the earlier models too.
+            if shared == before or len(calibrated) == 1:
+                return trials
+
+    def _store_kept(self, trial: Trial, key: str) -> None:
+        """Store the float layers beside the ranges."""
+        path = ranges_path(self.options.home, trial.model.name)
+        stored, _ = read_ranges(path)
+        kept = tuple(sorted(trial.kept))
+        if stored is not None and stored.kept.get(key, ()) != kept:
+            replace(stored, kept={**stored.kept, key: kept}).write(path)
+
+    def _describe(self, item: _CalibratedModel, trial: Trial) -> str:
+        model, accuracy = item.model, trial.accuracy
+        text = (
+            f"{model.name} in int8: {accuracy.agreement:.1%} of {accuracy.images} held-out photos keep "
+            f"their best class (at least {self.options.min_agreement:.1%})"
+        )
+        if accuracy.top1 is not None and accuracy.reference_top1 is not None:
+            text += f", top-1 {accuracy.top1:.1%} (fp32 {accuracy.reference_top1:.1%})"
+        if trial.kept:
+            text += (
+                f"; {len(trial.kept)} of {len(layers_of(model.graph.graph, item.edges))} layers stay "
+                f"float for that, {flops_share(model.graph, trial.kept):.1%} of its work: "
+                f"{listed(trial.kept)}"
+            )
+        if trial.before != accuracy:
+            text += f" (without them {trial.before.agreement:.1%})"
+        return f"{text}."
+
+    def _record(
+        self, calibrated: Sequence[_CalibratedModel], trials: Sequence[Trial]
+    ) -> dict[str, Any]:
+        first, photos = calibrated[0], self.photos
+        return {
+            "form": self.form.name,
+            "method": first.ranges.method,
+            "tool": first.ranges.tool,
+            "photos": str(self.options.folder),
+            "images": photos.id,
+            "calibrated_on": len(photos.chosen),
+            "held_out": len(photos.held_out),
+            "skipped": len(photos.skipped),
+            "min_agreement": self.options.min_agreement,
+            "boundary": _boundary(first, trials[0]),
+            "models": {
+                item.model.name: {
+                    **to_plain(trial.accuracy),
+                    "kept": list(trial.kept),
+                    "kept_flops_share": flops_share(item.model.graph, trial.kept),
+                    "constant": list(item.ranges.constant),
+                }
+                for item, trial in zip(calibrated, trials, strict=True)
+            },
+        }
 
 
-def _record(
-    subjects: Sequence[_Subject],
-    trials: Sequence[Trial],
-    photos: CalibrationPhotos,
-    form: Form,
-    options: Int8Options,
-) -> dict[str, Any]:
-    return {
-        "form": form.name,
-        "method": subjects[0].ranges.method,
-        "tool": subjects[0].ranges.tool,
-        "photos": str(options.folder),
-        "images": photos.id,
-        "calibrated_on": len(photos.chosen),
-        "held_out": len(photos.held_out),
-        "skipped": len(photos.skipped),
-        "min_agreement": options.least,
-        "boundary": _boundary(subjects[0], trials[0]),
-        "models": {
-            subject.model.name: {
-                **trial.accuracy.to_json(),
-                "kept": list(trial.kept),
-                "kept_flops_share": flops_share(subject.model.graph, trial.kept),
-                "constant": list(subject.ranges.constant),
-            }
-            for subject, trial in zip(subjects, trials, strict=True)
-        },
-    }
+def _with_prefix_of(
+    first: _CalibratedModel, ranges: Ranges, edges: Edges, nodes: Sequence[onnx.NodeProto]
+) -> tuple[Ranges, Edges]:
+    """The ranges and edges with those of `first` in the shared prefix, whose `nodes` are in one order."""
+    by_name = {node.name: node for node in first.model.graph.graph.node}
+    shared = dict(ranges.ranges)
+    placed = dict(edges)
+    for node, name in zip(nodes, first.prefix, strict=True):
+        for own, other in zip(node.output, by_name[name].output, strict=True):
+            if other in first.ranges.ranges:
+                shared[own] = first.ranges.ranges[other]
+            else:
+                shared.pop(own, None)
+        placed.pop(node.name, None)
+        if name in first.edges:
+            placed[node.name] = first.edges[name]
+    return replace(ranges, ranges=shared), placed
 
 
-def _boundary(subject: _Subject, trial: Trial) -> dict[str, float] | None:
+def _boundary(item: _CalibratedModel, trial: Trial) -> dict[str, float] | None:
     """Scale and zero point of the feature map; None where it is not quantized."""
     weights = {weight.name: weight for weight in trial.model.graph.graph.initializer}
     for node in trial.model.graph.graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] in subject.boundaries:
+        if node.op_type == "QuantizeLinear" and node.input[0] in item.boundaries:
             scale, zero = (numpy_helper.to_array(weights[name]) for name in node.input[1:3])
             return {"scale": float(scale), "zero": float(zero)}
     return None

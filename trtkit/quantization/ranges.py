@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trtkit.atomic import whole_file
 from trtkit.errors import TrtkitError, os_reason
+from trtkit.serialization import from_plain, to_plain
 
 FORMAT = 1
 SUFFIX = ".ranges.json"
@@ -18,13 +19,13 @@ METHODS = ("entropy", "max")
 
 @dataclass(frozen=True)
 class Ranges:
-    """What was measured of one model on one set of photos.
+    """The ranges of one model, measured on one set of photos.
 
     `digest`: of the model's export (BLAKE3, hex); `images`: of the photos' bytes; `method`: `entropy`
-    or `max`; `tool`: what measured. `ranges`: the largest magnitude by tensor. `edges`: by node the
-    positions of the inputs that TensorRT wants quantized. `constant`: tensors that were the same for
-    all photos, which stay float. `kept`: by form of int8 the layers that have to stay float for the
-    accuracy asked for. `rejected`: methods that were tried too and were no better.
+    or `max`; `tool`: the calibrator and its version. `ranges`: the largest magnitude by tensor. `edges`:
+    by node, the positions of the inputs that TensorRT wants quantized. `constant`: tensors that were the
+    same for all photos and stay float. `kept`: by form of int8, the layers that stay float for the
+    accuracy. `rejected`: methods that were tried too and were no better.
     """
 
     model: str
@@ -41,9 +42,9 @@ class Ranges:
     rejected: tuple[str, ...] = ()
 
     def why_stale(self, digest: str, images: str, method: str | None) -> str | None:
-        """Why it does not hold for that model, those photos and that method; None when it does.
+        """Why the ranges do not hold for that model, photos and method; None when they hold.
 
-        `method` None: whichever was chosen.
+        `method` None accepts any method.
         """
         if self.digest != digest:
             return "the model is another one"
@@ -54,39 +55,29 @@ class Ranges:
         return None
 
     def write(self, path: Path) -> None:
-        """Raises TrtkitError when the system refuses."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
+        """Raises TrtkitError when the file cannot be written."""
+        text = json.dumps({"format": FORMAT, **to_plain(self)}, indent=1, ensure_ascii=False)
         with whole_file(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Ranges:
+    def from_json(cls, value: Any) -> Ranges:
         """Raises AttributeError, TypeError, ValueError or OverflowError for anything but such an object."""
         if value.get("format") != FORMAT:
             raise ValueError(f"it has format {value.get('format')}, this trtkit reads {FORMAT}")
         for name in cls.__dataclass_fields__:
             if name not in value:
                 raise ValueError(f"it has no {name}")
-        fields = {name: value[name] for name in cls.__dataclass_fields__}
-        return cls(
-            **{
-                **fields,
-                "ranges": {name: float(each) for name, each in value["ranges"].items()},
-                "edges": {name: tuple(map(int, each)) for name, each in value["edges"].items()},
-                "constant": tuple(value["constant"]),
-                "rejected": tuple(value["rejected"]),
-                "kept": {form: tuple(names) for form, names in value["kept"].items()},
-            }
-        )
+        return from_plain(value, cls)
 
 
 def ranges_path(calibration: Path, model: str) -> Path:
-    """Where the ranges of that model lie."""
+    """The file of that model's ranges."""
     return calibration / f"{model}{SUFFIX}"
 
 
 def read_ranges(path: Path) -> tuple[Ranges | None, str | None]:
-    """The ranges in that file and why there are none, None for both when there is no file."""
+    """The ranges in that file, or the reason why it cannot be read; None for both without a file."""
     try:
         return Ranges.from_json(json.loads(path.read_bytes())), None
     except FileNotFoundError:

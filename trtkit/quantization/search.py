@@ -9,18 +9,17 @@ from trtkit.errors import TrtkitError
 from trtkit.graph.flops import flops_share
 from trtkit.graph.quantize import Edges, layers_of
 from trtkit.graph.tree import Model
-from trtkit.quantization.judge import Accuracy, Judge
+from trtkit.quantization.accuracy import Accuracy, AccuracyGate
+from trtkit.reporting import advance
 
 # Of a model's FLOPs; with more it would be int8 by its name alone.
 MOST_FLOAT = 0.5
 ADVICE = "calibrate on more photos, lower --min-agreement or build with --fp16. Nothing was kept."
 
-Advance = Callable[[str, float], None]
-
 
 @dataclass(frozen=True)
 class Trial:
-    """A model with some layers kept float, and how it does; `before`: with those known before alone."""
+    """A model with some layers kept float, and its accuracy; `before`: with the first of them alone."""
 
     model: Model
     kept: tuple[str, ...]
@@ -34,29 +33,29 @@ Make = Callable[[Sequence[str]], Model]
 
 def find_kept(
     model: Model,
-    judge: Judge,
+    gate: AccuracyGate,
     make: Make,
     edges: Edges,
     kept: Sequence[str],
-    least: float,
-    advance: Advance,
+    min_agreement: float,
 ) -> Trial:
-    """int8 for all layers but `kept`, and where that is not good enough but the fewest others too.
+    """int8 for all layers but `kept`, and if that is not good enough, but the fewest others too.
 
     Layers are ranked by the error that each adds alone. Raises TrtkitError when more than half of the
     work would have to be float.
     """
-    first = _trial(make, kept, judge)
-    if first.accuracy.misses(least) is None:
+    first = _trial(make, kept, gate)
+    if first.accuracy.shortfall(min_agreement) is None:
         _check_share(model, edges, first)
         return first
     layers = [name for name in layers_of(model.graph.graph, edges) if name not in kept]
-    ranked = rank(layers, judge, lambda others: make((*kept, *others)), advance)
-    best = _fewest(ranked, kept, make, judge, least)
+    ranked = rank(layers, gate, lambda others: make((*kept, *others)))
+    best = _fewest(ranked, kept, make, gate, min_agreement)
     if best is None:
         raise TrtkitError(
-            f"int8 does not keep the accuracy of {model.name}: {first.accuracy.misses(least)}, and "
-            f"returning layers to float does not help; {ADVICE}"
+            f"int8 does not keep the accuracy of {model.name}: "
+            f"{first.accuracy.shortfall(min_agreement)}, and returning layers to float does not help; "
+            f"{ADVICE}"
         )
     best = replace(best, before=first.accuracy)
     _check_share(model, edges, best)
@@ -74,44 +73,48 @@ def _check_share(model: Model, edges: Edges, trial: Trial) -> None:
         )
 
 
-def rank(layers: Sequence[str], judge: Judge, make: Make, advance: Advance) -> list[str]:
-    """The layers, that which adds the largest error alone first."""
+def rank(layers: Sequence[str], gate: AccuracyGate, make: Make) -> list[str]:
+    """The layers, the one that adds the largest error alone first."""
     errors = {}
     for number, layer in enumerate(layers):
         advance("Ranking layers by the error they add", number / len(layers))
         alone = make([other for other in layers if other != layer])
-        errors[layer] = judge.error(alone.graph)
+        errors[layer] = gate.error(alone.graph)
     return sorted(layers, key=lambda layer: -errors[layer])
 
 
 def _fewest(
-    ranked: Sequence[str], kept: Sequence[str], make: Make, judge: Judge, least: float
+    ranked: Sequence[str],
+    kept: Sequence[str],
+    make: Make,
+    gate: AccuracyGate,
+    min_agreement: float,
 ) -> Trial | None:
     """The trial with the fewest of `ranked` float: doubled until good enough, then halved back."""
 
-    def good(count: int) -> Trial | None:
-        trial = _trial(make, (*kept, *ranked[:count]), judge)
-        return trial if trial.accuracy.misses(least) is None else None
+    def passing(count: int) -> Trial | None:
+        trial = _trial(make, (*kept, *ranked[:count]), gate)
+        return trial if trial.accuracy.shortfall(min_agreement) is None else None
 
-    # With none left it would be int8 by its name alone.
+    # With no layer left it would be int8 by its name alone.
     most = len(ranked) - 1
-    low, high, found = 0, 1, None
-    while found is None and low < most:
+    low, high, best = 0, 1, None
+    while best is None and low < most:
         high = min(high, most)
-        found = good(high)
-        if found is None:
+        best = passing(high)
+        if best is None:
             low, high = high, 2 * high
-    while found is not None and high - low > 1:
+    while best is not None and high - low > 1:
         middle = (low + high) // 2
-        trial = good(middle)
+        trial = passing(middle)
         if trial is None:
             low = middle
         else:
-            high, found = middle, trial
-    return found
+            high, best = middle, trial
+    return best
 
 
-def _trial(make: Make, kept: Sequence[str], judge: Judge) -> Trial:
+def _trial(make: Make, kept: Sequence[str], gate: AccuracyGate) -> Trial:
     model = make(kept)
-    accuracy = judge.accuracy(model.graph)
+    accuracy = gate.accuracy(model.graph)
     return Trial(model, tuple(kept), accuracy, accuracy)

@@ -22,9 +22,10 @@ from trtkit.graph.card import ModelCard
 from trtkit.graph.quantize import SYMMETRIC, UNSIGNED
 from trtkit.graph.tree import Model
 from trtkit.preprocessing import Preprocessing
-from trtkit.quantization import judge as module
-from trtkit.quantization.judge import Accuracy, Judge, relative_errors
-from trtkit.quantization.photos import CalibrationPhotos, Photo
+from trtkit.quantization import accuracy as module
+from trtkit.quantization.accuracy import Accuracy, AccuracyGate, relative_errors
+from trtkit.quantization.photos import CalibrationPhoto, CalibrationPhotos
+from trtkit.serialization import to_plain
 
 SIZE = 8
 RED, GREEN, BLUE = (100, 40, 0), (30, 120, 0), (0, 60, 80)
@@ -55,23 +56,24 @@ def model(classes=("red", "green", "blue")) -> Model:
     return Model("colours", colours(), card)
 
 
-def photo(folder: Path, label: str | None, name: str, colour) -> Photo:
+def photo(folder: Path, label: str | None, name: str, colour) -> CalibrationPhoto:
     """A photo that is all of one colour, so that resizing changes nothing."""
     path = (folder / label if label else folder) / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(np.full((9, 11, 3), colour, np.uint8), "PNG"))
-    return Photo(path, blake3(path.read_bytes()).digest(), label)
+    return CalibrationPhoto(path, blake3(path.read_bytes()).digest(), label)
 
 
 def chosen(folder: Path, held_out, measured_on=()) -> CalibrationPhotos:
     """Of (label, colour), what is held out and what is measured on."""
     sides = [
         tuple(
-            photo(folder, label, f"{side}-{n:03}", colour) for n, (label, colour) in enumerate(each)
+            photo(folder, label, f"{side}-{n:03}", colour)
+            for n, (label, colour) in enumerate(colours)
         )
-        for side, each in (("chosen", measured_on or [(None, RED)]), ("held", held_out))
+        for side, colours in (("chosen", measured_on or [(None, RED)]), ("held", held_out))
     ]
-    labelled = any(each.label for each in sides[1])
+    labelled = any(item.label for item in sides[1])
     return CalibrationPhotos(folder, sides[0], sides[1], (), labelled)
 
 
@@ -80,59 +82,61 @@ NINE = [("red", RED)] * 2 + [("red", GREEN)] + [("green", GREEN)] * 3 + [("blue"
 
 
 @pytest.fixture
-def make_judge(tmp_path):
-    def make(photos: CalibrationPhotos, form=SYMMETRIC, classes=("red", "green", "blue")) -> Judge:
+def make_gate(tmp_path):
+    def make(
+        photos: CalibrationPhotos, form=SYMMETRIC, classes=("red", "green", "blue")
+    ) -> AccuracyGate:
         folder = tmp_path / "tried"
         folder.mkdir(exist_ok=True)
-        return Judge(model(classes), photos, form, folder)
+        return AccuracyGate(model(classes), photos, form, folder)
 
     return make
 
 
 @pytest.mark.parametrize("form", [SYMMETRIC, UNSIGNED])
-def test_the_model_itself_agrees_with_itself(tmp_path, make_judge, form):
-    found = make_judge(chosen(tmp_path, NINE), form).accuracy(colours())
-    assert found.images == 9
-    assert (found.agreement, found.error) == (1.0, 0.0)
-    assert found.top1 == found.reference_top1 == 8 / 9
-    assert found.seconds > 0
-    assert found.reference_seconds > 0
-    assert found.misses(1.0) is None
-    assert found.to_json()["images"] == 9
+def test_the_model_itself_agrees_with_itself(tmp_path, make_gate, form):
+    accuracy = make_gate(chosen(tmp_path, NINE), form).accuracy(colours())
+    assert accuracy.images == 9
+    assert (accuracy.agreement, accuracy.error) == (1.0, 0.0)
+    assert accuracy.top1 == accuracy.reference_top1 == 8 / 9
+    assert accuracy.seconds > 0
+    assert accuracy.reference_seconds > 0
+    assert accuracy.shortfall(1.0) is None
+    assert to_plain(accuracy)["images"] == 9
 
 
-def test_another_graph_beside_it(tmp_path, make_judge):
+def test_another_graph_beside_it(tmp_path, make_gate):
     # 70 more of green: the reds become green, and the blues, too.
-    found = make_judge(chosen(tmp_path, NINE)).accuracy(colours(0, 70, 0))
-    assert found.agreement == 4 / 9
-    assert found.top1 == 3 / 9
-    assert found.reference_top1 == 8 / 9
+    accuracy = make_gate(chosen(tmp_path, NINE)).accuracy(colours(0, 70, 0))
+    assert accuracy.agreement == 4 / 9
+    assert accuracy.top1 == 3 / 9
+    assert accuracy.reference_top1 == 8 / 9
     # The errors of reds, greens and blues are 0.65, 0.57 and 0.7; there are 2, 4 and 3 of them.
-    assert found.error == pytest.approx(70 / np.hypot(*RED[:2]))
+    assert accuracy.error == pytest.approx(70 / np.hypot(*RED[:2]))
 
 
-def test_what_it_makes_better_counts_too(tmp_path, make_judge):
+def test_what_it_makes_better_counts_too(tmp_path, make_gate):
     photos = chosen(tmp_path, [("red", RED), ("red", (50, 55, 0)), ("green", GREEN)])
-    found = make_judge(photos).accuracy(colours(10, 0, 0))
-    assert (found.agreement, found.top1, found.reference_top1) == (2 / 3, 1.0, 2 / 3)
+    accuracy = make_gate(photos).accuracy(colours(10, 0, 0))
+    assert (accuracy.agreement, accuracy.top1, accuracy.reference_top1) == (2 / 3, 1.0, 2 / 3)
 
 
-def test_layers_are_ranked_on_photos_that_were_measured_on(tmp_path, make_judge):
+def test_layers_are_ranked_on_photos_that_were_measured_on(tmp_path, make_gate):
     measured_on = [("red", (n, 0, 0)) for n in range(10, 90, 10)]
-    judge = make_judge(chosen(tmp_path, NINE, measured_on))
-    assert judge.error(colours()) == 0
+    gate = make_gate(chosen(tmp_path, NINE, measured_on))
+    assert gate.error(colours()) == 0
     expected = np.mean([5 / n for n in range(10, 90, 10)])
-    assert judge.error(colours(0, 0, 5)) == pytest.approx(expected)
+    assert gate.error(colours(0, 0, 5)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("count", "places"), [(3, range(3)), (15, range(8)), (40, range(0, 40, 5))]
 )
-def test_those_ranked_on_are_few_and_come_from_all(tmp_path, make_judge, count, places):
+def test_those_ranked_on_are_few_and_come_from_all(tmp_path, make_gate, count, places):
     measured_on = [("red", (n + 1, 0, 0)) for n in range(count)]
-    judge = make_judge(chosen(tmp_path, NINE, measured_on))
+    gate = make_gate(chosen(tmp_path, NINE, measured_on))
     expected = np.mean([5 / (n + 1) for n in places])
-    assert judge.error(colours(0, 0, 5)) == pytest.approx(expected)
+    assert gate.error(colours(0, 0, 5)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -148,99 +152,99 @@ def test_those_ranked_on_are_few_and_come_from_all(tmp_path, make_judge, count, 
         (("rose", "lime", "azure"), None),
     ],
 )
-def test_labels_count_where_the_folder_is_a_class(tmp_path, make_judge, classes, right):
-    found = make_judge(chosen(tmp_path, NINE), classes=classes).accuracy(colours())
-    assert (found.images, found.agreement) == (9, 1.0)
-    assert (found.top1, found.reference_top1) == (right, right)
+def test_labels_count_where_the_folder_is_a_class(tmp_path, make_gate, classes, right):
+    accuracy = make_gate(chosen(tmp_path, NINE), classes=classes).accuracy(colours())
+    assert (accuracy.images, accuracy.agreement) == (9, 1.0)
+    assert (accuracy.top1, accuracy.reference_top1) == (right, right)
 
 
-def test_a_photo_without_a_label_counts_for_agreement_alone(tmp_path, make_judge):
-    judge = make_judge(chosen(tmp_path, [(None, RED), *NINE, (None, BLUE)]))
-    found = judge.accuracy(colours())
-    assert (found.images, found.top1, found.reference_top1) == (11, 8 / 9, 8 / 9)
+def test_a_photo_without_a_label_counts_for_agreement_alone(tmp_path, make_gate):
+    gate = make_gate(chosen(tmp_path, [(None, RED), *NINE, (None, BLUE)]))
+    accuracy = gate.accuracy(colours())
+    assert (accuracy.images, accuracy.top1, accuracy.reference_top1) == (11, 8 / 9, 8 / 9)
     # All become green: of those with a label three are, and one is no longer taken for it.
-    found = judge.accuracy(colours(0, 70, 0))
-    assert (found.agreement, found.top1, found.reference_top1) == (4 / 11, 3 / 9, 8 / 9)
+    accuracy = gate.accuracy(colours(0, 70, 0))
+    assert (accuracy.agreement, accuracy.top1, accuracy.reference_top1) == (4 / 11, 3 / 9, 8 / 9)
 
 
-def test_without_any_label_there_is_no_top1(tmp_path, make_judge):
-    found = make_judge(chosen(tmp_path, [(None, RED), (None, BLUE)])).accuracy(colours(0, 25, 0))
-    assert (found.agreement, found.top1, found.reference_top1) == (0.5, None, None)
+def test_without_any_label_there_is_no_top1(tmp_path, make_gate):
+    accuracy = make_gate(chosen(tmp_path, [(None, RED), (None, BLUE)])).accuracy(colours(0, 25, 0))
+    assert (accuracy.agreement, accuracy.top1, accuracy.reference_top1) == (0.5, None, None)
 
 
-def test_one_class_is_told(tmp_path, make_judge):
-    assert make_judge(chosen(tmp_path, NINE)).one_class is None
-    assert make_judge(chosen(tmp_path, [("red", BLUE), ("green", BLUE)])).one_class == "blue"
-    assert make_judge(chosen(tmp_path, [("red", BLUE), ("green", RED)])).one_class is None
+def test_one_class_is_told(tmp_path, make_gate):
+    assert make_gate(chosen(tmp_path, NINE)).one_class is None
+    assert make_gate(chosen(tmp_path, [("red", BLUE), ("green", BLUE)])).one_class == "blue"
+    assert make_gate(chosen(tmp_path, [("red", BLUE), ("green", RED)])).one_class is None
 
 
-def test_one_class_of_a_single_photo_says_nothing(tmp_path, make_judge):
-    assert make_judge(chosen(tmp_path, [("red", BLUE)])).one_class is None
+def test_one_class_of_a_single_photo_says_nothing(tmp_path, make_gate):
+    assert make_gate(chosen(tmp_path, [("red", BLUE)])).one_class is None
     photos = chosen(tmp_path, [("red", BLUE), ("green", BLUE)])
     photos.held_out[0].path.unlink()
-    assert make_judge(photos).one_class is None
+    assert make_gate(photos).one_class is None
 
 
 @pytest.mark.parametrize(("form", "exact"), [(SYMMETRIC, True), (UNSIGNED, False)])
 def test_a_processor_that_saturates_is_left_out_of_what_tensorrt_computes(
-    tmp_path, make_judge, monkeypatch, form, exact
+    tmp_path, make_gate, monkeypatch, form, exact
 ):
-    asked = []
+    flags = []
 
     class Recorded(OnnxRuntimeBackend):
         def __init__(self, *, exact: bool = False) -> None:
-            asked.append(exact)
+            flags.append(exact)
             super().__init__(exact=exact)
 
     monkeypatch.setattr(module, "OnnxRuntimeBackend", Recorded)
-    make_judge(chosen(tmp_path, NINE), form).accuracy(colours())
-    assert set(asked) == {exact}
+    make_gate(chosen(tmp_path, NINE), form).accuracy(colours())
+    assert set(flags) == {exact}
 
 
-def test_a_photo_that_cannot_be_read_from_the_start_is_left_out(tmp_path, make_judge):
+def test_a_photo_that_cannot_be_read_from_the_start_is_left_out(tmp_path, make_gate):
     photos = chosen(tmp_path, NINE, [("red", RED), ("red", (10, 0, 0))])
     photos.held_out[2].path.unlink()
     content = photos.chosen[0].path.read_bytes()
     photos.chosen[0].path.unlink()
-    judge = make_judge(photos)
+    gate = make_gate(photos)
     # That it comes back must not move the others.
     photos.chosen[0].path.write_bytes(content)
-    assert judge.accuracy(colours()).images == 8
-    assert judge.accuracy(colours()).top1 == 1.0
-    assert judge.error(colours(0, 0, 5)) == 0.5
+    assert gate.accuracy(colours()).images == 8
+    assert gate.accuracy(colours()).top1 == 1.0
+    assert gate.error(colours(0, 0, 5)) == 0.5
 
 
-def test_photos_are_read_once(tmp_path, make_judge):
+def test_photos_are_read_once(tmp_path, make_gate):
     photos = chosen(tmp_path, NINE, [("red", RED), ("red", (10, 0, 0))])
-    judge = make_judge(photos)
-    for each in photos.held_out:
-        each.path.unlink()
-    for each in photos.chosen:
-        each.path.write_bytes(encoded(np.full((9, 11, 3), BLUE, np.uint8), "PNG"))
+    gate = make_gate(photos)
+    for item in photos.held_out:
+        item.path.unlink()
+    for item in photos.chosen:
+        item.path.write_bytes(encoded(np.full((9, 11, 3), BLUE, np.uint8), "PNG"))
     for _ in range(2):
-        found = judge.accuracy(colours(0, 70, 0))
-        assert (found.images, found.agreement, found.top1) == (9, 4 / 9, 3 / 9)
+        accuracy = gate.accuracy(colours(0, 70, 0))
+        assert (accuracy.images, accuracy.agreement, accuracy.top1) == (9, 4 / 9, 3 / 9)
         expected = np.mean([5 / np.hypot(*RED[:2]), 0.5])
-        assert judge.error(colours(0, 0, 5)) == pytest.approx(expected)
+        assert gate.error(colours(0, 0, 5)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("gone", ["held_out", "chosen"])
-def test_photos_that_have_all_gone_are_an_error(tmp_path, make_judge, gone):
+def test_photos_that_have_all_gone_are_an_error(tmp_path, make_gate, gone):
     photos = chosen(tmp_path, NINE, [("red", RED), ("blue", BLUE)])
-    for each in getattr(photos, gone):
-        each.path.unlink()
+    for item in getattr(photos, gone):
+        item.path.unlink()
     with pytest.raises(
-        TrtkitError, match=rf"^None of the photos of {tmp_path} can be read any more"
+        TrtkitError, match=rf"^No photo of {tmp_path} can be read any more; build again"
     ):
-        make_judge(photos)
+        make_gate(photos)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.95, 0.97, 0.985, 0.99, 1.0])
 def test_agreement_may_be_as_low_as_asked(share):
     same = replace(RIGHT, agreement=float(np.mean(np.arange(200) < round(share * 200))))
-    assert same.misses(share) is None
+    assert same.shortfall(share) is None
     worse = replace(RIGHT, agreement=float(np.mean(np.arange(200) < round(share * 200) - 1)))
-    assert worse.misses(share) == (
+    assert worse.shortfall(share) == (
         f"{round(share * 200) - 1} of 200 held-out photos have the same best class as in fp32 "
         f"(at least {share:.1%})"
     )
@@ -250,42 +254,44 @@ def test_agreement_may_be_as_low_as_asked(share):
 def test_agreement_is_told_in_photos(images, data):
     same = data.draw(st.integers(0, images - 1))
     agreement = float((np.arange(images) < same).mean())
-    found = replace(RIGHT, images=images, agreement=agreement)
-    assert str(found.misses(1.0)).startswith(f"{same} of {images} held-out photos have the same ")
+    accuracy = replace(RIGHT, images=images, agreement=agreement)
+    assert str(accuracy.shortfall(1.0)).startswith(
+        f"{same} of {images} held-out photos have the same "
+    )
 
 
 def test_agreement_that_falls_is_told():
-    assert replace(RIGHT, images=480, agreement=475 / 480).misses(0.99) == (
+    assert replace(RIGHT, images=480, agreement=475 / 480).shortfall(0.99) == (
         "475 of 480 held-out photos have the same best class as in fp32 (at least 99.0%)"
     )
-    assert replace(RIGHT, images=480, agreement=476 / 480).misses(0.99) is None
+    assert replace(RIGHT, images=480, agreement=476 / 480).shortfall(0.99) is None
 
 
 @given(st.integers(1, 2000), st.data())
 def test_top1_may_fall_by_one_point_exactly(images, data):
     before = data.draw(st.integers(0, images))
     after = data.draw(st.integers(0, before))
-    found = replace(RIGHT, images=images, top1=after / images, reference_top1=before / images)
+    accuracy = replace(RIGHT, images=images, top1=after / images, reference_top1=before / images)
     lost_too_much = 100 * (before - after) > images
-    assert (found.misses(0.99) is not None) == lost_too_much
+    assert (accuracy.shortfall(0.99) is not None) == lost_too_much
 
 
 def test_top1_that_falls_is_told():
-    assert replace(RIGHT, top1=0.89).misses(0.99) is None
-    assert replace(RIGHT, top1=0.885).misses(0.99) == (
+    assert replace(RIGHT, top1=0.89).shortfall(0.99) is None
+    assert replace(RIGHT, top1=0.885).shortfall(0.99) == (
         "top-1 on 200 held-out photos falls from 90.0% to 88.5% (at most 1.0% less)"
     )
     # Who lets one in twenty change lets as many become wrong.
-    assert replace(RIGHT, top1=0.85).misses(0.95) is None
-    assert replace(RIGHT, top1=0.845).misses(0.95) is not None
-    assert replace(RIGHT, top1=0.95).misses(0.99) is None
+    assert replace(RIGHT, top1=0.85).shortfall(0.95) is None
+    assert replace(RIGHT, top1=0.845).shortfall(0.95) is not None
+    assert replace(RIGHT, top1=0.95).shortfall(0.99) is None
     # Agreement comes first.
-    assert "same best class" in (replace(RIGHT, agreement=0.9, top1=0.5).misses(0.99) or "")
+    assert "same best class" in (replace(RIGHT, agreement=0.9, top1=0.5).shortfall(0.99) or "")
 
 
 def test_without_labels_agreement_alone_counts():
-    assert replace(RIGHT, top1=None, reference_top1=None).misses(0.99) is None
-    missed = replace(RIGHT, agreement=0.985, top1=None, reference_top1=None).misses(0.99)
+    assert replace(RIGHT, top1=None, reference_top1=None).shortfall(0.99) is None
+    missed = replace(RIGHT, agreement=0.985, top1=None, reference_top1=None).shortfall(0.99)
     assert missed is not None
 
 
@@ -310,13 +316,13 @@ def test_relative_errors_do_not_overflow():
     st.floats(0.5, 100),
 )
 def test_relative_errors_of_rows_of_any_shape(values, reference, scale):
-    found = relative_errors(values, reference)
+    errors = relative_errors(values, reference)
     for row in range(3):
         difference = (values[row].astype(np.float64) - reference[row]).ravel()
         expected = np.sqrt((difference**2).sum() / (reference[row].astype(np.float64) ** 2).sum())
-        assert found[row] == pytest.approx(expected, rel=1e-9)
+        assert errors[row] == pytest.approx(expected, rel=1e-9)
     # Whatever the unit.
     scaled = relative_errors(
         values.astype(np.float64) * scale, reference.astype(np.float64) * scale
     )
-    np.testing.assert_allclose(scaled, found, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(scaled, errors, rtol=1e-9, atol=1e-12)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 import trtkit
 from tests.profiles import make_profile
+from trtkit.building.cut import best_cut
+from trtkit.building.profiles import ProfileSettings
+from trtkit.costs.goal import Wish
 from trtkit.costs.profile import Profile
 from trtkit.errors import TrtkitError
 from trtkit.workspace import Workspace
@@ -21,24 +23,24 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Give models these profiles instead of measuring them; the list of those asked for."""
+    """Give models these profiles instead of measuring them; the list of models that were profiled."""
 
-    def give(profiles: dict[str, Profile], cuts: dict[int, float] | None = None) -> list[str]:
-        asked: list[str] = []
+    def replace(profiles: dict[str, Profile], cuts: dict[int, float] | None = None) -> list[str]:
+        names: list[str] = []
 
-        def profile(name: str, **options: Any) -> Profile:
-            asked.append(name)
+        def kept_profile(place: Workspace, name: str, settings: ProfileSettings) -> Profile:
+            names.append(name)
             return profiles[name]
 
-        monkeypatch.setattr("trtkit.building.auto.profile", profile)
+        monkeypatch.setattr("trtkit.building.cut.kept_profile", kept_profile)
         if cuts is not None:
             monkeypatch.setattr(
                 "trtkit.costs.neighbours.measure_cuts",
                 lambda profiles, models, chosen, **options: {cut: cuts[cut] for cut in chosen},
             )
-        return asked
+        return names
 
-    return give
+    return replace
 
 
 EIGHT = make_profile([0.01] * 8, sizes=[9000, 8000, 7000, 6000, 5000, 4000, 3000, 2000])
@@ -77,9 +79,9 @@ def test_models_are_cut_where_they_are_still_the_same(
     make_workspace: Callable[..., Workspace], measured: Callable[..., list[str]]
 ) -> None:
     place = make_workspace("resnet18", "resnet34")
-    asked = measured({"resnet18": EIGHT, "resnet34": EIGHT}, {1: 0.03, 2: 0.02})
+    profiled = measured({"resnet18": EIGHT, "resnet34": EIGHT}, {1: 0.03, 2: 0.02})
     report = trtkit.build(cut="auto", workspace=place.root)
-    assert asked == ["resnet18", "resnet34"]
+    assert profiled == ["resnet18", "resnet34"]
     assert report.manifest.cut == 2
     assert [stage.name for stage in report.manifest.stages] == ["prefix", "resnet18", "resnet34"]
 
@@ -99,19 +101,30 @@ def test_models_that_share_no_block(
     make_workspace: Callable[..., Workspace], measured: Callable[..., list[str]]
 ) -> None:
     place = make_workspace("resnet18", "other")
-    asked = measured({"resnet18": EIGHT, "other": EIGHT})
-    with pytest.raises(TrtkitError, match=r"share no block; train one on the other's prefix"):
+    profiled = measured({"resnet18": EIGHT, "other": EIGHT})
+    with pytest.raises(
+        TrtkitError,
+        match=r"cannot be cut together, because they share no block; train one on the other's prefix",
+    ):
         trtkit.build(["resnet18", "other"], cut="auto", workspace=place.root)
     # It is known without measuring.
-    assert asked == []
+    assert profiled == []
+
+
+def test_the_best_cut_of_the_model_alone() -> None:
+    measured = make_profile(sizes=[300, 200, 400])
+    assert best_cut(measured, Wish()).cut == 3
+    assert best_cut(measured, Wish(storage=300)).cut == 2
 
 
 def test_bad_requests(make_workspace: Callable[..., Workspace]) -> None:
     place = make_workspace("resnet18")
     with pytest.raises(TrtkitError, match=r"hit rate of 2 was asked for"):
         trtkit.build(cut="auto", hit_rate=2, workspace=place.root)
-    with pytest.raises(TrtkitError, match="without --cut auto"):
+    with pytest.raises(TrtkitError, match="apply to --cut auto alone; leave them out"):
         trtkit.build(cut=2, hit_rate=0.5, workspace=place.root)
-    with pytest.raises(TrtkitError, match="Cut best was asked for"):
+    with pytest.raises(
+        TrtkitError, match="Cut 'best' is not a number; give the number of the block"
+    ):
         trtkit.build(cut="best", workspace=place.root)
     assert place.bundles() == []

@@ -1,0 +1,256 @@
+"""From a checkpoint, an architecture or a foreign ONNX file to a verified export/NAME.onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtkit.atomic import whole_file
+from trtkit.building.verification import LIMITS, Comparison, check, compare
+from trtkit.errors import TrtkitError, listed
+from trtkit.extras import require
+from trtkit.models.names import ARCHITECTURES, CHECKPOINTS
+from trtkit.photos.samples import SampleImages, choose_samples
+from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from trtkit.runtime.chain import softmax
+from trtkit.tensors import Array
+from trtkit.workspace import BEST, Workspace
+
+if TYPE_CHECKING:
+    import onnx
+
+    from trtkit.graph.card import ModelCard
+    from trtkit.models.weights import Weighted
+
+VERIFY_IMAGES = 4
+# What of the extra exporting needs.
+EXPORTER = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """The options of an export; None where the default applies."""
+
+    name: str | None = None
+    weights: str | Path | None = None
+    seed: int = 0
+    classes: str | Path | None = None
+    image_size: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def refuse(self, option: str, model: str | Path) -> None:
+        """Raise TrtkitError for an option that would be silently ignored for this model."""
+        if getattr(self, option) is not None:
+            kinds = "an architecture" if option == "weights" else "a foreign .onnx file"
+            raise TrtkitError(f"--{option} is for {kinds}, not for {model}; leave it out.")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported: `bytes` of the file; the comparison with its origin and the images used."""
+
+    name: str
+    path: str
+    architecture: str
+    weights: str
+    classes: int
+    blocks: int
+    image: str
+    opset: int
+    bytes: int
+    images: str
+    verified: Comparison
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """A graph to be written and what it must agree with.
+
+    `reference` gives the origin's own output, float32 N x classes, for prepared images: logits, or
+    probabilities where `probabilities` says so.
+    """
+
+    graph: onnx.ModelProto
+    card: ModelCard
+    reference: Callable[[Array], Array]
+    probabilities: bool = False
+
+
+def export_model(place: Workspace, model: str | Path, settings: ExportSettings) -> ExportReport:
+    """Export and verify `model`; see `trtkit.export`. Raises TrtkitError."""
+    source = Path(model)
+    if (source / BEST).is_file():
+        # The folder of a training: its best checkpoint.
+        source = source / BEST
+    labels = read_labels(Path(settings.classes)) if settings.classes is not None else None
+    require("train", "Exporting", *EXPORTER)
+    destination = place.export_path(settings.name or _default_name(source, str(model)))
+    samples = choose_samples(place.calibration, VERIFY_IMAGES)
+    if source.suffix == ".onnx":
+        settings.refuse("weights", model)
+        origin = _foreign(source, labels, settings)
+    else:
+        settings.refuse("mean", model)
+        settings.refuse("std", model)
+        weighted = _weighted(str(source), labels, settings)
+        origin = _from_torch(weighted, labels, settings.image_size)
+    card = origin.card
+    images = samples.load(card.preprocessing)
+    verified = _write_verified(origin, destination, images)
+    return ExportReport(
+        name=destination.stem,
+        path=str(destination),
+        architecture=card.architecture,
+        weights=card.weights,
+        classes=len(card.classes),
+        blocks=len(card.blocks),
+        image=f"{card.preprocessing.height} x {card.preprocessing.width}",
+        opset=next(o.version for o in origin.graph.opset_import if o.domain in ("", "ai.onnx")),
+        bytes=destination.stat().st_size,
+        images=images.describe(),
+        verified=verified,
+    )
+
+
+def read_labels(path: Path) -> list[str]:
+    """The labels of a text file, one a line. Raises TrtkitError when the file holds none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrtkitError(
+            f"The labels {path} cannot be read ({error}); give a UTF-8 text file with one label a "
+            "line."
+        ) from error
+    labels = [line.strip() for line in lines if line.strip()]
+    if not labels:
+        raise TrtkitError(f"The file of labels {path} is empty; write one label a line.")
+    return labels
+
+
+def _default_name(source: Path, model: str) -> str:
+    """The name of the architecture or the file; for the best checkpoint of a training, the training's."""
+    if source.name == BEST:
+        return source.absolute().parent.name
+    return source.stem if source.suffix else model
+
+
+def _weighted(model: str, labels: list[str] | None, settings: ExportSettings) -> Weighted:
+    from trtkit.models import architectures, checkpoint
+    from trtkit.models import weights as sources
+
+    path, weights = Path(model), settings.weights
+    if path.suffix in CHECKPOINTS:
+        settings.refuse("weights", model)
+        return checkpoint.load(checkpoint.read_checkpoint(path))
+    if model not in ARCHITECTURES and (path.suffix or len(path.parts) > 1 or path.exists()):
+        raise TrtkitError(
+            f"{model} is neither an architecture nor a model file; give one of "
+            f"{listed(ARCHITECTURES, 20)} or a file that ends in {listed([*CHECKPOINTS, '.onnx'])}."
+        )
+    architectures.check_architecture(model)
+    if weights is None or weights == "imagenet":
+        return sources.imagenet(model)
+    if weights == "random":
+        return sources.random(model, settings.seed, len(labels) if labels else 1000)
+    if Path(weights).suffix not in CHECKPOINTS:
+        raise TrtkitError(
+            f"--weights {weights} is no source of weights; give imagenet, random or a file that ends in "
+            f"{listed(CHECKPOINTS)}."
+        )
+    return checkpoint.load(checkpoint.read_checkpoint(Path(weights)), model)
+
+
+def _from_torch(weighted: Weighted, labels: list[str] | None, image_size: int | None) -> _Origin:
+    from trtkit.graph.card import ModelCard
+    from trtkit.graph.export import export_graph, reference_logits
+    from trtkit.models.weights import check_finite
+
+    model = weighted.model
+    check_finite(model)
+    image = weighted.preprocessing or Preprocessing()
+    if image_size is not None:
+        image = Preprocessing.for_image_size(image_size)
+    names = _class_names(labels or weighted.classes, model.classes)
+    card = ModelCard(
+        model.architecture, weighted.source, names, image, [], trained_on=weighted.trained_on
+    )
+    graph = export_graph(model, card)
+    card = ModelCard.read_from(graph, model.architecture)
+    return _Origin(graph, card, lambda images: reference_logits(model, images, image))
+
+
+def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -> _Origin:
+    from trtkit.graph.card import ModelCard
+    from trtkit.graph.files import read_model
+    from trtkit.graph.foreign import adopt
+
+    mean, std = settings.mean or IMAGENET_MEAN, settings.std or IMAGENET_STD
+    if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+        raise TrtkitError(
+            f"--mean {listed(map(str, mean))} and --std {listed(map(str, std))} do not describe three "
+            "channels; give three numbers for each option, those of --std above 0."
+        )
+    original = read_model(source)
+    if any(prop.key == "trtkit" for prop in original.metadata_props):
+        raise TrtkitError(
+            f"{source} was exported by trtkit already; copy it into the workspace's export folder, "
+            "or give its original."
+        )
+    adopted = adopt(original, mean=mean, std=std, image_size=settings.image_size, name=source.name)
+    names = _class_names(labels, adopted.classes)
+    card = ModelCard("foreign", f"file {source.name}", names, adopted.preprocessing, [])
+    card.write_to(adopted.model)
+
+    def reference(images: Array) -> Array:
+        values = (images / 255.0 - np.asarray(mean)) / np.asarray(std)
+        return _run_one_by_one(source, original, values)
+
+    return _Origin(adopted.model, card, reference, adopted.softmax_removed)
+
+
+def _run_one_by_one(source: Path, original: onnx.ModelProto, values: Array) -> Array:
+    """The original file's own output for normalised images, N x H x W x 3, each in its fixed batch."""
+    from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+    from trtkit.graph.values import image_input
+
+    engine = OnnxRuntimeBackend().load(source)
+    values = np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
+    dim = image_input(original).type.tensor_type.shape.dim[0]
+    batch = int(dim.dim_value) if dim.HasField("dim_value") else 1
+    rows = []
+    for value in values:
+        feed = np.repeat(value[None], batch, axis=0)
+        output = engine.run({engine.inputs[0].name: feed})[engine.outputs[0].name].numpy()
+        rows.append(np.array(output[:1]))
+    return np.concatenate(rows)
+
+
+def _class_names(labels: list[str] | None, count: int) -> list[str]:
+    names = labels or [f"class {index}" for index in range(count)]
+    if len(names) != count:
+        raise TrtkitError(
+            f"{len(names)} labels do not fit a model of {count} classes; give one label for each class, in "
+            "the order of its outputs."
+        )
+    return names
+
+
+def _write_verified(origin: _Origin, destination: Path, samples: SampleImages) -> Comparison:
+    """Write beside `destination`, compare, and only then take its place."""
+    from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+    from trtkit.graph.files import write_model
+
+    with whole_file(destination) as temporary:
+        write_model(origin.graph, temporary)
+        engine = OnnxRuntimeBackend().load(temporary)
+        feed = {engine.inputs[0].name: samples.images}
+        logits = engine.run(feed)[engine.outputs[0].name].numpy()
+        output = softmax(logits) if origin.probabilities else logits
+        comparison = compare(output, origin.reference(samples.images), LIMITS["fp32"])
+        check(comparison, LIMITS["fp32"], f"The exported {destination.stem}", samples.describe())
+    return comparison
