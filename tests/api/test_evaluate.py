@@ -14,11 +14,14 @@ import torch
 
 import trtkit
 from scripts.photos import crops
+from tests.reports import recorded
 from trtkit import CacheOptions, TrtkitError
-from trtkit.api import evaluate as module
-from trtkit.api.evaluate import EvaluateReport, SubjectReport, evaluate
+from trtkit.api import evaluate as api
+from trtkit.api.evaluate import evaluate
+from trtkit.evaluation import scoring
 from trtkit.evaluation.dataset import read_dataset
-from trtkit.evaluation.metrics import Scores
+from trtkit.evaluation.metrics import Scores, Tally
+from trtkit.evaluation.scoring import EvaluateReport, SubjectReport
 from trtkit.graph.export import reference_logits
 from trtkit.models import checkpoint, weights
 from trtkit.models.normalise import Normalise
@@ -26,6 +29,7 @@ from trtkit.photos.images import load_image
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.chain import Chain
 from trtkit.runtime.pipeline import load
+from trtkit.serialization import to_plain
 
 CLASSES = ("astronaut", "chelsea", "coffee", "rocket")
 SMALL = Preprocessing.for_image_size(32)
@@ -129,6 +133,12 @@ def by_hand(made: Made, paths: list[Path]) -> tuple[np.ndarray, list[int]]:
     return logits, [CLASSES.index(path.parent.name) for path in paths]
 
 
+def scores_of(logits: np.ndarray, labels: list[int]) -> Scores:
+    tally = Tally(len(CLASSES))
+    tally.add(logits, labels)
+    return tally.scores()
+
+
 def same(report: EvaluateReport) -> list[SubjectReport]:
     """What has to be the same again: no time, no rounding."""
     return [replace(each, images_per_second=None, logits_error=None) for each in report.subjects]
@@ -141,7 +151,7 @@ def test_checkpoint_and_bundle_agree_and_score_as_by_hand(made):
     logits, labels = by_hand(made, made.paths())
     right = int((logits.argmax(1) == labels).sum())
     assert 10 < right < 20
-    expected = Scores.of(logits, labels)
+    expected = scores_of(logits, labels)
     first, second = report.subjects
     for subject in report.subjects:
         assert subject.images == 20
@@ -197,7 +207,7 @@ def test_the_engine_gets_the_images_that_infer_gives_it(made, monkeypatch):
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 1), (7, 4)])
 def test_batches_and_threads_change_nothing(made, monkeypatch, batch, workers):
-    monkeypatch.setattr(module, "DECODED_TOGETHER", 6)
+    monkeypatch.setattr(scoring, "DECODED_TOGETHER", 6)
     sizes = []
     logits = Chain.logits
     monkeypatch.setattr(
@@ -256,7 +266,7 @@ def test_a_photo_is_decoded_once_for_each_preprocessing(made, monkeypatch, tmp_p
         decoded.append(preprocessing)
         return load_image(data, preprocessing)
 
-    monkeypatch.setattr(module, "load_image", counting)
+    monkeypatch.setattr(scoring, "load_image", counting)
     again = Path(shutil.copy(made.checkpoint, tmp_path / "again.safetensors"))
     asked = {"bundles": ["whole"], "workspace": made.workspace}
     evaluate(made.data, checkpoints=[made.checkpoint, again], **asked)
@@ -285,9 +295,13 @@ def test_all_tails_of_a_bundle_or_those_named(made, own_data, built):
     # Of a thousand classes only those that came up are in the matrix.
     assert 4 <= len(one.subjects[0].classes) <= 24
     assert sum(map(sum, one.subjects[0].confusion)) == 20
-    with pytest.raises(TrtkitError, match=r"no tail 'resnet35' in .*, whole; there is resnet34"):
+    with pytest.raises(
+        TrtkitError, match=r"Tail `resnet35` not found in .*, whole; available: resnet34"
+    ):
         evaluate(own_data, bundles=[two, whole], tails=["resnet35"])
-    with pytest.raises(TrtkitError, match=r"whole has none of the tails resnet34; there is small"):
+    with pytest.raises(
+        TrtkitError, match=r"whole has no tail resnet34; leave .* from its tails: small\."
+    ):
         evaluate(own_data, bundles=[two, whole], tails=["resnet34"])
 
 
@@ -332,7 +346,7 @@ def test_val_of_class_folders_is_that_of_training(made, seed):
     val = read_dataset(made.data, seed=seed).val
     logits, labels = by_hand(made, [photo.path for photo in val])
     assert subject.images == len(val) == 4
-    assert subject.confusion == tuple(map(tuple, Scores.of(logits, labels).confusion.tolist()))
+    assert subject.confusion == tuple(map(tuple, scores_of(logits, labels).confusion.tolist()))
 
 
 def described(data: Path, seed: int) -> dict:
@@ -392,7 +406,7 @@ def test_nothing_is_hashed_for_a_checkpoint_of_more_photos(made, tmp_path, monke
     def refuse(*args):
         raise AssertionError("a photo was hashed")
 
-    monkeypatch.setattr(module, "blake3", refuse)
+    monkeypatch.setattr(scoring, "blake3", refuse)
     assert evaluate(made.data, checkpoints=[path, made.checkpoint]).notes == ()
 
 
@@ -415,7 +429,7 @@ def test_the_json_is_a_list_of_plain_values(made):
     report = evaluate(
         made.data, checkpoints=[made.checkpoint], bundles=["whole"], workspace=made.workspace
     )
-    first, second = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    first, second = json.loads(json.dumps(to_plain(report.subjects), allow_nan=False))
     assert [*second] == [
         "name", "kind", "checkpoint", "bundle", "tail", "precision", "backend", "data", "part",
         "images", "skipped", "top1", "top5", "agreement", "agrees_with", "logits_error",
@@ -427,21 +441,17 @@ def test_the_json_is_a_list_of_plain_values(made):
     assert np.array(first["confusion"]).shape == (4, 4)
 
 
-def test_progress_is_told_up_to_the_end(made, monkeypatch):
-    monkeypatch.setattr(module, "DECODED_TOGETHER", 8)
-    told = []
-    evaluate(
-        made.data,
-        checkpoints=[made.checkpoint],
-        advance=lambda phase, share: told.append((phase, share)),
-    )
-    assert told == [(f"Evaluating on {made.data}", share) for share in (0.4, 0.8, 1.0)]
+def test_progress_is_reported_up_to_the_end(made, monkeypatch):
+    monkeypatch.setattr(scoring, "DECODED_TOGETHER", 8)
+    with recorded() as reports:
+        evaluate(made.data, checkpoints=[made.checkpoint])
+    assert reports.events == [(f"Evaluating on {made.data}", share) for share in (0.4, 0.8, 1.0)]
 
 
 def test_the_picture_is_of_the_first(made, tmp_path, monkeypatch):
     seen = []
-    draw = module.draw_confusion
-    monkeypatch.setattr(module, "draw_confusion", lambda *given: seen.append(given) or draw(*given))
+    draw = api.draw_confusion
+    monkeypatch.setattr(api, "draw_confusion", lambda *given: seen.append(given) or draw(*given))
     picture = tmp_path / "confusion.png"
     report = evaluate(made.data, checkpoints=[made.checkpoint], plot=picture)
     ((matrix, labels, path, title),) = seen
@@ -453,7 +463,7 @@ def test_the_picture_is_of_the_first(made, tmp_path, monkeypatch):
 
 def test_folders_that_a_model_does_not_know(made, own_data, monkeypatch):
     (own_data / "rocket").rename(own_data / "rockets")
-    monkeypatch.setattr(module, "read_file", lambda path: pytest.fail("a photo was read"))
+    monkeypatch.setattr(scoring, "read_file", lambda path: pytest.fail("a photo was read"))
     monkeypatch.setattr(
         "trtkit.evaluation.dataset.read_file", lambda path: pytest.fail("a photo was read")
     )
@@ -461,7 +471,7 @@ def test_folders_that_a_model_does_not_know(made, own_data, monkeypatch):
         with pytest.raises(
             TrtkitError,
             match=r"^small does not know 1 of the 4 class folders: rockets; its classes are "
-            r"astronaut, chelsea, coffee, rocket: name the folders so",
+            r"astronaut, chelsea, coffee, rocket: rename the folders",
         ):
             evaluate(own_data, checkpoints=[made.checkpoint], part=part)
 
@@ -470,7 +480,7 @@ def test_a_name_that_two_classes_have(made, tmp_path):
     path = save(tmp_path / "twice.safetensors", made.model, ["coffee", *CLASSES[1:]])
     data = tmp_path / "data"
     shutil.copytree(made.data / "coffee", data / "coffee")
-    with pytest.raises(TrtkitError, match=r"twice has more than one class called coffee, so that"):
+    with pytest.raises(TrtkitError, match=r"twice has more than one class called coffee, so"):
         evaluate(data, checkpoints=[path])
     # Data that do not use it are none the worse.
     shutil.copytree(made.data / "rocket", tmp_path / "others" / "rocket")
@@ -495,24 +505,30 @@ def test_logits_that_are_nan_are_no_scores(made, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "A batch of 0 was asked for; give 1 image or more"),
-        ({"part": "test"}, "'test' was asked of .*; choose auto, all, train, val"),
+        ({"batch": 0}, "--batch 0 is too small; give 1 or more"),
+        ({"part": "test"}, "Unknown part 'test' of .*; available: auto, all, train, val"),
         ({"bundles": ["who"]}, "no bundle 'who' in .*; there is whole"),
-        ({"bundles": ["whole"], "batch": 10_000}, "batch of 10000 was asked of the bundle whole"),
+        (
+            {"bundles": ["whole"], "batch": 10_000},
+            "Bundle whole takes batches of .*, not 10000; choose",
+        ),
         (
             {"bundles": ["whole"], "image_size": 64},
-            "--image-size 64 was given, but it is for check",
+            "--image-size 64 applies to checkpoints only: a",
         ),
         (
             {"checkpoints": [__file__]},
-            r"test_evaluate\.py is no checkpoint by its name; .* \.safetensors",
+            r"test_evaluate\.py is not a checkpoint; give .* \.safetensors",
         ),
         ({"checkpoints": ["x.pt"]}, r"There is no checkpoint 'x\.pt'"),
         (
             {"checkpoints": ["x.pt"], "tails": ["t"]},
-            "tails t were asked of checkpoints, which have",
+            "--tail t has no effect on checkpoints, which",
         ),
-        ({"checkpoints": ["x.pt"], "image_size": 0}, "--image-size 0 was given; give 1 pixel or"),
+        (
+            {"checkpoints": ["x.pt"], "image_size": 0},
+            "--image-size 0 is too small; give 1 pixel or",
+        ),
         ({"plot": "x.bmp"}, r"A picture cannot be drawn to x\.bmp; give a name"),
     ],
     ids=str,

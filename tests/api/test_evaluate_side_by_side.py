@@ -15,11 +15,13 @@ from onnx import helper
 
 import trtkit
 from tests.pictures import write_photos
-from trtkit.api import evaluate as module
-from trtkit.api.evaluate import SubjectReport, evaluate
+from trtkit.api.evaluate import evaluate
+from trtkit.evaluation import scoring
+from trtkit.evaluation.scoring import SubjectReport
 from trtkit.identity import file_digest
 from trtkit.photos.images import load_image
 from trtkit.runtime.pipeline import Pipeline, load
+from trtkit.serialization import to_plain
 
 SCALE, ZERO = 0.0625, 9
 TAIL = "resnet18"
@@ -159,7 +161,7 @@ def test_other_tails_have_other_maps(versions, built):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_batches_that_split_the_photos_change_nothing(versions, monkeypatch, batch):
-    monkeypatch.setattr(module, "DECODED_TOGETHER", 6)
+    monkeypatch.setattr(scoring, "DECODED_TOGETHER", 6)
     _, half, stored = versions.report("fp32", "fp16", "bytes", batch=batch)
     _, maps = versions.outputs("fp32")
     assert half.boundary_error == pytest.approx(errors(versions.outputs("fp16")[1], maps), rel=1e-2)
@@ -199,7 +201,7 @@ def test_a_speed_of_each(versions, monkeypatch):
 
 def test_the_json_has_plain_numbers(versions):
     reports = evaluate(versions.data, bundles=["fp32", "bytes"], workspace=versions.root)
-    first, second = json.loads(json.dumps(reports.to_json(), allow_nan=False))
+    first, second = json.loads(json.dumps(to_plain(reports.subjects), allow_nan=False))
     assert (first["logits_error"], first["boundary_error"], first["boundary_with"]) == (None,) * 3
     assert second["boundary_with"] == f"fp32/{TAIL}"
     for key in ("logits_error", "boundary_error", "images_per_second"):

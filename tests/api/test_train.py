@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import trtkit
+from tests.reports import recorded
 from trtkit.errors import TrtkitError
 from trtkit.models.blocks import first_different_weight
 from trtkit.models.checkpoint import load, read_checkpoint
@@ -179,6 +180,11 @@ def test_only_the_head_changes_when_the_rest_is_frozen(place, digits):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"fc.weight", "fc.bias"}
     assert report.metrics["features"]["maps"] == 2 * 64 + 16
+    # What `--json` prints is metrics.json with four fields more.
+    plain = json.loads(json.dumps(report.to_json()))
+    written = json.loads((report.folder / "metrics.json").read_text())
+    assert [*plain] == ["name", "folder", "checkpoint", "up_to_date", *written]
+    assert {name: plain[name] for name in written} == written
 
 
 @pytest.mark.parametrize(
@@ -248,12 +254,14 @@ def test_damaged_photos_are_skipped_listed_and_counted(digits, tmp_path):
     shutil.copytree(digits, data)
     whole = next((data / "2").iterdir()).read_bytes()
     (data / "2" / "broken.jpg").write_bytes(whole[:300])
-    told: list[str] = []
-    report = trtkit.train(data, **{**SMALL, "epochs": 1}, workspace=tmp_path, progress=told.append)
+    with recorded() as reports:
+        report = trtkit.train(data, **{**SMALL, "epochs": 1}, workspace=tmp_path)
     (skipped,) = report.metrics["dataset"]["skipped"]
     assert skipped["path"] == str(data / "2" / "broken.jpg")
-    assert any(line.startswith(f"Skipped {data / '2' / 'broken.jpg'}: The ") for line in told)
-    assert "Photos skipped: 1." in told
+    assert any(
+        line.startswith(f"Skipped {data / '2' / 'broken.jpg'}: The ") for line in reports.messages
+    )
+    assert "Photos skipped: 1." in reports.messages
 
 
 def refused(*arguments, **options) -> str:
@@ -263,22 +271,21 @@ def refused(*arguments, **options) -> str:
 
 
 def test_resuming_what_is_not_there_or_not_the_same(place, digits, monkeypatch):
-    assert "no training 'nothing' to resume; " in refused(
+    assert "Training `nothing` not found in " in refused(
         digits, name="nothing", resume=True, workspace=place
     )
     interrupted(monkeypatch, 1, digits, **SMALL, name="broken", workspace=place)
-    assert "--lr 0.5 was given to resume a training that was begun with 0.001" in refused(
+    assert "--lr 0.5 cannot change a training that was begun with 0.001" in refused(
         digits, name="broken", resume=True, lr=0.5, workspace=place
     )
     fewer = place / "fewer"
     shutil.copytree(digits, fewer)
     next((fewer / "1").iterdir()).unlink()
-    assert "is not what the training broken was begun with (64 and 16 photos then, " in refused(
-        fewer, name="broken", resume=True, workspace=place
+    assert (
+        "differ from those that training broken began with (64 and 16 then, 63 and 16 now); "
+        in refused(fewer, name="broken", resume=True, workspace=place)
     )
-    assert "already; go on with it by --resume" in refused(
-        digits, **SMALL, name="broken", workspace=place
-    )
+    assert "continue it with --resume" in refused(digits, **SMALL, name="broken", workspace=place)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +293,7 @@ def test_resuming_what_is_not_there_or_not_the_same(place, digits, monkeypatch):
     [
         ({"arch": "resnet34", "cut": 3}, "share their first 2 blocks; choose a cut from 1 to 2"),
         ({"arch": "vgg11", "cut": 1}, "share no blocks"),
-        ({"arch": "resnet34"}, "--prefix-from cheap was given without --cut"),
+        ({"arch": "resnet34"}, "--prefix-from cheap needs --cut"),
         ({"arch": "resnet34", "cut": 2, "image_size": 64}, "takes photos of 32 x 32"),
         ({"arch": "resnet34", "cut": 2, "prefix_from": "cheep"}, "has cheap"),
         ({"arch": "resnet34", "cut": 2, "cache_size": 1000}, "give --cache-size"),

@@ -119,7 +119,7 @@ def test_part_and_seed(trtkit, made):
     ("arguments", "message"),
     [
         (["nowhere"], "Error: There is no folder nowhere; give a folder with one folder of photos"),
-        (["{data}", "--tail", "x"], "Error: The tails x were asked of checkpoints"),
+        (["{data}", "--tail", "x"], "Error: --tail x has no effect on checkpoints"),
         (["{data}/coffee"], "has 2 photos lying directly in it but no class folders"),
         (
             ["{data}", "--plot", "x.txt"],

@@ -122,15 +122,15 @@ def test_the_rate_with_and_without_the_feature_store_is_told(trtkit, digits, che
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ((), "Error: Training was asked for without an architecture; give --arch"),
-        (("--arch", "resnet18", "--lr", "0"), "Error: --lr 0.0 was asked for; give above 0."),
-        (("--arch", "resnet18", "--cut", "2"), "Error: --cut 2 was given without --prefix-from"),
-        (("--arch", "resnet18", "--augment", "2"), "Error: --augment was given, but finetune"),
+        ((), "Error: Training needs an architecture; give --arch"),
+        (("--arch", "resnet18", "--lr", "0"), "Error: --lr 0.0 is out of range; give more than 0."),
+        (("--arch", "resnet18", "--cut", "2"), "Error: --cut 2 needs --prefix-from"),
+        (("--arch", "resnet18", "--augment", "2"), "Error: --augment has no effect: finetune"),
         (("--arch", "resnet18", "--mode", "bottleneck", "--epochs", "2"), "fitted in one go"),
-        (("--arch", "resnet18", "--device", "cuda"), "Error: --device cuda was asked for"),
+        (("--arch", "resnet18", "--device", "cuda"), "Error: --device cuda cannot be used"),
         (("--arch", "resnet18", "--cache-size", "much"), "'much' was given as a cache size"),
         (("--arch", "resnet18", "--name", "../x"), "cannot be the name"),
-        (("--resume",), "Error: A training is to be resumed, but not which one"),
+        (("--resume",), "Error: --resume needs the name of a training"),
     ],
 )
 def test_bad_options(trtkit, digits, tmp_path, options, sentence):

@@ -9,8 +9,7 @@ import pytest
 
 from trtkit.bundle import Manifest, Stage
 from trtkit.evaluation.compared import middle, side_by_side
-from trtkit.evaluation.pace import Pace
-from trtkit.evaluation.subjects import FeatureMap
+from trtkit.evaluation.subjects import FeatureMap, Pace
 from trtkit.preprocessing import Preprocessing
 from trtkit.tensors import TensorSpec
 

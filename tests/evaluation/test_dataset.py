@@ -11,8 +11,10 @@ import pytest
 from blake3 import blake3
 
 from tests.pictures import encoded
+from tests.reports import recorded
 from trtkit import TrtkitError
-from trtkit.evaluation.dataset import LabelledPhoto, read_dataset, read_part, split_photos
+from trtkit.evaluation.dataset import read_dataset, read_part, split_photos
+from trtkit.evaluation.folders import LabelledPhoto
 
 
 def picture(number: int) -> bytes:
@@ -194,13 +196,14 @@ def test_hidden_and_other_files_are_no_photos(data):
     assert dataset.skipped == ()
 
 
-def test_progress_is_told_up_to_the_end(data):
-    told = []
-    read_dataset(data, workers=2, advance=lambda phase, share: told.append((phase, share)))
-    assert {phase for phase, _ in told} == {f"Reading {data}"}
-    assert [share for _, share in told] == sorted(share for _, share in told)
-    assert told[-1][1] == 1.0
-    assert len(told) == 17
+def test_progress_is_reported_up_to_the_end(data):
+    with recorded() as reports:
+        read_dataset(data, workers=2)
+    assert {phase for phase, _ in reports.phases} == {f"Reading {data}"}
+    shares = [share for _, share in reports.phases]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert len(shares) == 17
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -299,7 +302,7 @@ def test_a_folder_that_cannot_be_read(data, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(TrtkitError, match=r"data cannot be read \(Permission denied\); mend"):
+    with pytest.raises(TrtkitError, match=r"data cannot be read \(Permission denied\); fix"):
         read_dataset(data)
 
 
@@ -349,7 +352,9 @@ def test_parts_of_train_and_val_folders(split_data):
 
 
 def test_parts_that_are_none(data, tmp_path):
-    with pytest.raises(TrtkitError, match=r"'test' was asked of .*; choose auto, all, train, val"):
+    with pytest.raises(
+        TrtkitError, match=r"Unknown part 'test' of .*; available: auto, all, train, val"
+    ):
         read_part(data, "test")
     (tmp_path / "bare" / "cat").mkdir(parents=True)
     (tmp_path / "bare" / "dog").mkdir(parents=True)

@@ -120,7 +120,7 @@ def test_other_endings_are_refused(tmp_path):
 
 @pytest.mark.parametrize("shape", [(2, 2), (3, 2), (3,), (0, 0)])
 def test_a_matrix_of_other_classes_is_refused(tmp_path, shape):
-    with pytest.raises(TrtkitError, match=r"shape .* was given for 3 classes"):
+    with pytest.raises(TrtkitError, match=r"shape .* does not fit 3 classes"):
         draw_confusion(np.zeros(shape, np.int64), ["a", "b", "c"], tmp_path / "x.png", "t")
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.pictures import encoded, scaled
 from trtkit.errors import TrtkitError
-from trtkit.evaluation.dataset import LabelledPhoto
+from trtkit.evaluation.folders import LabelledPhoto
 from trtkit.identity import bytes_digest
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.chain import Chain

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scripts.digits import write_digits
+from tests.reports import recorded
 from trtkit.errors import TrtkitError
 from trtkit.evaluation.dataset import read_dataset
 from trtkit.models import weights
@@ -23,7 +24,7 @@ from trtkit.runtime.chain import softmax
 from trtkit.training.augment import PRESETS
 from trtkit.training.batches import PhotoBatches
 from trtkit.training.bottleneck import Fitted, extract, fit, install
-from trtkit.training.network import Network
+from trtkit.training.network import TrainedNetwork
 from trtkit.training.options import TrainOptions
 
 OPTIONS = TrainOptions("resnet18", mode="bottleneck")
@@ -110,9 +111,9 @@ def test_features_that_are_not_finite_are_refused(value):
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
+def network() -> TrainedNetwork:
     model = weights.random("resnet18", classes=3).model
-    return Network(model, len(model.blocks), torch.device("cpu"))
+    return TrainedNetwork(model, len(model.blocks), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -127,15 +128,14 @@ def test_features_of_every_view_with_their_labels(network, photos, views):
     image = Preprocessing(64, 64, 72)
     how = PRESETS["light"] if len(views) > 1 else None
     source = PhotoBatches(photos, image, augmentation=how, workers=2)
-    told = []
-    features, labels = extract(
-        network, source, views, 4, lambda phase, share: told.append((phase, share))
-    )
+    with recorded() as reports:
+        features, labels = extract(network, source, views, 4)
     assert features.dtype == np.float32
     assert features.shape == (len(photos) * len(views), 512)
     assert labels.tolist() == [photo.label for photo in photos] * len(views)
-    assert told[-1] == ("Extracting penultimate features", 1.0)
-    assert [share for _, share in told] == sorted(share for _, share in told)
+    assert reports.phases[-1] == ("Extracting penultimate features", 1.0)
+    shares = [share for _, share in reports.phases]
+    assert shares == sorted(shares)
     images = np.stack([source.prepare(photo, view) for view in views for photo in photos])
     plain = network.model.network.eval()
     with torch.inference_mode():
@@ -146,7 +146,7 @@ def test_features_of_every_view_with_their_labels(network, photos, views):
 
 def test_the_fitted_layer_becomes_the_network_s_own(network, photos):
     source = PhotoBatches(photos, Preprocessing(64, 64, 72), workers=2)
-    features, labels = extract(network, source, [0], 32, lambda phase, share: None)
+    features, labels = extract(network, source, [0], 32)
     fitted = fit(features, labels, OPTIONS)
     before = {name: value.clone() for name, value in network.model.network.state_dict().items()}
     install(network, fitted)

@@ -1,4 +1,4 @@
-"""What the frozen blocks make of the photos: computed once, kept, and found by nobody else."""
+"""Outputs of frozen blocks: computed once, stored, and never used for other photos or blocks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from scripts.digits import write_digits
+from tests.reports import recorded
 from trtkit.evaluation.dataset import read_dataset
 from trtkit.models import weights
 from trtkit.preprocessing import Preprocessing
@@ -20,7 +21,7 @@ from trtkit.training import features
 from trtkit.training.augment import PRESETS
 from trtkit.training.batches import PhotoBatches, epoch_order, in_order
 from trtkit.training.features import FeatureBatches
-from trtkit.training.network import Network
+from trtkit.training.network import TrainedNetwork
 
 SIZE = Preprocessing(32, 32, 36)
 PREFIX = "ab" * 32
@@ -35,8 +36,8 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
-    return Network(weights.random("resnet18", classes=2).model, 2, torch.device("cpu"))
+def network() -> TrainedNetwork:
+    return TrainedNetwork(weights.random("resnet18", classes=2).model, 2, torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)
@@ -46,17 +47,17 @@ def small_groups(monkeypatch):
 
 
 @pytest.fixture
-def asked(network, monkeypatch) -> list[int]:
+def calls(network, monkeypatch) -> list[int]:
     """The number of images of each call of the front."""
-    calls: list[int] = []
-    plain = Network.features
+    sizes: list[int] = []
+    plain = TrainedNetwork.features
 
     def counted(self, images):
-        calls.append(len(images))
+        sizes.append(len(images))
         return plain(self, images)
 
-    monkeypatch.setattr(Network, "features", counted)
-    return calls
+    monkeypatch.setattr(TrainedNetwork, "features", counted)
+    return sizes
 
 
 @pytest.fixture
@@ -74,8 +75,8 @@ def augmented(dataset, **options) -> PhotoBatches:
 
 
 def fill(source: FeatureBatches) -> tuple[int, int]:
-    filled = source.fill(source.missing(), lambda phase, share: None)
-    return filled.computed, filled.found
+    filled = source.fill(source.missing())
+    return filled.computed, filled.reused
 
 
 def epoch(source, number: int = 1, batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -97,17 +98,18 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("views", [0, 3])
-def test_epochs_read_what_was_computed_once(dataset, network, store, asked, views):
+def test_epochs_read_what_was_computed_once(dataset, network, store, calls, views):
     photos = augmented(dataset) if views else plain(dataset)
     source = FeatureBatches(photos, network, store, PREFIX, views)
-    told = []
-    filled = source.fill(source.missing(), lambda phase, share: told.append(share))
+    with recorded() as reports:
+        filled = source.fill(source.missing())
     maps = 14 * max(1, views)
-    assert (filled.computed, filled.found, source.maps) == (maps, 0, maps)
-    assert told == pytest.approx(np.arange(1, len(told) + 1) / len(told))
-    assert asked == [5, 5, 4] * max(1, views)
+    assert (filled.computed, filled.reused, source.maps) == (maps, 0, maps)
+    shares = [share for _, share in reports.phases]
+    assert shares == pytest.approx(np.arange(1, len(shares) + 1) / len(shares))
+    assert calls == [5, 5, 4] * max(1, views)
     truth = [expected(network, photos, view) for view in range(max(1, views))]
-    asked.clear()
+    calls.clear()
     for number in range(1, 6):
         inputs, labels = epoch(source, number)
         assert same(inputs, truth[(number - 1) % max(1, views)])
@@ -119,7 +121,7 @@ def test_epochs_read_what_was_computed_once(dataset, network, store, asked, view
     assert same(np.concatenate(inputs), truth[0][flat])
     assert np.concatenate(labels).tolist() == [photos.photos[index].label for index in flat]
     assert fill(source) == (0, maps)
-    assert asked == []
+    assert calls == []
     if views:
         assert len({part.tobytes() for part in truth}) == 3
         # View n of the store is what photo batches give in epoch n.
@@ -127,7 +129,7 @@ def test_epochs_read_what_was_computed_once(dataset, network, store, asked, view
         assert np.allclose(network.features(images), truth[2], rtol=0.01, atol=0.01)
 
 
-def test_the_next_training_finds_them(dataset, network, tmp_path, asked):
+def test_the_next_training_finds_them(dataset, network, tmp_path, calls):
     for expected_ in [(28, 0), (0, 28)]:
         with FeatureStore(tmp_path / "store", mode="write") as store:
             source = FeatureBatches(augmented(dataset), network, store, PREFIX, 2)
@@ -136,7 +138,7 @@ def test_the_next_training_finds_them(dataset, network, tmp_path, asked):
     with FeatureStore(tmp_path / "store", mode="write") as store:
         source = FeatureBatches(augmented(dataset), network, store, PREFIX, 3)
         assert fill(source) == (14, 28)
-    assert len(asked) == 9
+    assert len(calls) == 9
 
 
 def test_held_maps_give_the_same_batches_without_the_store(dataset, network, store, monkeypatch):
@@ -156,7 +158,7 @@ def test_held_maps_give_the_same_batches_without_the_store(dataset, network, sto
             labels[:] = 7
 
 
-def test_what_is_lost_is_computed_again_to_the_same_bits(dataset, network, tmp_path, asked):
+def test_what_is_lost_is_computed_again_to_the_same_bits(dataset, network, tmp_path, calls):
     folder = tmp_path / "store"
     with FeatureStore(folder, mode="write") as store:
         source = FeatureBatches(augmented(dataset), network, store, PREFIX, 2)
@@ -176,20 +178,20 @@ def test_what_is_lost_is_computed_again_to_the_same_bits(dataset, network, tmp_p
     content = bytearray(segment.read_bytes())
     content[places[12][1] + places[12][2] - 9] ^= 1
     segment.write_bytes(content)
-    asked.clear()
+    calls.clear()
     with FeatureStore(folder, mode="write") as store:
         source = FeatureBatches(augmented(dataset), network, store, PREFIX, 2)
         assert same(epoch(source, 1)[0], truth[0])
         assert same(epoch(source, 2)[0], truth[1])
-        assert (store.stats.damaged > 0, sorted(asked)) == (True, [4, 5, 5])
+        assert (store.stats.damaged > 0, sorted(calls)) == (True, [4, 5, 5])
         # They are whole again.
         store.flush()
         assert same(epoch(source, 1)[0], truth[0])
         assert same(epoch(source, 2)[0], truth[1])
-        assert len(asked) == 3
+        assert len(calls) == 3
 
 
-def test_filling_goes_on_where_another_stopped(dataset, network, tmp_path, asked):
+def test_filling_goes_on_where_another_stopped(dataset, network, tmp_path, calls):
     with FeatureStore(tmp_path / "whole", mode="write") as store:
         source = FeatureBatches(plain(dataset), network, store, PREFIX)
         fill(source)
@@ -201,9 +203,9 @@ def test_filling_goes_on_where_another_stopped(dataset, network, tmp_path, asked
             store.put(key, parts[key])
         store.flush()
         source = FeatureBatches(plain(dataset), network, store, PREFIX)
-        asked.clear()
+        calls.clear()
         assert fill(source) == (9, 5)
-        assert asked == [5, 4]
+        assert calls == [5, 4]
         assert same(epoch(source)[0], truth)
 
 
@@ -227,9 +229,9 @@ def test_nobody_else_s_maps_are_found(dataset, store):
     assert computed(plain(dataset)) == 0
 
 
-def test_threads_that_miss_the_same_group_compute_it_once(dataset, network, store, asked):
+def test_threads_that_miss_the_same_group_compute_it_once(dataset, network, store, calls):
     source = FeatureBatches(plain(dataset, workers=4), network, store, PREFIX)
     inputs, _ = epoch(source, batch=14)
     assert same(inputs, expected(network, plain(dataset), 0))
-    assert sorted(asked[:3]) == [4, 5, 5]
-    assert len(asked) == 6  # Three of them are `expected`'s.
+    assert sorted(calls[:3]) == [4, 5, 5]
+    assert len(calls) == 6  # Three of them are `expected`'s.

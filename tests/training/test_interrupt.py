@@ -24,21 +24,21 @@ def own_handlers():
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_noted_and_the_second_acts_as_usual(own_handlers, number):
-    with interruptible() as asked:
-        assert not asked()
+    with interruptible() as stopping:
+        assert not stopping()
         signal.raise_signal(number)
-        assert asked()
+        assert stopping()
         assert own_handlers == []
         signal.raise_signal(number)
         assert own_handlers == [number]
-        assert asked()
+        assert stopping()
 
 
 def test_after_the_first_signal_the_other_acts_as_usual_too(own_handlers):
-    with interruptible() as asked:
+    with interruptible() as stopping:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
-        assert asked()
+        assert stopping()
     assert own_handlers == [signal.SIGINT]
 
 
@@ -55,7 +55,7 @@ def test_a_second_ctrl_c_is_python_s_own():
 def test_handlers_are_put_back(own_handlers, interrupted, fails):
     before = [signal.getsignal(number) for number in SIGNALS]
     try:
-        with interruptible() as asked:
+        with interruptible() as stopping:
             assert [signal.getsignal(number) for number in SIGNALS] != before
             if interrupted:
                 signal.raise_signal(signal.SIGINT)
@@ -64,17 +64,17 @@ def test_handlers_are_put_back(own_handlers, interrupted, fails):
     except ZeroDivisionError:
         assert fails
     assert [signal.getsignal(number) for number in SIGNALS] == before
-    assert asked() == interrupted
+    assert stopping() == interrupted
     signal.raise_signal(signal.SIGTERM)
     assert own_handlers == [signal.SIGTERM]
 
 
 def test_one_training_after_the_other(own_handlers):
     for _ in range(2):
-        with interruptible() as asked:
-            assert not asked()
+        with interruptible() as stopping:
+            assert not stopping()
             signal.raise_signal(signal.SIGINT)
-            assert asked()
+            assert stopping()
     assert own_handlers == []
 
 
@@ -83,8 +83,8 @@ def test_another_thread_is_never_interrupted(own_handlers):
     answers: list[bool] = []
 
     def train() -> None:
-        with interruptible() as asked:
-            answers.append(asked())
+        with interruptible() as stopping:
+            answers.append(stopping())
             answers.append([signal.getsignal(number) for number in SIGNALS] == before)
 
     thread = threading.Thread(target=train)

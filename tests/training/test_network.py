@@ -12,8 +12,8 @@ from trtkit.errors import TrtkitError
 from trtkit.models import weights
 from trtkit.models.normalise import Normalise
 from trtkit.models.prefix import prefix_digest
-from trtkit.training.network import Network, choose_device, penultimate_features
-from trtkit.training.optimise import make_optimizer
+from trtkit.training.loop import make_optimizer
+from trtkit.training.network import TrainedNetwork, choose_device, penultimate_features
 from trtkit.training.options import TrainOptions
 
 CPU = torch.device("cpu")
@@ -40,13 +40,13 @@ def state_of(name: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def network(name: str, frozen: int | None) -> Network:
+def network(name: str, frozen: int | None) -> TrainedNetwork:
     model = shell(name)
     model.network.requires_grad_(True)
     model.network.zero_grad()
     model.network.eval()
     model.network.load_state_dict(state_of(name))
-    return Network(model, frozen, CPU)
+    return TrainedNetwork(model, frozen, CPU)
 
 
 def tensors(module) -> dict[str, torch.Tensor]:
@@ -57,7 +57,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def learn(net: Network, steps: int = 2) -> None:
+def learn(net: TrainedNetwork, steps: int = 2) -> None:
     optimizer = make_optimizer(net.back, TrainOptions("resnet18", lr=0.01, weight_decay=0.1))
     for _ in range(steps):
         loss = torch.nn.functional.cross_entropy(net.logits(torch.from_numpy(IMAGES)), LABELS)
@@ -74,9 +74,9 @@ def test_logits_are_those_of_the_plain_network(name, frozen):
     with torch.inference_mode():
         expected = plain(Normalise()(torch.from_numpy(IMAGES)))
     with net.evaluating():
-        found = net.logits(net.to_device(IMAGES))
-        assert found.dtype == torch.float32
-        assert torch.equal(found, expected)
+        logits = net.logits(net.to_device(IMAGES))
+        assert logits.dtype == torch.float32
+        assert torch.equal(logits, expected)
         # From what the front gives, as the feature store has it.
         maps = net.features(IMAGES)
         assert maps.dtype == np.float32
@@ -169,7 +169,7 @@ def test_penultimate_features_are_the_last_layer_s_input(name, width):
 
 
 def test_mixed_precision_is_for_gpus_alone():
-    assert not Network(shell("resnet18"), 2, CPU, mixed=True).mixed
+    assert not TrainedNetwork(shell("resnet18"), 2, CPU, mixed=True).mixed
 
 
 def test_devices(monkeypatch):
@@ -186,11 +186,10 @@ def test_a_device_that_is_not_there_is_refused(name):
     with pytest.raises(TrtkitError) as caught:
         choose_device(name)
     assert str(caught.value) == (
-        f"--device {name} was asked for, but torch {torch.__version__} has cpu alone here; choose one "
-        "of those."
+        f"--device {name} cannot be used with torch {torch.__version__} here; available: cpu."
     )
 
 
 def test_a_device_that_computes_nothing_is_refused():
-    with pytest.raises(TrtkitError, match="--device meta was asked for"):
+    with pytest.raises(TrtkitError, match="--device meta cannot be used"):
         choose_device("meta")

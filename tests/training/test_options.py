@@ -1,4 +1,4 @@
-"""What a training is asked to do: defaults, refusals, and options that would do nothing."""
+"""The options of a training: defaults, refusals, and options without an effect."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtkit.errors import TrtkitError
+from trtkit.serialization import to_plain
 from trtkit.training.options import LEARNING_RATES, TrainOptions
 
 ARCH = {"arch": "resnet18"}
@@ -19,14 +20,14 @@ OF_EPOCHS = {
 }  # fmt: skip
 
 
-def refusal(options: dict, make=TrainOptions.given) -> str:
+def refusal(options: dict, make=TrainOptions.of) -> str:
     with pytest.raises(TrtkitError) as caught:
         make(options)
     return str(caught.value)
 
 
 def test_the_defaults():
-    assert TrainOptions.given(ARCH).to_json() == {
+    assert to_plain(TrainOptions.of(ARCH)) == {
         "arch": "resnet18", "mode": "finetune", "weights": "imagenet", "seed": 0, "split_seed": 0,
         "image_size": None, "epochs": 20, "batch": 32, "optimizer": "sgd", "lr": None,
         "weight_decay": 1e-4, "warmup": 1.0, "label_smoothing": 0.0, "class_weights": "none",
@@ -39,31 +40,31 @@ def test_the_defaults():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"mode": "train"}, "--mode train was asked for; choose finetune, freeze, bottleneck."),
-        ({"optimizer": "adam"}, "--optimizer adam was asked for; choose sgd, adamw."),
-        ({"class_weights": "even"}, "--class-weights even was asked for; choose none, balanced."),
+        ({"mode": "train"}, "--mode train is unknown; available: finetune, freeze, bottleneck."),
+        ({"optimizer": "adam"}, "--optimizer adam is unknown; available: sgd, adamw."),
+        ({"class_weights": "even"}, "--class-weights even is unknown; available: none, balanced."),
         (
             {"augmentation": "mild"},
-            "--augmentation mild was asked for; choose none, light, standard, strong.",
+            "--augmentation mild is unknown; available: none, light, standard, strong.",
         ),
-        ({"epochs": 0}, "--epochs 0 was asked for; give 1 or more."),
-        ({"batch": 1}, "--batch 1 was asked for; give 2 or more."),
-        ({"lr": 0}, "--lr 0 was asked for; give above 0."),
-        ({"lr": -0.1}, "--lr -0.1 was asked for; give above 0."),
-        ({"weight_decay": -1}, "--weight-decay -1 was asked for; give 0 or more."),
-        ({"warmup": -1}, "--warmup -1 was asked for; give 0 or more."),
-        ({"warmup": 2.5, "epochs": 2}, "--warmup 2.5 was asked for in 2 epochs; give no more than "
-         "those."),
-        ({"label_smoothing": -0.1}, "--label-smoothing -0.1 was asked for; give 0 or more."),
-        ({"label_smoothing": 1}, "--label-smoothing 1 was asked for; give less than 1."),
-        ({"patience": 0}, "--patience 0 was asked for; give 1 or more."),
-        ({"augment": -1, "mode": "freeze"}, "--augment -1 was asked for; give 0 or more."),
-        ({"cut": 0, "prefix_from": "a"}, "--cut 0 was asked for; give 1 or more."),
-        ({"cut": 3}, "--cut 3 was given without --prefix-from, the checkpoint that the blocks up to "
-         "it come from; give both or neither."),
-        ({"regularization": 0, "mode": "bottleneck"}, "--regularization 0 was asked for; give above "
-         "0."),
-        ({"image_size": 0}, "--image-size 0 was asked for; give 1 or more."),
+        ({"epochs": 0}, "--epochs 0 is out of range; give 1 or more."),
+        ({"batch": 1}, "--batch 1 is out of range; give 2 or more."),
+        ({"lr": 0}, "--lr 0 is out of range; give more than 0."),
+        ({"lr": -0.1}, "--lr -0.1 is out of range; give more than 0."),
+        ({"weight_decay": -1}, "--weight-decay -1 is out of range; give 0 or more."),
+        ({"warmup": -1}, "--warmup -1 is out of range; give 0 or more."),
+        ({"warmup": 2.5, "epochs": 2}, "--warmup 2.5 is longer than the training of 2 epochs; "
+         "give no more than those."),
+        ({"label_smoothing": -0.1}, "--label-smoothing -0.1 is out of range; give 0 or more."),
+        ({"label_smoothing": 1}, "--label-smoothing 1 is out of range; give less than 1."),
+        ({"patience": 0}, "--patience 0 is out of range; give 1 or more."),
+        ({"augment": -1, "mode": "freeze"}, "--augment -1 is out of range; give 0 or more."),
+        ({"cut": 0, "prefix_from": "a"}, "--cut 0 is out of range; give 1 or more."),
+        ({"cut": 3}, "--cut 3 needs --prefix-from, the checkpoint that the blocks up to it come from; "
+         "give both or neither."),
+        ({"regularization": 0, "mode": "bottleneck"}, "--regularization 0 is out of range; give more "
+         "than 0."),
+        ({"image_size": 0}, "--image-size 0 is out of range; give 1 or more."),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(options, sentence):
@@ -83,16 +84,16 @@ def test_what_makes_no_sense_is_refused(options, sentence):
 def test_what_is_no_number_is_refused(name, value):
     flag = "--" + name.replace("_", "-")
     message = refusal({**ARCH, name: value}, lambda values: TrainOptions(**values))
-    assert message.startswith(f"{flag} {value} was asked for; give ")
+    assert message.startswith(f"{flag} {value} is out of range; give ")
 
 
 def test_a_prefix_without_a_cut_is_refused():
     message = refusal({**ARCH, "prefix_from": "cheap"})
-    assert message.startswith("--prefix-from cheap was given without --cut")
+    assert message.startswith("--prefix-from cheap needs --cut, the last block")
 
 
 def test_the_bounds_themselves_are_taken():
-    options = TrainOptions.given(
+    options = TrainOptions.of(
         {**ARCH, "epochs": 1, "batch": 2, "warmup": 1.0, "weight_decay": 0, "label_smoothing": 0,
          "patience": 1, "image_size": 1, "lr": 1e-9}
     )  # fmt: skip
@@ -106,33 +107,33 @@ def test_the_learning_rate_is_the_optimizer_s_unless_given(optimizer):
 
 
 def test_an_unknown_option_names_the_nearest():
-    assert refusal({**ARCH, "epoch": 3}) == "Training has no option 'epoch'; there is epochs."
+    assert refusal({**ARCH, "epoch": 3}) == "Training has no option 'epoch'; available: epochs."
     everything = refusal({**ARCH, "zzz": 3})
-    assert everything.startswith("Training has no option 'zzz'; there is arch, mode, weights,")
+    assert everything.startswith("Training has no option 'zzz'; available: arch, mode, weights,")
 
 
 def test_an_architecture_is_needed():
     assert refusal({"epochs": 3}) == (
-        "Training was asked for without an architecture; give --arch, such as --arch resnet50."
+        "Training needs an architecture; give --arch, such as --arch resnet50."
     )
 
 
 @pytest.mark.parametrize("name", OF_EPOCHS)
 def test_a_fit_in_one_go_has_no_epochs(name):
     flag = "--" + name.replace("_", "-")
-    given_ = {**ARCH, "mode": "bottleneck", name: OF_EPOCHS[name]}
-    assert refusal(given_) == (
-        f"{flag} was given with --mode bottleneck, which is fitted in one go; leave it out."
+    request = {**ARCH, "mode": "bottleneck", name: OF_EPOCHS[name]}
+    assert refusal(request) == (
+        f"{flag} has no effect with --mode bottleneck, which is fitted in one go; leave it out."
     )
-    assert getattr(TrainOptions.given({**given_, "mode": "freeze"}), name) == OF_EPOCHS[name]
+    assert getattr(TrainOptions.of({**request, "mode": "freeze"}), name) == OF_EPOCHS[name]
 
 
 @pytest.mark.parametrize("mode", ["finetune", "freeze"])
 def test_gradient_descent_has_no_regularization(mode):
     assert refusal({**ARCH, "mode": mode, "regularization": 2.0}) == (
-        f"--regularization was given with --mode {mode}, which has no such fit; leave it out."
+        f"--regularization has no effect with --mode {mode}, which has no such fit; leave it out."
     )
-    assert TrainOptions.given({**ARCH, "mode": "bottleneck", "regularization": 2.0})
+    assert TrainOptions.of({**ARCH, "mode": "bottleneck", "regularization": 2.0})
 
 
 @pytest.mark.parametrize(
@@ -140,11 +141,11 @@ def test_gradient_descent_has_no_regularization(mode):
 )  # fmt: skip
 def test_nothing_is_kept_where_nothing_is_frozen(options, flag):
     assert refusal({**ARCH, **options}) == (
-        f"{flag} was given, but finetune without --prefix-from freezes no blocks whose outputs could "
-        "be kept; leave it out."
+        f"{flag} has no effect: finetune without --prefix-from freezes no blocks whose outputs could "
+        "be stored; leave it out."
     )
     for frozen in (PREFIX, {"mode": "freeze"}):
-        made = TrainOptions.given({**ARCH, **options, **frozen})
+        made = TrainOptions.of({**ARCH, **options, **frozen})
         assert made.frozen
         assert {name: getattr(made, name) for name in options} == options
 
@@ -152,17 +153,17 @@ def test_nothing_is_kept_where_nothing_is_frozen(options, flag):
 @pytest.mark.parametrize("frozen", [PREFIX, {"mode": "freeze"}, {"mode": "bottleneck"}])
 def test_kept_plain_photos_are_not_augmented(frozen):
     assert refusal({**ARCH, **frozen, "augmentation": "light"}) == (
-        "--augmentation light was given, but the outputs of the frozen blocks are kept for the plain "
+        "--augmentation light has no effect: the outputs of the frozen blocks are stored for the plain "
         "photos; give --augment N for N augmented views of each, or --no-feature-store."
     )
-    assert TrainOptions.given({**ARCH, **frozen, "augmentation": "none"}).augmentation == "none"
+    assert TrainOptions.of({**ARCH, **frozen, "augmentation": "none"}).augmentation == "none"
     both = {**ARCH, **frozen, "augmentation": "light", "augment": 3}
-    assert TrainOptions.given(both).augment == 3
+    assert TrainOptions.of(both).augment == 3
 
 
 def test_without_the_store_frozen_blocks_see_augmented_photos():
     options = {**ARCH, "mode": "freeze", "augmentation": "strong", "feature_store": False}
-    assert TrainOptions.given(options).augmentation == "strong"
+    assert TrainOptions.of(options).augmentation == "strong"
 
 
 @pytest.mark.parametrize(
@@ -186,22 +187,22 @@ def test_resuming_takes_the_run_s_own_options_alone():
     with pytest.raises(TrtkitError) as caught:
         options.check_same({"epochs": 5, "weight_decay": 0.5})
     assert str(caught.value) == (
-        "--weight-decay 0.5 was given to resume a training that was begun with 0.0001; leave it out, "
+        "--weight-decay 0.5 cannot change a training that was begun with 0.0001; leave it out, "
         "or begin another one with --name."
     )
 
 
 def test_resuming_with_an_unknown_option_names_the_nearest():
-    with pytest.raises(TrtkitError, match="no option 'epoch'; there is epochs"):
+    with pytest.raises(TrtkitError, match="no option 'epoch'; available: epochs"):
         TrainOptions("resnet18").check_same({"epoch": 5})
 
 
 @pytest.mark.parametrize("name", ["feature_store", "flip", "amp"])
 def test_resuming_with_a_switch_turned_the_other_way_reads_well(name):
-    with pytest.raises(TrtkitError, match="to resume a training") as caught:
+    with pytest.raises(TrtkitError, match="was begun without it; leave") as caught:
         TrainOptions("resnet18", mode="freeze").check_same({name: False})
     flag = "--no-" + name.replace("_", "-")
-    assert str(caught.value).startswith(f"{flag} was given")
+    assert str(caught.value).startswith(f"{flag} cannot change")
 
 
 some_options = st.fixed_dictionaries(
@@ -222,8 +223,8 @@ some_options = st.fixed_dictionaries(
 @given(some_options)
 @settings(max_examples=40, deadline=None)
 def test_a_record_gives_the_same_options_again(options):
-    made = TrainOptions.given(options)
-    again = TrainOptions(**json.loads(json.dumps(made.to_json())))
+    made = TrainOptions.of(options)
+    again = TrainOptions(**json.loads(json.dumps(to_plain(made))))
     assert again == made
     assert {name: getattr(again, name) for name in options} == options
     again.check_same(options)

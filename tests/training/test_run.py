@@ -9,11 +9,12 @@ import sys
 import pytest
 
 from trtkit.errors import TrtkitError
+from trtkit.serialization import to_plain
 from trtkit.training.options import TrainOptions
 from trtkit.training.run import Run
 from trtkit.workspace import Workspace
 
-RECORD = {"trtkit": "0.1.0", "options": TrainOptions("resnet18", epochs=3).to_json()}
+RECORD = {"trtkit": "0.1.0", "options": to_plain(TrainOptions("resnet18", epochs=3))}
 
 
 @pytest.fixture
@@ -36,13 +37,13 @@ def test_a_run_is_found_again_as_it_was_begun(place):
 
 def test_a_name_is_used_once(place):
     Run.create(place, "mine", RECORD)
-    assert "There is a training 'mine'" in refusal(Run.create, place, "mine", RECORD)
+    assert "Training `mine` already exists in" in refusal(Run.create, place, "mine", RECORD)
 
 
 def test_what_is_not_there_or_broken(place):
-    assert refusal(Run.open, place, "mine").endswith("has none.")
+    assert refusal(Run.open, place, "mine").endswith("available: none.")
     run = Run.create(place, "mine", RECORD)
-    assert "has mine" in refusal(Run.open, place, "other")
+    assert "available: mine." in refusal(Run.open, place, "other")
     (run.folder / "run.json").write_text("{")
     assert "run.json cannot be read" in refusal(Run.open, place, "mine")
 

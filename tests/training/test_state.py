@@ -17,10 +17,10 @@ from trtkit.models import checkpoint
 from trtkit.models import weights as model_weights
 from trtkit.models.checkpoint import save_checkpoint
 from trtkit.preprocessing import Preprocessing
-from trtkit.training.optimise import make_optimizer
+from trtkit.serialization import from_plain, to_plain
+from trtkit.training.loop import make_optimizer
 from trtkit.training.options import TrainOptions
-from trtkit.training.progress import Epoch, Progress
-from trtkit.training.state import Trainee, load_state, save_state
+from trtkit.training.state import Epoch, Progress, Trainee, load_state, save_state
 
 INPUTS = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -201,7 +201,7 @@ epochs = st.builds(
 )
 @settings(deadline=None)
 def test_progress_comes_back_from_json(progress):
-    assert Progress.from_json(json.loads(json.dumps(progress.to_json()))) == progress
+    assert from_plain(json.loads(json.dumps(to_plain(progress))), Progress) == progress
 
 
 def test_the_best_epoch_has_the_best_top1_and_then_the_least_loss():

@@ -13,7 +13,7 @@ from trtkit.cli.output import note, print_json, print_table
 from trtkit.cli.progress import terminal_reporter
 
 if TYPE_CHECKING:
-    from trtkit.api.evaluate import EvaluateReport, SubjectReport
+    from trtkit.evaluation.scoring import EvaluateReport, SubjectReport
 
 
 class PartChoice(str, Enum):
@@ -76,8 +76,9 @@ def evaluate(
     be read.
     """
     from trtkit.api import evaluate as api
+    from trtkit.serialization import to_plain
 
-    with terminal_reporter() as reporter:
+    with terminal_reporter():
         report = api.evaluate(
             data,
             checkpoints=checkpoint or (),
@@ -90,7 +91,6 @@ def evaluate(
             workers=workers,
             plot=plot,
             workspace=workspace,
-            advance=reporter.advance,
         )
     for skipped in report.skipped:
         note(f"{skipped.path}: {skipped.reason}")
@@ -99,7 +99,7 @@ def evaluate(
     if plot is not None and len(report.subjects) > 1:
         note(f"{plot} shows {report.subjects[0].name} alone.")
     if json:
-        print_json(report.to_json())
+        print_json(to_plain(report.subjects))
     else:
         _print(report)
     raise typer.Exit(1 if report.skipped else 0)
@@ -107,37 +107,34 @@ def evaluate(
 
 def _print(report: EvaluateReport) -> None:
     """A line for each subject, and one for each class when there is a single subject."""
-    print_table(
-        ["name", "kind", "precision", "images", "top-1", "top-5", "agreement", "with", "logits err",
-         "cut err", "MB", "images/s"],
-        [_summary(subject) for subject in report.subjects],
-    )  # fmt: skip
-    if len(report.subjects) > 1:
-        return
-    print_table(
-        ["class", "images", "precision", "recall"],
-        [
-            [scores.label, scores.images, _share(scores.precision), _share(scores.recall)]
-            for scores in report.subjects[0].classes
-        ],
-    )
+    rows = [_summary(subject) for subject in report.subjects]
+    print_table([*rows[0]], [[*row.values()] for row in rows])
+    if len(rows) == 1:
+        print_table(
+            ["class", "images", "precision", "recall"],
+            [
+                [scores.label, scores.images, _share(scores.precision), _share(scores.recall)]
+                for scores in report.subjects[0].classes
+            ],
+        )
 
 
-def _summary(subject: SubjectReport) -> list[Any]:
-    return [
-        subject.name,
-        subject.kind,
-        subject.precision,
-        subject.images,
-        _share(subject.top1),
-        _share(subject.top5),
-        _share(subject.agreement),
-        subject.agrees_with or "",
-        _error(subject.logits_error),
-        _error(subject.boundary_error),
-        f"{subject.bytes / 1e6:.1f}",
-        _speed(subject.images_per_second),
-    ]
+def _summary(subject: SubjectReport) -> dict[str, Any]:
+    speed = subject.images_per_second
+    return {
+        "name": subject.name,
+        "kind": subject.kind,
+        "precision": subject.precision,
+        "images": subject.images,
+        "top-1": _share(subject.top1),
+        "top-5": _share(subject.top5),
+        "agreement": _share(subject.agreement),
+        "with": subject.agrees_with or "",
+        "logits err": _error(subject.logits_error),
+        "cut err": _error(subject.boundary_error),
+        "MB": f"{subject.bytes / 1e6:.1f}",
+        "images/s": "-" if speed is None else f"{speed:.{0 if speed >= 100 else 1}f}",
+    }
 
 
 def _share(share: float | None) -> str:
@@ -146,9 +143,3 @@ def _share(share: float | None) -> str:
 
 def _error(error: float | None) -> str:
     return "-" if error is None else f"{error:.1e}"
-
-
-def _speed(images: float | None) -> str:
-    if images is None:
-        return "-"
-    return f"{images:.0f}" if images >= 100 else f"{images:.1f}"

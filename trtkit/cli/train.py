@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from trtkit.cli.output import note, print_json, print_table
 from trtkit.cli.progress import terminal_reporter
 
 if TYPE_CHECKING:
-    from trtkit.api.train import TrainReport
+    from trtkit.training.session import TrainReport
 
 
 class ModeChoice(str, Enum):
@@ -40,6 +41,7 @@ class AugmentationChoice(str, Enum):
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
         Path,
         typer.Argument(
@@ -143,34 +145,19 @@ def train(
     """
     from trtkit.api import train as api
     from trtkit.sizes import parse_size
+    from trtkit.training.options import TrainOptions
 
-    given = {
-        "arch": arch,
-        "mode": mode and mode.value,
-        "weights": weights,
-        "prefix_from": prefix_from,
-        "cut": cut,
-        "augment": augment,
-        "feature_store": False if no_feature_store else None,
-        "image_size": image_size,
-        "epochs": epochs,
-        "batch": batch,
-        "optimizer": optimizer and optimizer.value,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "warmup": warmup,
-        "label_smoothing": label_smoothing,
-        "class_weights": class_weights and class_weights.value,
-        "augmentation": augmentation and augmentation.value,
-        "flip": False if no_flip else None,
-        "patience": patience,
-        "regularization": regularization,
-        "seed": seed,
-        "split_seed": split_seed,
-        "amp": False if no_amp else None,
+    # Parameters called like fields of TrainOptions are options of the training; choices are enums.
+    names = {field.name for field in fields(TrainOptions)}
+    options = {
+        name: getattr(value, "value", value)
+        for name, value in context.params.items()
+        if name in names and value is not None
     }
+    switches = {"feature_store": no_feature_store, "flip": no_flip, "amp": no_amp}
+    options |= {name: False for name, off in switches.items() if off}
     try:
-        with terminal_reporter() as reporter:
+        with terminal_reporter():
             report = api.train(
                 data,
                 name=name,
@@ -180,9 +167,7 @@ def train(
                 cache_dir=cache_dir,
                 cache_size=parse_size(cache_size),
                 workspace=workspace,
-                progress=reporter.message,
-                advance=reporter.advance,
-                **{option: value for option, value in given.items() if value is not None},
+                **options,
             )
     except KeyboardInterrupt as error:
         if not str(error):
@@ -201,27 +186,14 @@ def train(
 
 def _print(report: TrainReport) -> None:
     metrics = report.metrics
-    print_table(
-        [
-            "training",
-            "architecture",
-            "mode",
-            "classes",
-            "top-1",
-            "top-5",
-            "best epoch",
-            "checkpoint",
-        ],
-        [
-            [
-                report.name,
-                metrics["options"]["arch"],
-                metrics["options"]["mode"],
-                len(metrics["classes"]),
-                f"{metrics['top1']:.1%}",
-                f"{metrics['top5']:.1%}",
-                metrics["best_epoch"] or "",
-                report.checkpoint,
-            ]
-        ],
-    )
+    row = {
+        "training": report.name,
+        "architecture": metrics["options"]["arch"],
+        "mode": metrics["options"]["mode"],
+        "classes": len(metrics["classes"]),
+        "top-1": f"{metrics['top1']:.1%}",
+        "top-5": f"{metrics['top5']:.1%}",
+        "best epoch": metrics["best_epoch"] or "",
+        "checkpoint": report.checkpoint,
+    }
+    print_table([*row], [[*row.values()]])

@@ -20,10 +20,10 @@ Indices = npt.NDArray[np.int64]
 
 
 @dataclass
-class _Latest:
-    """What a subject gave for the photos it saw last, for those that are compared with it.
+class LatestOutputs:
+    """A subject's outputs for the latest photos, which later subjects are compared with.
 
-    `best`: the identity of the best class of each; `features` only when somebody wants them.
+    `best`: the identity of the best class of each; `features` only when another subject needs them.
     """
 
     best: Indices
@@ -32,8 +32,8 @@ class _Latest:
 
 
 @dataclass
-class Run:
-    """A subject under way: what was counted, and how far it is from others on the same photos.
+class SubjectRun:
+    """A subject under way: its scores so far, and its errors against others on the same photos.
 
     `labels`: the index among the subject's classes of each of the data's; `identities`: the same
     number for the same label, whichever subject's class it is. `reference`: whom predictions and
@@ -45,24 +45,24 @@ class Run:
     subject: Subject
     labels: Indices
     identities: Indices
-    reference: Run | None
+    reference: SubjectRun | None
     columns: Indices | None
-    boundary: Run | None
+    boundary: SubjectRun | None
     tally: Tally
     notes: list[str]
     agreeing: int = 0
     logits_errors: array[float] = field(default_factory=lambda: array("d"))
     boundary_errors: array[float] = field(default_factory=lambda: array("d"))
     keeps_features: bool = False
-    latest: _Latest | None = None
+    latest: LatestOutputs | None = None
 
     def add(self, images: Array, labels: Indices) -> None:
         """Run prepared photos, uint8 N x H x W x 3, of these of the data's classes, and count them.
 
-        Those that it is compared with must have had the same photos just before.
+        The subjects that it is compared with must have run the same photos just before.
         """
-        wanted = self.keeps_features or self.boundary is not None
-        logits, features = self.subject.compute(images, features=wanted)
+        needed = self.keeps_features or self.boundary is not None
+        logits, features = self.subject.compute(images, features=needed)
         try:
             self.tally.add(logits, self.labels[labels])
         except TrtkitError as error:
@@ -76,7 +76,7 @@ class Run:
                 self.logits_errors.extend(relative_error(own, its) for own, its in pairs)
         if self.boundary is not None and features is not None:
             self.boundary_errors.extend(_map_errors(self, features, self.boundary))
-        self.latest = _Latest(best, logits, features if self.keeps_features else None)
+        self.latest = LatestOutputs(best, logits, features if self.keeps_features else None)
 
     @property
     def logits_error(self) -> float | None:
@@ -87,16 +87,15 @@ class Run:
         return middle(self.boundary_errors)
 
 
-def side_by_side(subjects: Sequence[Subject], classes: Sequence[str]) -> list[Run]:
+def side_by_side(subjects: Sequence[Subject], classes: Sequence[str]) -> list[SubjectRun]:
     """The subjects, to be run in this order over photos of `classes`, each compared with earlier ones.
 
     A tail is compared with the checkpoint of its name if there is one, else with the first tail of its
-    name, else with the first subject;
-    its feature map with that of the first one that has the same. Raises TrtkitError when a subject
-    does not know one of the classes.
+    name, else with the first subject; its feature map with that of the first subject of the same tail,
+    cut and shape. Raises TrtkitError when a subject does not know one of the classes.
     """
     identities: dict[str, int] = {}
-    runs: list[Run] = []
+    runs: list[SubjectRun] = []
     for subject in subjects:
         own = [run for run in runs if run.subject.tail is None and run.subject.name == subject.tail]
         alike = [run for run in runs if run.subject.tail == subject.tail]
@@ -104,7 +103,7 @@ def side_by_side(subjects: Sequence[Subject], classes: Sequence[str]) -> list[Ru
         boundary = next((run for run in runs if _same_boundary(subject, run.subject)), None)
         if boundary is not None:
             boundary.keeps_features = True
-        run = Run(
+        run = SubjectRun(
             subject,
             match_labels(subject, classes),
             np.array([identities.setdefault(name, len(identities)) for name in subject.classes]),
@@ -120,27 +119,27 @@ def side_by_side(subjects: Sequence[Subject], classes: Sequence[str]) -> list[Ru
 
 def middle(errors: Sequence[float]) -> float | None:
     """The median; None without errors, and when it is infinite."""
-    found = median(errors) if errors else float("inf")
-    return found if isfinite(found) else None
+    error = median(errors) if errors else float("inf")
+    return error if isfinite(error) else None
 
 
 def _same_boundary(one: Subject, other: Subject) -> bool:
     """Whether feature maps of the two may be compared, number by number."""
     if one.feature_map is None or other.feature_map is None or one.tail != other.tail:
         return False
-    # Two cuts of one network may well hand over maps of one shape.
-    mine, its = one.feature_map, other.feature_map
-    return (mine.cut, mine.shape) == (its.cut, its.shape)
+    # Two cuts of one network may hand over maps of the same shape.
+    own, its = one.feature_map, other.feature_map
+    return (own.cut, own.shape) == (its.cut, its.shape)
 
 
-def _map_errors(run: Run, features: Array, boundary: Run) -> Iterable[float]:
+def _map_errors(run: SubjectRun, features: Array, boundary: SubjectRun) -> Iterable[float]:
     """Photo by photo, so that maps of all of them are never in memory as float64."""
     own, its = run.subject.feature_map, boundary.subject.feature_map
     others = boundary.latest.features if boundary.latest is not None else None
     if own is None or its is None or others is None:
         return
-    for mine, theirs in zip(features, others, strict=True):
-        yield relative_error(own.values(mine), its.values(theirs))
+    for value, reference in zip(features, others, strict=True):
+        yield relative_error(own.values(value), its.values(reference))
 
 
 def _columns(subject: Subject, reference: Subject) -> Indices | None:
@@ -149,7 +148,7 @@ def _columns(subject: Subject, reference: Subject) -> Indices | None:
     if own == its:
         return np.arange(len(own))
     place = {name: index for index, name in enumerate(own)}
-    # A name that two classes have does not say which is which.
+    # A name that two classes share is ambiguous.
     if len(place) < len(own) or sorted(own) != sorted(its):
         return None
     return np.array([place[name] for name in its], np.int64)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from trtkit.errors import ImageError, TrtkitError, listed
 from trtkit.evaluation.folders import (
     TRAIN,
     VAL,
+    LabelledPhoto,
     Listing,
     SkippedPhoto,
     check_same,
@@ -25,24 +26,7 @@ from trtkit.evaluation.folders import (
 from trtkit.photos.decode import decode
 from trtkit.photos.images import read_file
 from trtkit.photos.prefetch import default_workers, ordered_map
-
-__all__ = [
-    "ALL",
-    "AUTO",
-    "FOLDERS",
-    "PARTS",
-    "TRAIN",
-    "VAL",
-    "Advance",
-    "Dataset",
-    "LabelledPhoto",
-    "Part",
-    "SkippedPhoto",
-    "read_dataset",
-    "read_part",
-    "split_photos",
-    "unsplit_classes",
-]
+from trtkit.reporting import advance
 
 ALL: Final = "all"
 AUTO: Final = "auto"
@@ -53,21 +37,6 @@ FOLDERS: Final = "folders"
 # Without them one in so many of a class's distinct photos is for validation.
 _ONE_IN: Final = 5
 _PROGRESS_STEPS: Final = 200
-
-Advance = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class LabelledPhoto:
-    """A photo and its class.
-
-    `label` is the index into the classes that come with it; `digest` the 32-byte BLAKE3 of the
-    file's bytes, of photos that were scanned.
-    """
-
-    path: Path
-    label: int
-    digest: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -131,12 +100,7 @@ class Part:
 
 
 def read_dataset(
-    root: Path,
-    *,
-    seed: int = 0,
-    shorter: int = 256,
-    workers: int | None = None,
-    advance: Advance = lambda phase, share: None,
+    root: Path, *, seed: int = 0, shorter: int = 256, workers: int | None = None
 ) -> Dataset:
     """Find, read and decode every photo of `root` once, and split them.
 
@@ -146,79 +110,64 @@ def read_dataset(
     photos' bytes, never on names or order, and photos of one class with the same bytes stay together.
 
     `shorter`: the photos' shorter side that training will need, in pixels (JPEGs are not decoded
-    larger than that takes); `workers` threads, the usable cores by default; `advance` is told the
-    phase and the share done. Photos that cannot be read are in `skipped`.
+    larger than that takes); `workers` threads, the usable cores by default. Photos that cannot be read
+    are in `skipped`.
 
     Raises TrtkitError when `root` has no such folders, there are fewer than two classes, train/ and
     val/ differ in their classes, or a class has no photo, or too few to be split.
     """
     parts = part_folders(root)
-    if parts is None:
-        classes = class_names(root)
-        check_two(root, classes)
-        listing = list_photos(root, classes)
-        photos, skipped = _scan(root, [listing], shorter, workers, advance)
-        _check_each_class(root, classes, photos[0], skipped)
-        train, val = split_photos(photos[0], classes, seed)
-        return Dataset(root, classes, train, val, skipped, f"{_ONE_IN - 1}:1, seed {seed}")
-    folders = dict(zip((TRAIN, VAL), parts, strict=True))
-    names = {part: class_names(folder) for part, folder in folders.items()}
-    check_same(root, names[TRAIN], names[VAL])
-    classes = names[TRAIN]
-    check_two(folders[TRAIN], classes)
-    listings = [list_photos(folder, classes) for folder in parts]
-    photos, skipped = _scan(root, listings, shorter, workers, advance)
-    for folder, found in zip(parts, photos, strict=True):
-        _check_each_class(folder, classes, found, skipped)
-    return Dataset(root, classes, photos[0], photos[1], skipped, FOLDERS)
+    folders = parts or (root,)
+    names = [class_names(folder) for folder in folders]
+    classes = names[0]
+    if parts is not None:
+        check_same(root, *names)
+    check_two(folders[0], classes)
+    listings = [list_photos(folder, classes) for folder in folders]
+    photos, skipped = _scan(root, listings, shorter, workers)
+    for folder, readable in zip(folders, photos, strict=True):
+        _check_every_class(folder, classes, readable, skipped)
+    if parts is not None:
+        return Dataset(root, classes, photos[0], photos[1], skipped, FOLDERS)
+    train, val = split_photos(photos[0], classes, seed)
+    return Dataset(root, classes, train, val, skipped, f"{_ONE_IN - 1}:1, seed {seed}")
 
 
-def read_part(
-    root: Path,
-    part: str = AUTO,
-    *,
-    seed: int = 0,
-    workers: int | None = None,
-    advance: Advance = lambda phase, share: None,
-) -> Part:
+def read_part(root: Path, part: str = AUTO, *, seed: int = 0, workers: int | None = None) -> Part:
     """The photos of `root` to evaluate on: `all`, `train`, `val`, or `auto`.
 
     `auto` is `val` when `root` has train/ and val/, else `all`. `train` and `val` of class folders
-    without them are those of `read_dataset` with that seed, for which all photos are read (with
-    `workers` and `advance` as there); otherwise nothing but names is read, so that photos which
-    cannot be read are still among `photos`, and a class may have none.
+    without them are those of `read_dataset` with that seed, for which `workers` threads read all
+    photos; otherwise nothing but names is read, so that photos which cannot be read are still among
+    `photos`, and a class may have none.
 
     Raises TrtkitError when there is no such folder, no such part, or no photo in it.
     """
     if part not in PARTS:
-        raise TrtkitError(f"The part {part!r} was asked of {root}; choose {listed(PARTS)}.")
+        raise TrtkitError(f"Unknown part {part!r} of {root}; available: {listed(PARTS)}.")
     folders = part_folders(root)
     if folders is None and part in (TRAIN, VAL):
-        dataset = read_dataset(root, seed=seed, workers=workers, advance=advance)
-        photos = dataset.train if part == TRAIN else dataset.val
-        return Part(root, part, dataset.classes, photos, dataset.skipped, False, dataset)
+        dataset = read_dataset(root, seed=seed, workers=workers)
+        side = dataset.train if part == TRAIN else dataset.val
+        return Part(root, part, dataset.classes, side, dataset.skipped, False, dataset)
     if folders is None:
         part, chosen = ALL, [root]
     else:
         part = VAL if part == AUTO else part
-        chosen = {ALL: list(folders), TRAIN: [folders[0]], VAL: [folders[1]]}[part]
+        chosen = {ALL: [*folders], TRAIN: [folders[0]], VAL: [folders[1]]}[part]
     names = [class_names(folder) for folder in chosen]
     classes = tuple(sorted({name for own in names for name in own}))
     listings = [
         list_photos(folder, own, classes) for folder, own in zip(chosen, names, strict=True)
     ]
-    found = tuple(
-        LabelledPhoto(path, label)
-        for listing in listings
-        for path, label in zip(listing.paths, listing.labels, strict=True)
-    )
-    if not found:
+    photos = tuple(photo for listing, _ in listings for photo in listing)
+    if not photos:
         raise TrtkitError(
             f"None of the class folders of {listed(map(str, chosen))} ({listed(classes)}) holds a "
             "photo; put photos into them."
         )
-    skipped = tuple(item for listing in listings for item in listing.skipped)
-    return Part(root, part, classes, found, skipped, folders is not None)
+    skipped = tuple(item for _, unreadable in listings for item in unreadable)
+    return Part(root, part, classes, photos, skipped, folders is not None)
 
 
 def unsplit_classes(root: Path) -> tuple[str, ...]:
@@ -263,45 +212,36 @@ def _entry(*texts: str) -> bytes:
 
 
 def _scan(
-    root: Path,
-    listings: Sequence[Listing],
-    shorter: int,
-    workers: int | None,
-    advance: Advance,
+    root: Path, listings: Sequence[Listing], shorter: int, workers: int | None
 ) -> tuple[list[tuple[LabelledPhoto, ...]], tuple[SkippedPhoto, ...]]:
     """Read, hash and decode all photos: those of each listing that can be read, and what cannot."""
-    items = [
-        (index, path, label)
-        for index, listing in enumerate(listings)
-        for path, label in zip(listing.paths, listing.labels, strict=True)
-    ]
-    phase = f"Reading {root}"
+    items = [(index, photo) for index, (photos, _) in enumerate(listings) for photo in photos]
     step = max(1, len(items) // _PROGRESS_STEPS)
     readable: list[list[LabelledPhoto]] = [[] for _ in listings]
-    skipped = [item for listing in listings for item in listing.skipped]
+    skipped = [item for _, unreadable in listings for item in unreadable]
 
-    def read(item: tuple[int, Path, int]) -> LabelledPhoto | SkippedPhoto:
-        _, path, label = item
+    def read(item: tuple[int, LabelledPhoto]) -> LabelledPhoto | SkippedPhoto:
+        photo = item[1]
         try:
-            data = read_file(path)
+            data = read_file(photo.path)
             decode(data, shorter=shorter)
         except ImageError as error:
-            return SkippedPhoto(path, str(error))
-        return LabelledPhoto(path, label, blake3(data).digest())
+            return SkippedPhoto(photo.path, str(error))
+        return replace(photo, digest=blake3(data).digest())
 
     workers = workers or default_workers()
-    with closing(ordered_map(read, items, workers=workers, ahead=4 * workers)) as photos:
-        for done, ((index, _, _), photo) in enumerate(zip(items, photos, strict=True), start=1):
+    with closing(ordered_map(read, items, workers=workers, ahead=4 * workers)) as results:
+        for done, ((index, _), photo) in enumerate(zip(items, results, strict=True), start=1):
             if isinstance(photo, SkippedPhoto):
                 skipped.append(photo)
             else:
                 readable[index].append(photo)
             if done % step == 0 or done == len(items):
-                advance(phase, done / len(items))
-    return [tuple(photos_of) for photos_of in readable], tuple(skipped)
+                advance(f"Reading {root}", done / len(items))
+    return [tuple(photos) for photos in readable], tuple(skipped)
 
 
-def _check_each_class(
+def _check_every_class(
     root: Path,
     classes: Sequence[str],
     photos: Iterable[LabelledPhoto],
@@ -320,6 +260,6 @@ def _check_each_class(
         else:
             why = f"{len(own)} unreadable, such as {first.path}: {first.reason.rstrip('.')}"
         raise TrtkitError(
-            f"The class folder {folder} has no readable image ({why}); put photos into it or take it "
-            "away."
+            f"The class folder {folder} has no readable image ({why}); put photos into it or "
+            "remove it."
         )

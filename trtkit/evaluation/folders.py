@@ -16,19 +16,26 @@ VAL: Final = "val"
 
 @dataclass(frozen=True)
 class SkippedPhoto:
-    """A photo, or a folder below a class folder, that cannot be read, and a sentence that says why."""
+    """A photo, or a folder below a class folder, that cannot be read, and the reason, a sentence."""
 
     path: Path
     reason: str
 
 
-@dataclass
-class Listing:
-    """What lies in class folders: `labels` of `paths`, and what could not be searched."""
+@dataclass(frozen=True)
+class LabelledPhoto:
+    """A photo and its class.
 
-    paths: list[Path]
-    labels: list[int]
-    skipped: list[SkippedPhoto]
+    `label` is the index into the classes that come with it; `digest` the 32-byte BLAKE3 of the
+    file's bytes, of photos that were scanned.
+    """
+
+    path: Path
+    label: int
+    digest: bytes = b""
+
+
+Listing = tuple[list[LabelledPhoto], list[SkippedPhoto]]
 
 
 def part_folders(root: Path) -> tuple[Path, Path] | None:
@@ -78,7 +85,7 @@ def _look_into(root: Path) -> tuple[set[str], int]:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = os_reason(error) if isinstance(error, OSError) else error
         raise TrtkitError(
-            f"The folder {root} cannot be read ({reason}); mend its permissions or give another."
+            f"The folder {root} cannot be read ({reason}); fix its permissions, or give another."
         ) from error
     folders = {path.name for path in entries if path.is_dir()}
     photos = sum(
@@ -88,24 +95,24 @@ def _look_into(root: Path) -> tuple[set[str], int]:
 
 
 def list_photos(root: Path, names: Sequence[str], classes: Sequence[str] | None = None) -> Listing:
-    """The photos of the class folders `names` in `root`, labelled by their place in `classes`."""
-    place = {name: label for label, name in enumerate(classes or names)}
-    listing = Listing([], [], [])
+    """The photos of the class folders `names` in `root`, and what could not be searched.
+
+    A photo's label is the index of its folder in `classes`, by default `names`.
+    """
+    labels = {name: label for label, name in enumerate(classes or names)}
+    photos: list[LabelledPhoto] = []
+    skipped: list[SkippedPhoto] = []
     for name in names:
+        folder = root / name
         try:
-            found = list(find_images([root / name]))
+            images = list(find_images([folder]))
         except TrtkitError as error:
-            listing.skipped.append(SkippedPhoto(root / name, _without_path(error, root / name)))
+            skipped.append(SkippedPhoto(folder, str(error).removeprefix(f"{folder}: ")))
             continue
-        listing.skipped += [SkippedPhoto(item.path, item.error) for item in found if item.error]
-        paths = sorted(item.path for item in found if item.error is None)
-        listing.paths += paths
-        listing.labels += [place[name]] * len(paths)
-    return listing
-
-
-def _without_path(error: TrtkitError, path: Path) -> str:
-    return str(error).removeprefix(f"{path}: ")
+        skipped += [SkippedPhoto(image.path, image.error) for image in images if image.error]
+        paths = sorted(image.path for image in images if image.error is None)
+        photos += [LabelledPhoto(path, labels[name]) for path in paths]
+    return photos, skipped
 
 
 def check_two(root: Path, classes: Sequence[str]) -> None:

@@ -43,13 +43,6 @@ class Scores:
     top5: float
     confusion: Counts
 
-    @classmethod
-    def of(cls, logits: Array, labels: npt.ArrayLike) -> Scores:
-        """The scores of logits, float N x C, for labels, int N, 0 to C - 1."""
-        tally = Tally(np.asarray(logits).shape[1])
-        tally.add(logits, labels)
-        return tally.scores()
-
     @property
     def precision(self) -> Shares:
         """For each class the share of the images predicted as it that are of it; nan if none were."""
@@ -60,14 +53,9 @@ class Scores:
         """For each class the share of its images that were predicted as it; nan if it has none."""
         return _shares(self.confusion.diagonal(), self.confusion.sum(axis=1))
 
-    @property
-    def images_of_class(self) -> Counts:
-        """The number of images of each class, int64."""
-        return np.asarray(self.confusion.sum(axis=1), np.int64)
-
     def by_class(self, labels: Sequence[str]) -> list[ClassScores]:
         """A row for each class, in their order; `labels` are their names."""
-        rows = zip(labels, self.images_of_class, self.precision, self.recall, strict=True)
+        rows = zip(labels, self.confusion.sum(axis=1), self.precision, self.recall, strict=True)
         return [
             ClassScores(label, int(images), _or_none(precision), _or_none(recall))
             for label, images, precision, recall in rows
@@ -108,13 +96,13 @@ class Tally:
         classes = len(self._confusion)
         if logits.ndim != 2 or logits.shape[1] != classes or labels.shape != logits.shape[:1]:
             raise TrtkitError(
-                f"Logits of shape {logits.shape} and labels of shape {labels.shape} were given for "
+                f"Logits of shape {logits.shape} and labels of shape {labels.shape} do not fit "
                 f"{classes} classes; give N x {classes} and N."
             )
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise TrtkitError(
-                f"Labels from {labels.min()} to {labels.max()} were given for {classes} classes; "
-                f"they are counted from 0 to {classes - 1}."
+                f"Labels from {labels.min()} to {labels.max()} do not fit {classes} classes, which "
+                f"are numbered 0 to {classes - 1}."
             )
         # Whatever class such an image were given, a score that counts it would look like one.
         broken = int(np.isnan(logits).any(axis=1).sum())
@@ -139,18 +127,6 @@ def ranks(logits: Array, labels: npt.ArrayLike) -> npt.NDArray[np.intp]:
     own = np.take_along_axis(logits, labels, axis=1)
     earlier = np.arange(logits.shape[1]) < labels
     return np.asarray(((logits > own) | ((logits == own) & earlier)).sum(axis=1), np.intp)
-
-
-def agreement(logits: Array, reference: Array) -> float:
-    """The share of images, 0 to 1, with the same best class in both, float N x C; nan without images."""
-    if logits.shape != reference.shape:
-        raise TrtkitError(
-            f"Logits of shape {logits.shape} cannot be compared with a reference of shape "
-            f"{reference.shape}; both must be of the same images and classes."
-        )
-    return (
-        float(np.mean(predicted(logits) == predicted(reference))) if len(logits) else float("nan")
-    )
 
 
 def relative_error(value: npt.ArrayLike, reference: npt.ArrayLike) -> float:

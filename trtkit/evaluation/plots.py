@@ -36,7 +36,7 @@ def draw_confusion(matrix: Array, classes: Sequence[str], path: Path, title: str
     matrix = np.asarray(matrix)
     if matrix.shape != (len(classes), len(classes)) or not len(classes):
         raise TrtkitError(
-            f"A confusion matrix of shape {matrix.shape} was given for {len(classes)} classes; give a "
+            f"A confusion matrix of shape {matrix.shape} does not fit {len(classes)} classes; give a "
             "row and a column for each class."
         )
     side = min(_LARGEST, max(_SMALLEST, _PER_CLASS * len(classes)))

@@ -11,14 +11,12 @@ from trtkit.errors import TrtkitError
 from trtkit.evaluation.dataset import (
     ALL,
     FOLDERS,
-    TRAIN,
-    VAL,
-    Advance,
     Dataset,
     Part,
     read_dataset,
     split_photos,
 )
+from trtkit.evaluation.folders import TRAIN, VAL
 
 
 def may_be_of(part: Part, trained_on: Mapping[str, Any]) -> bool:
@@ -48,7 +46,6 @@ def photos_trained_on(
     trained_on: Mapping[str, Any],
     *,
     workers: int | None = None,
-    advance: Advance = lambda phase, share: None,
 ) -> int:
     """How many of the photos evaluated were trained on; 0 when that was with other data.
 
@@ -56,7 +53,7 @@ def photos_trained_on(
     their fingerprint is, which knows every byte of them.
     """
     try:
-        dataset = _as_trained(part, digests, trained_on, workers, advance)
+        dataset = _as_trained(part, digests, trained_on, workers)
     except TrtkitError:
         # What cannot be split was never trained on.
         return 0
@@ -71,13 +68,12 @@ def _as_trained(
     digests: Mapping[Path, bytes],
     trained_on: Mapping[str, Any],
     workers: int | None,
-    advance: Advance,
 ) -> Dataset | None:
     """All of the data that `part` is of, split as the training says it did."""
     if part.folders:
         if part.part != ALL:
             # The other folder was not read yet.
-            return read_dataset(part.root, workers=workers, advance=advance)
+            return read_dataset(part.root, workers=workers)
         read = [replace(p, digest=digests[p.path]) for p in part.photos if p.path in digests]
         sides = {
             side: tuple(p for p in read if p.path.relative_to(part.root).parts[0] == side)

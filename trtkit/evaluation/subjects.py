@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from trtkit.bundle import Manifest, Stage, read_manifest
 from trtkit.errors import TrtkitError, listed, nearest
-from trtkit.evaluation.pace import Pace
 from trtkit.extras import require
 from trtkit.models.names import CHECKPOINTS
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.pipeline import load
 from trtkit.store.cache import INTEGERS
 from trtkit.tensors import Array
+from trtkit.workspace import Workspace
 
 if TYPE_CHECKING:
     from trtkit.models.weights import Weighted
-    from trtkit.runtime.pipeline import Pipeline
 
 CHECKPOINT_BATCH: Final = 32
 
@@ -60,7 +62,30 @@ class FeatureMap:
         return (stored.astype(np.float64) - self.zero) * self.scale
 
 
-class Subject(Protocol):
+class Pace:
+    """The seconds of a subject's batches, of which those of the largest size count."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._seconds = array("d")
+
+    def add(self, images: int, seconds: float) -> None:
+        """Count a batch of `images` that took `seconds`."""
+        if images > self._images:
+            # A remainder costs more per image than a full batch.
+            self._images, self._seconds = images, array("d")
+        if images == self._images:
+            self._seconds.append(seconds)
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Of the median batch, without the first, which warms up; None when nothing was measured."""
+        seconds = self._seconds[1:] or self._seconds
+        middle = median(seconds) if seconds else 0.0
+        return self._images / middle if middle > 0 else None
+
+
+class Subject:
     """A classifier to be evaluated: what it is called and takes, and the logits it gives.
 
     `name` is short, `place` tells it from others of that name by where it lies. `kind` is `checkpoint`
@@ -74,18 +99,22 @@ class Subject(Protocol):
     name: str
     place: str
     kind: str
-    checkpoint: str | None
-    bundle: str | None
-    tail: str | None
+    checkpoint: str | None = None
+    bundle: str | None = None
+    tail: str | None = None
     precision: str
     backend: str
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     trained_on: Mapping[str, Any]
     bytes: int
-    feature_map: FeatureMap | None
-    pace: Pace
+    feature_map: FeatureMap | None = None
+
+    def __init__(self, batch: int) -> None:
+        """`batch`: the largest number of images in one run."""
+        self.batch = batch
+        self.pace = Pace()
 
     def compute(self, images: Array, *, features: bool = False) -> tuple[Array, Array | None]:
         """Logits, float32 N x classes, of any number of uint8 images N x H x W x 3, RGB.
@@ -93,31 +122,45 @@ class Subject(Protocol):
         H and W are those of `preprocessing`. With `features` also the maps at the cut, N x ..., as the
         prefix gives them, where there is a cut; else None. Raises TrtkitError when it cannot be run.
         """
-        ...
+        logits: list[Array] = []
+        maps: Array | None = None
+        for start in range(0, len(images), self.batch):
+            began = time.perf_counter()
+            batch_logits, batch_maps = self._run(images[start : start + self.batch], features)
+            self.pace.add(len(batch_logits), time.perf_counter() - began)
+            logits.append(batch_logits)
+            if batch_maps is not None:
+                if maps is None:
+                    maps = np.empty((len(images), *batch_maps.shape[1:]), batch_maps.dtype)
+                # Copied at once: the next run may reuse their memory.
+                maps[start : start + self.batch] = batch_maps
+        return np.concatenate(logits), maps
 
-    def close(self) -> None: ...
+    def _run(self, images: Array, features: bool) -> tuple[Array, Array | None]:
+        """Logits and feature maps of at most `batch` images."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        return None
 
 
-class CheckpointSubject:
+class CheckpointSubject(Subject):
     """A checkpoint, run by torch in fp32: on the GPU when torch sees one."""
 
-    kind: str = "checkpoint"
-    bundle: str | None = None
-    tail: str | None = None
-    precision: str = "fp32"
-    backend: str = "torch"
-    notes: tuple[str, ...] = ()
-    feature_map: FeatureMap | None = None
+    kind = "checkpoint"
+    precision = "fp32"
+    backend = "torch"
 
     def __init__(self, path: Path, image_size: int | None = None, batch: int | None = None) -> None:
         """Read the file. `image_size` (pixels) takes the place of its own, `batch` images a run.
 
         Raises TrtkitError when it cannot be read, or holds NaN.
         """
+        super().__init__(batch or CHECKPOINT_BATCH)
         if path.suffix not in CHECKPOINTS:
             raise TrtkitError(
-                f"{path} is no checkpoint by its name; give a file that ends in {listed(CHECKPOINTS)}, "
-                "or a built bundle with --bundle."
+                f"{path} is not a checkpoint; give a file that ends in {listed(CHECKPOINTS)}, or a "
+                "built bundle with --bundle."
             )
         require("train", "Evaluating a checkpoint", "torch", "torchvision", "safetensors")
         import torch
@@ -130,8 +173,7 @@ class CheckpointSubject:
         read = read_checkpoint(path)
         weighted = load_model(read)
         check_finite(weighted.model)
-        self.checkpoint: str | None = str(path)
-        self.place = str(path)
+        self.checkpoint = self.place = str(path)
         self.name = str(read.metadata.get("name") or path.stem)
         self.classes = _class_names(weighted)
         self.preprocessing = (
@@ -139,18 +181,13 @@ class CheckpointSubject:
             if image_size is not None
             else weighted.preprocessing or Preprocessing()
         )
-        self.trained_on: Mapping[str, Any] = weighted.trained_on
+        self.trained_on = weighted.trained_on
         self.bytes = path.stat().st_size
-        self.pace = Pace()
-        self._batch = batch or CHECKPOINT_BATCH
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = weighted.model.network.eval().to(self._device)
         self._normalise = Normalise().to(self._device)
 
-    def compute(self, images: Array, *, features: bool = False) -> tuple[Array, Array | None]:
-        return _in_batches(images, self._batch, self.pace, lambda some: (self._run(some), None))
-
-    def _run(self, images: Array) -> Array:
+    def _run(self, images: Array, features: bool) -> tuple[Array, None]:
         import torch
 
         try:
@@ -165,17 +202,13 @@ class CheckpointSubject:
                 f"{images.shape[2]} at once ({reason}); choose a smaller --batch, or the --image-size "
                 "that it was trained with."
             ) from error
-        return np.asarray(logits, np.float32)
-
-    def close(self) -> None:
-        return None
+        return np.asarray(logits, np.float32), None
 
 
-class TailSubject:
+class TailSubject(Subject):
     """One tail of a bundle, run by the backend it was built for, without the cache."""
 
-    kind: str = "bundle"
-    checkpoint: str | None = None
+    kind = "bundle"
 
     def __init__(self, folder: Path, tail: str, batch: int | None = None) -> None:
         """Load the engines. `batch` images a run, the bundle's optimum by default.
@@ -186,32 +219,29 @@ class TailSubject:
         low, best, high = manifest.batch
         if batch is not None and not 1 <= batch <= high:
             raise TrtkitError(
-                f"A batch of {batch} was asked of the bundle {manifest.name}, which was built for "
-                f"{low} to {high} images; choose one of those or build with --batch."
+                f"Bundle {manifest.name} takes batches of {low} to {high}, not {batch}; choose one of "
+                "those, or rebuild it with another --batch."
             )
-        self._batch = batch or best
-        self._pipeline: Pipeline = load(folder, tail=tail)
-        self._pipeline.chain.reserve(self._batch)
-        self.bundle: str | None = manifest.name
-        self.tail: str | None = tail
+        super().__init__(batch or best)
+        self._pipeline = load(folder, tail=tail)
+        self._pipeline.chain.reserve(self.batch)
+        self.bundle = manifest.name
+        self.tail = tail
         self.name = f"{manifest.name}/{tail}"
         self.place = f"{folder}/{tail}"
         self.precision = manifest.precision
         self.backend = manifest.backend
         self.classes = self._pipeline.tail.classes or ()
         self.preprocessing = manifest.preprocessing
-        self.trained_on: Mapping[str, Any] = manifest.trained_on.get(tail, {})
-        self.notes: tuple[str, ...] = tuple(self._notes())
+        self.trained_on = manifest.trained_on.get(tail, {})
+        self.notes = tuple(self._notes())
         path = manifest.path_to(self._pipeline.tail)
         self.bytes = sum((folder / stage.file).stat().st_size for stage in path)
         self.feature_map = FeatureMap.of(manifest, self._pipeline.tail)
-        self.pace = Pace()
 
-    def compute(self, images: Array, *, features: bool = False) -> tuple[Array, Array | None]:
-        run = self._pipeline.logits_and_features if features else self._logits
-        return _in_batches(images, self._batch, self.pace, run)
-
-    def _logits(self, images: Array) -> tuple[Array, None]:
+    def _run(self, images: Array, features: bool) -> tuple[Array, Array | None]:
+        if features:
+            return self._pipeline.logits_and_features(images)
         return self._pipeline.logits(images), None
 
     def close(self) -> None:
@@ -229,19 +259,62 @@ class TailSubject:
         return notes
 
 
+@contextmanager
+def open_subjects(
+    place: Workspace,
+    checkpoints: Sequence[str | Path],
+    bundles: Sequence[str | Path],
+    tails: Sequence[str],
+    *,
+    batch: int | None,
+    image_size: int | None,
+) -> Iterator[list[Subject]]:
+    """Load the checkpoints, and then the tails of the bundles, for the time of the block.
+
+    Without checkpoints and bundles the bundle built last is loaded; without `tails` all tails. Raises
+    TrtkitError.
+    """
+    if batch is not None and batch < 1:
+        raise TrtkitError(f"--batch {batch} is too small; give 1 or more.")
+    if image_size is not None and not checkpoints:
+        raise TrtkitError(
+            f"--image-size {image_size} applies to checkpoints only: a bundle keeps the image size of "
+            "its export; leave it out."
+        )
+    if image_size is not None and image_size < 1:
+        raise TrtkitError(f"--image-size {image_size} is too small; give 1 pixel or more.")
+    if tails and checkpoints and not bundles:
+        raise TrtkitError(
+            f"--tail {listed(tails)} has no effect on checkpoints, which have no tails; add --bundle."
+        )
+    wanted: Sequence[str | Path | None] = bundles if checkpoints or bundles else [None]
+    chosen = tails_of([place.find_bundle(bundle) for bundle in wanted], tails)
+    subjects: list[Subject] = [
+        CheckpointSubject(place.find_checkpoint(path), image_size, batch) for path in checkpoints
+    ]
+    with ExitStack() as opened:
+        for folder, tail in chosen:
+            subjects.append(TailSubject(folder, tail, batch))
+            opened.callback(subjects[-1].close)
+        names = [subject.name for subject in subjects]
+        for subject in subjects:
+            if names.count(subject.name) > 1:
+                subject.name = subject.place
+        yield subjects
+
+
 def tails_of(folders: Sequence[Path], wanted: Sequence[str]) -> list[tuple[Path, str]]:
-    """Bundle by bundle the tails to evaluate: those of the names `wanted`, all without names.
+    """Bundle by bundle the tails to evaluate: those named in `wanted`, all where it is empty.
 
     Raises TrtkitError for a name that no bundle has, and for a bundle that has none of them.
     """
     manifests = [(folder, read_manifest(folder)) for folder in folders]
-    known = {tail.name for _, manifest in manifests for tail in manifest.tails}
+    available = {tail.name for _, manifest in manifests for tail in manifest.tails}
     for name in wanted:
-        if name not in known:
-            bundles = listed(manifest.name for _, manifest in manifests)
+        if name not in available:
             raise TrtkitError(
-                f"There is no tail {name!r} in {bundles}; there is "
-                f"{listed(nearest(name, known) or sorted(known))}."
+                f"Tail `{name}` not found in {listed(manifest.name for _, manifest in manifests)}; "
+                f"available: {listed(nearest(name, available) or sorted(available))}."
             )
     chosen = []
     for folder, manifest in manifests:
@@ -249,8 +322,8 @@ def tails_of(folders: Sequence[Path], wanted: Sequence[str]) -> list[tuple[Path,
         picked = [name for name in dict.fromkeys(wanted or own) if name in own]
         if not picked:
             raise TrtkitError(
-                f"The bundle {manifest.name} has none of the tails {listed(wanted)}; there is "
-                f"{listed(own)}. Leave the bundle out or name one of those."
+                f"Bundle {manifest.name} has no tail {listed(wanted)}; leave the bundle out, or choose "
+                f"from its tails: {listed(own)}."
             )
         chosen += [(folder, name) for name in picked]
     return chosen
@@ -266,35 +339,16 @@ def match_labels(subject: Subject, classes: Sequence[str]) -> npt.NDArray[np.int
     if unknown:
         raise TrtkitError(
             f"{subject.name} does not know {len(unknown)} of the {len(classes)} class folders: "
-            f"{listed(unknown)}; its classes are {listed(subject.classes)}: name the folders so, or "
-            "take out those that it was not trained on."
+            f"{listed(unknown)}; its classes are {listed(subject.classes)}: rename the folders, or "
+            "remove those of other classes."
         )
     twice = [name for name in classes if subject.classes.count(name) > 1]
     if twice:
         raise TrtkitError(
-            f"{subject.name} has more than one class called {listed(twice)}, so that the folder does "
-            "not say which; export it with --classes and names that differ."
+            f"{subject.name} has more than one class called {listed(twice)}, so the folder's name is "
+            "ambiguous; export the model with --classes and unique names."
         )
     return np.array([place[name] for name in classes], np.int64)
-
-
-def _in_batches(
-    images: Array, size: int, pace: Pace, run: Callable[[Array], tuple[Array, Array | None]]
-) -> tuple[Array, Array | None]:
-    """Logits and feature maps of all images, run `size` at a time; `pace` is told how fast."""
-    logits: list[Array] = []
-    kept: Array | None = None
-    for start in range(0, len(images), size):
-        began = time.perf_counter()
-        some, features = run(images[start : start + size])
-        pace.add(len(some), time.perf_counter() - began)
-        logits.append(some)
-        if features is not None:
-            if kept is None:
-                kept = np.empty((len(images), *features.shape[1:]), features.dtype)
-            # At once: the next run may use their memory.
-            kept[start : start + size] = features
-    return np.concatenate(logits), kept
 
 
 def _class_names(weighted: Weighted) -> tuple[str, ...]:
@@ -302,6 +356,6 @@ def _class_names(weighted: Weighted) -> tuple[str, ...]:
     if len(names) != weighted.model.classes:
         raise TrtkitError(
             f"The {weighted.source} names {len(names)} classes but has {weighted.model.classes} "
-            "outputs; save it anew."
+            "outputs; save it again."
         )
     return tuple(names)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 import numpy as np
 
 from trtkit.errors import ImageError, TrtkitError
-from trtkit.evaluation.dataset import LabelledPhoto
+from trtkit.evaluation.folders import LabelledPhoto
 from trtkit.identity import derived_seed
 from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import ordered_map
@@ -23,8 +24,8 @@ BATCHES_AHEAD = 3
 Indices = Sequence[int]
 
 
-class Source(Protocol):
-    """What gives the inputs and labels of photos, in batches."""
+class BatchSource(Protocol):
+    """Inputs and labels of photos, in batches."""
 
     def __len__(self) -> int: ...
 
@@ -33,7 +34,7 @@ class Source(Protocol):
     ) -> Generator[tuple[Array, Array], None, None]:
         """Inputs and int64 labels for each group of indices, in that order.
 
-        Inputs are uint8 N x H x W x 3, or what the frozen front makes of them.
+        Inputs are uint8 images N x H x W x 3, or the frozen front's outputs for them.
         """
         ...
 
@@ -58,27 +59,20 @@ def _groups(count: int, batch: int) -> int:
     return max(1, groups - 1) if count // groups < 2 else groups
 
 
+@dataclass(frozen=True)
 class PhotoBatches:
     """Batches decoded from the photos' files, each photo augmented anew in every epoch.
 
     Without augmentation a photo is exactly what `infer` gives the engine. A view depends on the seed,
-    the epoch and the photo's bytes alone.
+    the epoch and the photo's bytes alone. `workers`: decoding threads.
     """
 
-    def __init__(
-        self,
-        photos: Sequence[LabelledPhoto],
-        image: Preprocessing,
-        *,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-        workers: int,
-    ) -> None:
-        self.photos = photos
-        self.image = image
-        self.augmentation = augmentation
-        self.seed = seed
-        self.workers = workers
+    photos: Sequence[LabelledPhoto]
+    image: Preprocessing
+    _: KW_ONLY
+    workers: int
+    augmentation: Augmentation | None = None
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -115,7 +109,7 @@ def grouped(
     photos: Sequence[LabelledPhoto],
     workers: int,
 ) -> Generator[tuple[Array, Array], None, None]:
-    """Batches of what `prepare` gives for each index, which threads call ahead."""
+    """Batches of `prepare(index)`, which threads call ahead."""
     if not order:
         return
     ahead = BATCHES_AHEAD * max(map(len, order))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -11,14 +11,13 @@ import torch
 
 from trtkit.errors import TrtkitError
 from trtkit.models.heads import last_linear
+from trtkit.reporting import advance
 from trtkit.tensors import Array
 from trtkit.training.batches import PhotoBatches, in_order
-from trtkit.training.network import Network, penultimate_features
+from trtkit.training.network import TrainedNetwork, penultimate_features
 from trtkit.training.options import TrainOptions
 
 MAX_ITERATIONS = 2000
-
-Advance = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Fitted:
 
 
 def extract(
-    network: Network, photos: PhotoBatches, views: Sequence[int], batch: int, advance: Advance
+    network: TrainedNetwork, photos: PhotoBatches, views: Sequence[int], batch: int
 ) -> tuple[Array, Array]:
     """Penultimate features, float32 N x F, and labels, int64 N, of these views of the photos."""
     module = penultimate_features(network)
@@ -79,7 +78,7 @@ def fit(features: Array, labels: Array, options: TrainOptions) -> Fitted:
     return Fitted(weight.astype(np.float32), bias.astype(np.float32), int(np.max(learner.n_iter_)))
 
 
-def install(network: Network, fitted: Fitted) -> None:
+def install(network: TrainedNetwork, fitted: Fitted) -> None:
     """Make the fitted layer the network's last one."""
     _, layer = last_linear(network.model)
     with torch.no_grad():

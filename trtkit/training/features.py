@@ -1,24 +1,31 @@
-"""What frozen blocks make of the photos, computed once and read from the feature store ever after."""
+"""Outputs of frozen blocks: computed once, kept in the feature store, and read in every epoch."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from typing import Final
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
+from blake3 import blake3
 
 from trtkit.errors import TrtkitError
 from trtkit.identity import bytes_digest, feature_key
+from trtkit.models.prefix import prefix_digest
+from trtkit.reporting import advance, message
+from trtkit.serialization import to_plain
+from trtkit.sizes import human_bytes
 from trtkit.store import FeatureStore
 from trtkit.store.codec import as_stored
 from trtkit.tensors import Array
 from trtkit.training.batches import Indices, PhotoBatches, grouped, in_order
-from trtkit.training.network import Network
+from trtkit.training.network import TrainedNetwork
 
 # Rounding to fp16 (relative error 2^-11) halves what is read in every epoch.
 DTYPE: Final = "fp16"
@@ -29,17 +36,18 @@ GROUP = 32
 _FLUSH_BYTES = 32 * 1024**2
 # Up to so many bytes are read once and held: behind most blocks that is faster than the back computes.
 HELD_BYTES = 1024**3
+# Photos that are run through the frozen blocks to measure how long that takes.
+_PROBED_GROUPS = 3
 
-Advance = Callable[[str, float], None]
 Missing = tuple[int, Indices]
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What filling the store took: maps computed, maps that were there, and seconds."""
+    """What filling the store took: maps computed, maps that it already held, and seconds."""
 
     computed: int
-    found: int
+    reused: int
     seconds: float
 
 
@@ -53,7 +61,7 @@ class FeatureBatches:
     def __init__(
         self,
         photos: PhotoBatches,
-        network: Network,
+        network: TrainedNetwork,
         store: FeatureStore,
         prefix: str,
         views: int = 0,
@@ -87,7 +95,7 @@ class FeatureBatches:
             if not all(self.store.has(self._key(index, view)) for index in group)
         ]
 
-    def fill(self, missing: Sequence[Missing], advance: Advance) -> Filled:
+    def fill(self, missing: Sequence[Missing]) -> Filled:
         """Compute the maps that the store lacks. Raises TrtkitError when it takes no more."""
         started = time.perf_counter()
         done = 0
@@ -122,18 +130,18 @@ class FeatureBatches:
         self, order: Sequence[Indices], view: int
     ) -> Generator[tuple[Array, Array], None, None]:
         def read(index: int) -> Array:
-            found = self.store.get(self._key(index, view))
-            return self._again(index, view) if found is None else found
+            stored = self.store.get(self._key(index, view))
+            return self._recompute(index, view) if stored is None else stored
 
         yield from grouped(order, read, self.photos.photos, self.photos.workers)
 
-    def _again(self, index: int, view: int) -> Array:
+    def _recompute(self, index: int, view: int) -> Array:
         """A map that was damaged or evicted, computed with the group that it was computed in."""
         group = self._group_of[index]
         with self._computing:
-            found = self.store.get(self._key(index, view))
-            if found is not None:
-                return found
+            stored = self.store.get(self._key(index, view))
+            if stored is not None:
+                return stored
             photos = self.photos.photos
             images = np.stack([self.photos.prepare(photos[member], view) for member in group])
             maps = self._put(group, view, images)
@@ -159,8 +167,148 @@ class FeatureBatches:
 
     def _key(self, index: int, view: int) -> bytes:
         digest = self.photos.photos[index].digest
-        how = self.photos.augmentation
-        if how is not None:
-            drawn = json.dumps([asdict(how), self.photos.seed, view], sort_keys=True)
+        augmentation = self.photos.augmentation
+        if augmentation is not None:
+            drawn = json.dumps([to_plain(augmentation), self.photos.seed, view], sort_keys=True)
             digest = bytes_digest(digest + drawn.encode())
         return feature_key(digest, self.photos.image.digest, self.prefix)
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """The feature maps of a training, all in the store.
+
+    `bytes`: their size; `filled`: what computing them took. `through`: seconds for a photo to be read,
+    prepared and run through the frozen blocks, measured when the training began.
+    """
+
+    train: FeatureBatches
+    val: FeatureBatches
+    bytes: int
+    filled: Filled
+    through: float
+
+    def describe(self, rate: float) -> dict[str, Any]:
+        """The entry `features` of metrics.json. `rate`: images per second of the epochs.
+
+        The rate of epochs through the frozen blocks is estimated: the time of a step from the store
+        plus the time of the frozen blocks.
+        """
+        return {
+            "maps": self.train.maps + self.val.maps,
+            "bytes": self.bytes,
+            "computed": self.filled.computed,
+            "found": self.filled.reused,
+            "seconds": self.filled.seconds,
+            "images_per_second": rate,
+            "images_per_second_through_frozen_blocks": 1 / (1 / rate + self.through),
+        }
+
+
+def describe_rates(features: dict[str, Any]) -> str:
+    """The gain of the feature store, as a sentence."""
+    rate = features["images_per_second"]
+    through = features["images_per_second_through_frozen_blocks"]
+    return (
+        f"{rate:.0f} images/s from the feature store; through the frozen blocks every epoch it would "
+        f"have been about {through:.0f} images/s ({rate / through:.1f} times)."
+    )
+
+
+@contextmanager
+def store_features(
+    network: TrainedNetwork,
+    train: PhotoBatches,
+    val: PhotoBatches,
+    *,
+    views: int,
+    folder: Path,
+    size: int,
+) -> Iterator[StoredFeatures]:
+    """The outputs of a network's front for these photos, in the store in `folder` of `size` bytes.
+
+    Raises TrtkitError when the store cannot be written to or has no room for all of them.
+    """
+    prefix = _identity(network)
+    with _open(folder, size) as store:
+        sources = (
+            FeatureBatches(train, network, store, prefix, views),
+            FeatureBatches(val, network, store, prefix),
+        )
+        missing = [source.missing() for source in sources]
+        lacking = sum(len(group) for groups in missing for _, group in groups)
+        needed = _check_room(store, sources, size, lacking)
+        parts = [source.fill(groups) for source, groups in zip(sources, missing, strict=True)]
+        if needed <= HELD_BYTES:
+            for source in sources:
+                source.hold()
+        filled = Filled(
+            sum(part.computed for part in parts),
+            sum(part.reused for part in parts),
+            sum(part.seconds for part in parts),
+        )
+        message(
+            f"The outputs of the frozen blocks are in {folder} ({human_bytes(needed)}): "
+            f"{filled.computed} computed in {filled.seconds:.1f} s, {filled.reused} were there."
+        )
+        yield StoredFeatures(*sources, needed, filled, _through(network, train))
+
+
+def _identity(network: TrainedNetwork) -> str:
+    """BLAKE3 (hex) of the frozen blocks and of the device, whose kernels round in their own way."""
+    blocks = prefix_digest(network.model, network.frozen or 0)
+    place = f"{network.device.type} {'mixed' if network.mixed else 'fp32'}"
+    return blake3(f"training {blocks} {place}".encode()).hexdigest()
+
+
+def _through(network: TrainedNetwork, photos: PhotoBatches) -> float:
+    """Seconds a photo takes from its file through the frozen blocks, decoded ahead as in an epoch."""
+    count = min(len(photos), _PROBED_GROUPS * GROUP)
+    groups = [group.tolist() for group in np.array_split(np.arange(count), -(-count // GROUP))]
+    with closing(photos.batches(groups[:1], 0)) as batches:
+        network.features(next(batches)[0])
+    started = time.perf_counter()
+    with closing(photos.batches(groups, 0)) as batches:
+        for images, _ in batches:
+            network.features(images)
+    return (time.perf_counter() - started) / count
+
+
+def _open(folder: Path, size: int) -> FeatureStore:
+    """The feature store of trainings. Raises TrtkitError when it cannot be written to."""
+    try:
+        return FeatureStore(folder, mode="write", dtype=DTYPE, max_bytes=size)
+    except TrtkitError as error:
+        raise TrtkitError(
+            f"{str(error).rstrip('.')}; for a training give another --cache-dir, or --no-feature-store."
+        ) from error
+
+
+def _check_room(
+    store: FeatureStore, sources: Sequence[FeatureBatches], size: int, lacking: int
+) -> int:
+    """The bytes that the maps of `sources` take. Raises TrtkitError when there is no room for them.
+
+    `lacking`: the number of maps that the store does not hold yet.
+    """
+    bytes_per_map = 0
+    for source in sources:
+        image = source.photos.image
+        blank = np.zeros((1, image.height, image.width, 3), np.uint8)
+        bytes_per_map = source.network.features(blank).size * 2
+    needed = sum(source.maps for source in sources) * bytes_per_map
+    # The store evicts whole segments, of at most a quarter of its size.
+    if needed > size * 3 // 4:
+        raise TrtkitError(
+            f"The frozen blocks' outputs take {human_bytes(needed)} ({bytes_per_map:,} bytes for a view of "
+            f"a photo), but the feature store is limited to {human_bytes(size)}; give --cache-size "
+            f"{needed * 4 // 3 // 2**30 + 1}G, fewer views with --augment, or --no-feature-store."
+        )
+    free = shutil.disk_usage(store.folder).free
+    more = lacking * bytes_per_map
+    if more > free:
+        raise TrtkitError(
+            f"The frozen blocks' outputs take {human_bytes(more)}, but the disk of {store.folder} has "
+            f"{human_bytes(free)} free; give a --cache-dir elsewhere, or --no-feature-store."
+        )
+    return needed

@@ -1,12 +1,11 @@
-"""Gradient descent over epochs: train, validate, keep, until the end or until it gets no better."""
+"""Gradient descent over epochs: the optimizer, its learning rate, and the loop of steps."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,30 +13,59 @@ from torch import nn
 from trtkit.errors import TrtkitError
 from trtkit.evaluation.metrics import Scores, Tally
 from trtkit.identity import derived_seed
+from trtkit.reporting import advance
 from trtkit.tensors import Array
-from trtkit.training.batches import Source, epoch_order, in_order
-from trtkit.training.network import Network
-from trtkit.training.optimise import rate_share, set_rate
+from trtkit.training.batches import BatchSource, epoch_order, in_order
+from trtkit.training.network import TrainedNetwork
 from trtkit.training.options import TrainOptions
-from trtkit.training.progress import Epoch, Progress
-from trtkit.training.state import Trainee
+from trtkit.training.state import Epoch, Progress, Trainee
 
 # A kill costs at most this much work, in seconds.
 SAVE_EVERY = 300.0
+MOMENTUM = 0.9
 
-Advance = Callable[[str, float], None]
 
+def make_optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    """The optimizer of all that `module` trains.
 
-@dataclass(frozen=True)
-class Hooks:
-    """What the loop calls: `save` the state, `keep` the epoch's weights (told whether they are the
-    best so far), `advance` with what is under way and the share of it, `stopping` whether to end.
+    Biases and batch norms are not decayed (He et al. 2019, arXiv:1812.01187, section 3.1).
     """
+    trained = [value for value in module.parameters() if value.requires_grad]
+    groups = [
+        {"params": [v for v in trained if v.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [v for v in trained if v.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=options.learning_rate)
+    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=MOMENTUM, nesterov=True)
 
-    save: Callable[[Progress], None]
-    keep: Callable[[Progress, bool], None]
-    advance: Advance
-    stopping: Callable[[], bool]
+
+def rate_share(step: int, steps: int, warmup: int) -> float:
+    """The share of the highest learning rate at a step, counted from 0, of `steps`.
+
+    It rises linearly for `warmup` steps and then falls as half a cosine (Loshchilov and Hutter 2017,
+    arXiv:1608.03983, equation 5, without restarts); neither end is 0.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def class_weights(labels: Iterable[int], classes: int) -> list[float]:
+    """For each class the number of photos over classes times its own: 1 each where all are equal.
+
+    The mean over the photos is 1, so that the learning rate means the same (King and Zeng 2001, as
+    scikit-learn's `balanced`).
+    """
+    counts = [0] * classes
+    for label in labels:
+        counts[label] += 1
+    return [sum(counts) / (classes * count) for count in counts]
 
 
 class Trainer:
@@ -50,10 +78,10 @@ class Trainer:
 
     def __init__(
         self,
-        network: Network,
+        network: TrainedNetwork,
         trainee: Trainee,
-        train: Source,
-        val: Source,
+        train: BatchSource,
+        val: BatchSource,
         options: TrainOptions,
         weights: list[float] | None = None,
     ) -> None:
@@ -68,8 +96,19 @@ class Trainer:
         )
         self.steps = len(epoch_order(len(train), options.batch, options.seed, 1))
 
-    def fit(self, progress: Progress, hooks: Hooks) -> bool:
-        """Train from `progress` on, which is kept up to date. False when `stopping` ended it."""
+    def fit(
+        self,
+        progress: Progress,
+        *,
+        save: Callable[[Progress], None],
+        end_epoch: Callable[[Progress, bool], None],
+        stopping: Callable[[], bool],
+    ) -> bool:
+        """Train from `progress` on, and update it. Returns False when `stopping` ended it.
+
+        `save` writes the state; `end_epoch` writes an epoch's weights, and is passed whether they are
+        the best so far; `stopping` returns whether to end after this step.
+        """
         saved = time.monotonic()
         while not self._finished(progress):
             order = epoch_order(
@@ -78,19 +117,22 @@ class Trainer:
             remaining = self.train.batches(order[progress.step :], progress.epoch)
             with closing(remaining) as batches:
                 for _ in self._steps(batches, progress):
-                    hooks.advance(self._describe(progress), progress.step / self.steps)
-                    stopping = hooks.stopping()
-                    if stopping or time.monotonic() - saved > SAVE_EVERY:
-                        hooks.save(progress)
+                    advance(self._describe(progress), progress.step / self.steps)
+                    interrupted = stopping()
+                    if interrupted or time.monotonic() - saved > SAVE_EVERY:
+                        save(progress)
                         saved = time.monotonic()
-                    if stopping:
+                    if interrupted:
                         return False
-            self._end_epoch(progress, hooks)
+            best = progress.best
+            self._end_epoch(progress)
+            end_epoch(progress, progress.best is not best)
+            save(progress)
             saved = time.monotonic()
         return True
 
     def _steps(self, batches: Iterator[tuple[Array, Array]], progress: Progress) -> Iterator[None]:
-        """A step for each batch, with the seconds that it took and those of waiting for the batch."""
+        """Take a step for each batch; count its seconds, and those of waiting for the batch."""
         started = time.perf_counter()
         for inputs, labels in batches:
             begun = time.perf_counter()
@@ -134,11 +176,10 @@ class Trainer:
         progress.loss += value * len(labels)
         progress.correct += int((logits.detach().argmax(1) == truth).sum())
 
-    def _end_epoch(self, progress: Progress, hooks: Hooks) -> None:
-        scores, loss = evaluate(self.network, self.val, self.options.batch, hooks.advance)
+    def _end_epoch(self, progress: Progress) -> None:
+        scores, loss = evaluate(self.network, self.val, self.options.batch)
         if scores is None:
             raise diverged("validation loss", loss, "its end", progress, self._rate(progress))
-        before = progress.best
         progress.end_epoch(
             Epoch(
                 epoch=progress.epoch,
@@ -153,8 +194,6 @@ class Trainer:
                 waited=progress.waited / progress.seconds,
             )
         )
-        hooks.keep(progress, progress.best is not before)
-        hooks.save(progress)
 
     def _describe(self, progress: Progress) -> str:
         done = (progress.epoch - 1) * self.steps + progress.step
@@ -169,11 +208,11 @@ class Trainer:
 
 
 def evaluate(
-    network: Network, photos: Source, batch: int, advance: Advance
+    network: TrainedNetwork, photos: BatchSource, batch: int
 ) -> tuple[Scores | None, float]:
     """The scores of a network on photos, and the mean cross-entropy, in evaluation mode.
 
-    There are no scores once the cross-entropy is not finite.
+    The scores are None once the cross-entropy is not finite.
     """
     tally = Tally(network.model.classes)
     total = 0.0
@@ -192,14 +231,14 @@ def evaluate(
 
 
 def diverged(what: str, value: float, where: str, progress: Progress, rate: float) -> TrtkitError:
-    kept = (
+    remaining = (
         f"the checkpoints of epoch {progress.epochs[-1].epoch} are kept"
         if progress.epochs
         else "no epoch had ended, so there is no checkpoint"
     )
     return TrtkitError(
         f"The {what} became {value} in epoch {progress.epoch} at {where}, at a learning rate of "
-        f"{rate:.2g}; {kept}; begin anew with a lower --lr or a longer --warmup."
+        f"{rate:.2g}; {remaining}; begin anew with a lower --lr or a longer --warmup."
     )
 
 

@@ -1,4 +1,4 @@
-"""A model as training sees it: a frozen front, whose output can be kept, and the back that learns."""
+"""A model in training: a frozen front, whose outputs can be stored, and the back that learns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trtkit.errors import TrtkitError
+from trtkit.errors import TrtkitError, listed
 from trtkit.models.blocks import BlockModel
 from trtkit.models.heads import penultimate
 from trtkit.models.normalise import Normalise
@@ -17,7 +17,7 @@ from trtkit.models.prefix import freeze
 from trtkit.tensors import Array
 
 
-class Network:
+class TrainedNetwork:
     """A block model on a device, divided after block `frozen`.
 
     The front (normalisation, stem, blocks 1 to `frozen`) never changes, batch norm statistics
@@ -33,9 +33,9 @@ class Network:
         self.device = device
         self.mixed = mixed and device.type == "cuda"
         blocks = [block.module for block in model.blocks]
-        kept = [] if frozen is None else [model.stem, *blocks[:frozen]]
+        fixed = [] if frozen is None else [model.stem, *blocks[:frozen]]
         learning = [model.stem, *blocks] if frozen is None else blocks[frozen:]
-        self.front = nn.Sequential(Normalise(), *kept)
+        self.front = nn.Sequential(Normalise(), *fixed)
         self.back = nn.Sequential(*learning, model.head)
         self.front.to(device)
         self.back.to(device)
@@ -85,25 +85,25 @@ class Network:
             self._learn()
 
 
-def penultimate_features(network: Network) -> nn.Module:
+def penultimate_features(network: TrainedNetwork) -> nn.Module:
     """All of a fully frozen network but its last linear layer, from uint8 images to N x features."""
     return nn.Sequential(network.front, penultimate(network.model)).eval()
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU where torch has one. Raises TrtkitError for a device that is not there."""
+    """`auto` is the GPU where torch has one. Raises TrtkitError for a device that cannot be used."""
+    available = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    there = "cpu and cuda" if torch.cuda.is_available() else "cpu alone"
-    unknown = TrtkitError(
-        f"--device {name} was asked for, but torch {torch.__version__} has {there} here; choose one of "
-        "those."
+        return torch.device(available[-1])
+    refusal = TrtkitError(
+        f"--device {name} cannot be used with torch {torch.__version__} here; available: "
+        f"{listed(available)}."
     )
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise unknown from error
-    if device.type not in ("cpu", "cuda"):
-        raise unknown
+        raise refusal from error
+    if device.type not in available:
+        raise refusal
     return device

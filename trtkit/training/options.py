@@ -1,9 +1,9 @@
-"""What a training is asked to do: the options, their defaults, and which go together."""
+"""The options of a training, their defaults, and which of them go together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any
 
@@ -14,9 +14,9 @@ FINETUNE, FREEZE, BOTTLENECK = "finetune", "freeze", "bottleneck"
 MODES = (FINETUNE, FREEZE, BOTTLENECK)
 OPTIMIZERS = ("sgd", "adamw")
 CLASS_WEIGHTS = ("none", "balanced")
-# Without --lr. SGD's is that of fine-tuning; a head alone stands more.
+# Without --lr. SGD's is for fine-tuning; a head alone tolerates more.
 LEARNING_RATES = {"sgd": 0.01, "adamw": 3e-4}
-# The epochs of gradient descent, which a fit in one go has not.
+# Options of gradient descent, which the logistic regression does not use.
 _OF_EPOCHS = frozenset(
     (
         "epochs", "optimizer", "lr", "weight_decay", "warmup", "label_smoothing", "patience",
@@ -89,44 +89,47 @@ class TrainOptions:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                raise TrtkitError(f"{_flag(name)} {value} was asked for; choose {listed(choices)}.")
+                raise TrtkitError(
+                    f"{_flag(name)} {value} is unknown; available: {listed(choices)}."
+                )
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             if value is None:
                 continue
             if not isfinite(value) or value < least or (name in _POSITIVE and value == 0):
-                above = "above 0" if name in _POSITIVE else f"{least} or more"
-                raise TrtkitError(f"{_flag(name)} {value} was asked for; give {above}.")
+                allowed = "more than 0" if name in _POSITIVE else f"{least} or more"
+                raise TrtkitError(f"{_flag(name)} {value} is out of range; give {allowed}.")
         if self.label_smoothing >= 1:
             raise TrtkitError(
-                f"--label-smoothing {self.label_smoothing} was asked for; give less than 1."
+                f"--label-smoothing {self.label_smoothing} is out of range; give less than 1."
             )
         if self.warmup > self.epochs:
             raise TrtkitError(
-                f"--warmup {self.warmup:g} was asked for in {self.epochs} epochs; give no more than those."
+                f"--warmup {self.warmup:g} is longer than the training of {self.epochs} epochs; give "
+                "no more than those."
             )
         if self.cut is not None and self.prefix_from is None:
             raise TrtkitError(
-                f"--cut {self.cut} was given without --prefix-from, the checkpoint that the blocks up "
-                "to it come from; give both or neither."
+                f"--cut {self.cut} needs --prefix-from, the checkpoint that the blocks up to it come "
+                "from; give both or neither."
             )
         if self.prefix_from is not None and self.cut is None:
             raise TrtkitError(
-                f"--prefix-from {self.prefix_from} was given without --cut, the last block to take from "
-                "it; give both or neither."
+                f"--prefix-from {self.prefix_from} needs --cut, the last block to take from it; give "
+                "both or neither."
             )
 
     @classmethod
-    def given(cls, options: Mapping[str, Any]) -> TrainOptions:
-        """The options named, the others by default; TrtkitError for those that would do nothing."""
-        _check_known(options)
+    def of(cls, options: Mapping[str, Any]) -> TrainOptions:
+        """These options, the others by default. Raises TrtkitError for one that has no effect."""
+        _check_names(options)
         if "arch" not in options:
             raise TrtkitError(
-                "Training was asked for without an architecture; give --arch, such as --arch resnet50."
+                "Training needs an architecture; give --arch, such as --arch resnet50."
             )
-        made = cls(**options)
-        made._check_used(options)
-        return made
+        result = cls(**options)
+        result._check_effect(options)
+        return result
 
     @property
     def learning_rate(self) -> float:
@@ -138,72 +141,61 @@ class TrainOptions:
         """Whether some blocks stay as they are, so that what they compute can be kept."""
         return self.mode != FINETUNE or self.prefix_from is not None
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def check_same(self, given: Mapping[str, Any]) -> None:
-        """Raise TrtkitError when an option given to a run that is resumed is not the run's own."""
-        _check_known(given)
-        for name, value in given.items():
-            if value == getattr(self, name):
+    def check_same(self, options: Mapping[str, Any]) -> None:
+        """Raise TrtkitError unless options for a training that is resumed are its own."""
+        _check_names(options)
+        for name, value in options.items():
+            own = getattr(self, name)
+            if value == own:
                 continue
-            # A switch has no value that could be shown.
-            here, there = (
-                ("", "without it")
-                if name in _SWITCHES
-                else (f" {value}", f"with {getattr(self, name)}")
-            )
+            # A switch has no value to show.
+            new, old = ("", "without it") if name in _SWITCHES else (f" {value}", f"with {own}")
             raise TrtkitError(
-                f"{_flag(name)}{here} was given to resume a training that was begun {there}; leave it "
-                "out, or begin another one with --name."
+                f"{_flag(name)}{new} cannot change a training that was begun {old}; leave it out, or "
+                "begin another one with --name."
             )
 
-    def _check_used(self, options: Mapping[str, Any]) -> None:
+    def _check_effect(self, options: Mapping[str, Any]) -> None:
         """Refuse what would be silently ignored."""
         fitted = self.mode == BOTTLENECK
-        if fitted:
-            useless, why = _OF_EPOCHS, f"--mode {BOTTLENECK}, which is fitted in one go"
-        else:
-            useless, why = (
-                frozenset({"regularization"}),
-                f"--mode {self.mode}, which has no such fit",
-            )
+        useless = _OF_EPOCHS if fitted else {"regularization"}
+        reason = "is fitted in one go" if fitted else "has no such fit"
         for name in sorted(useless & options.keys()):
-            raise TrtkitError(f"{_flag(name)} was given with {why}; leave it out.")
+            raise TrtkitError(
+                f"{_flag(name)} has no effect with --mode {self.mode}, which {reason}; leave it out."
+            )
         if not self.frozen:
             for name in sorted({"augment", "feature_store"} & options.keys()):
                 raise TrtkitError(
-                    f"{_flag(name)} was given, but {self.mode} without --prefix-from freezes no "
-                    "blocks whose outputs could be kept; leave it out."
+                    f"{_flag(name)} has no effect: {self.mode} without --prefix-from freezes no blocks "
+                    "whose outputs could be stored; leave it out."
                 )
-        kept = self.frozen and (self.feature_store or fitted)
-        if self.augment and (self.augmentation == "none" or not kept):
+        stored = self.frozen and (self.feature_store or fitted)
+        if self.augment and (self.augmentation == "none" or not stored):
             raise TrtkitError(
-                f"--augment {self.augment} was given, but without "
-                f"{'an --augmentation' if kept else 'the feature store'} there is only one view to keep "
-                "of a photo; leave it out."
+                f"--augment {self.augment} has no effect: without "
+                f"{'an --augmentation' if stored else 'the feature store'} a photo has a single view; "
+                "leave it out."
             )
-        plain = kept and self.augment == 0
+        plain = stored and self.augment == 0
         if plain and options.get("augmentation", "none") != "none":
             raise TrtkitError(
-                f"--augmentation {self.augmentation} was given, but the outputs of the frozen blocks are "
-                "kept for the plain photos; give --augment N for N augmented views of each, or "
+                f"--augmentation {self.augmentation} has no effect: the outputs of the frozen blocks are "
+                "stored for the plain photos; give --augment N for N augmented views of each, or "
                 "--no-feature-store."
             )
         if "flip" in options and (plain or self.augmentation == "none"):
-            raise TrtkitError(
-                "--no-flip was given, but the photos are not augmented; leave it out."
-            )
+            raise TrtkitError("--no-flip has no effect: photos are not augmented; leave it out.")
 
 
-def _check_known(options: Mapping[str, Any]) -> None:
-    known = [field.name for field in fields(TrainOptions)]
+def _check_names(options: Mapping[str, Any]) -> None:
+    names = [field.name for field in fields(TrainOptions)]
     for name in options:
-        if name not in known:
-            hint = nearest(name, known) or known
-            raise TrtkitError(f"Training has no option {name!r}; there is {listed(hint)}.")
+        if name not in names:
+            hint = nearest(name, names) or names
+            raise TrtkitError(f"Training has no option {name!r}; available: {listed(hint)}.")
 
 
 def _flag(name: str) -> str:
-    """What the option is called on the command line."""
+    """The option's name on the command line."""
     return ("--no-" if name in _SWITCHES else "--") + name.replace("_", "-")

@@ -22,7 +22,7 @@ METRICS = "metrics.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A training's folder. `record` is what was fixed when it began; the content of `run.json`."""
+    """A training's folder. `record`, the content of `run.json`, was fixed when the training began."""
 
     folder: Path
     record: Mapping[str, Any]
@@ -34,14 +34,13 @@ class Run:
         try:
             return cls(folder, json.loads((folder / RECORD).read_text(encoding="utf-8")))
         except FileNotFoundError as error:
-            known = sorted(path.parent.name for path in place.checkpoints.glob(f"*/{RECORD}"))
+            names = sorted(path.parent.name for path in place.checkpoints.glob(f"*/{RECORD}"))
             raise TrtkitError(
-                f"There is no training {name!r} to resume; {place.checkpoints} has {listed(known)}."
+                f"Training `{name}` not found in {place.checkpoints}; available: {listed(names)}."
             ) from error
         except (OSError, ValueError) as error:
             raise TrtkitError(
-                f"{folder / RECORD} cannot be read ({error}); begin the training anew with another "
-                "--name."
+                f"{folder / RECORD} cannot be read ({error}); begin another training with --name."
             ) from error
 
     @classmethod
@@ -62,7 +61,7 @@ class Run:
             return TrainOptions(**self.record["options"])
         except (KeyError, TypeError) as error:
             raise TrtkitError(
-                f"The options of the training {self.name} are of another version of trtkit ({error}); "
+                f"The options of training {self.name} come from another version of trtkit ({error}); "
                 f"resume it with trtkit {self.record.get('trtkit', 'of its time')}, or begin another one."
             ) from error
 
@@ -102,8 +101,8 @@ class Run:
             lock.acquire()
         except Timeout as error:
             raise TrtkitError(
-                f"The training {self.name} is running in another process; wait for it, or begin "
-                "another one with --name."
+                f"Training {self.name} is running in another process; wait for it, or begin another one "
+                "with --name."
             ) from error
         except OSError as error:
             raise not_written(self.folder, os_reason(error)) from error
@@ -119,6 +118,6 @@ def check_free(place: Workspace, name: str) -> None:
     folder = place.checkpoints / name
     if (folder / RECORD).exists():
         raise TrtkitError(
-            f"There is a training {name!r} in {place.checkpoints} already; go on with it by --resume, "
-            "give another --name, or remove its folder."
+            f"Training `{name}` already exists in {place.checkpoints}; continue it with --resume, give "
+            "another --name, or remove its folder."
         )

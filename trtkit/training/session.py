@@ -1,13 +1,12 @@
-"""One training, from its options to its results in the run's folder."""
+"""A training from its options to its results in the run's folder."""
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,67 +21,127 @@ from trtkit.models.checkpoint import load, read_checkpoint, save_checkpoint
 from trtkit.models.prefix import prefix_digest
 from trtkit.photos.prefetch import default_workers
 from trtkit.preprocessing import Preprocessing
+from trtkit.reporting import message
+from trtkit.serialization import to_plain
 from trtkit.store.cache import cache_folder
 from trtkit.training import bottleneck
 from trtkit.training.augment import preset
-from trtkit.training.batches import PhotoBatches, Source
-from trtkit.training.interrupt import interruptible
-from trtkit.training.loop import Hooks, Trainer, duration, evaluate
-from trtkit.training.network import Network
-from trtkit.training.optimise import class_weights, make_optimizer
+from trtkit.training.batches import BatchSource, PhotoBatches
+from trtkit.training.features import StoredFeatures, describe_rates, store_features
+from trtkit.training.interrupt import TrainingInterrupted, interruptible
+from trtkit.training.loop import Trainer, class_weights, duration, evaluate, make_optimizer
+from trtkit.training.network import TrainedNetwork
 from trtkit.training.options import BOTTLENECK
-from trtkit.training.progress import Epoch, Progress
-from trtkit.training.results import write_results
+from trtkit.training.results import describe_machine, write_results
 from trtkit.training.run import Run
-from trtkit.training.start import Start, frozen_blocks, starting_model
-from trtkit.training.state import Trainee, load_state, save_state
-from trtkit.training.stored import Stored, describe_rates, store_features
+from trtkit.training.start import (
+    Start,
+    begin_run,
+    frozen_blocks,
+    report_dataset,
+    resume_run,
+    starting_model,
+)
+from trtkit.training.state import Epoch, Progress, Trainee, load_state, save_state
 from trtkit.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """Where a training runs and whom it tells; none of it changes the result."""
+class TrainReport:
+    """The result of a training.
+
+    `checkpoint` is the best one, `metrics` the content of metrics.json. `up_to_date`: the training had
+    ended before, nothing was done.
+    """
+
+    name: str
+    folder: Path
+    checkpoint: Path
+    metrics: Mapping[str, Any]
+    up_to_date: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """`metrics` with the other fields beside its own, as plain values."""
+        plain: dict[str, Any] = to_plain(self)
+        metrics = plain.pop("metrics")
+        return {**plain, **metrics}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where a training runs; none of it changes the result.
+
+    `workers`: decoding threads, by default the usable cores; `cache_dir`: the folder of the feature
+    store, by default below the prefix cache; `cache_size`: its bytes.
+    """
 
     device: torch.device
     workers: int | None
     cache_dir: Path | None
     cache_size: int
-    progress: Callable[[str], None]
-    advance: Callable[[str, float], None]
+
+
+def run_training(
+    place: Workspace,
+    data: Path,
+    name: str | None,
+    options: Mapping[str, Any],
+    *,
+    resume: bool,
+    resources: Resources,
+) -> TrainReport:
+    """Begin or resume a training, and train to its end. Raises TrtkitError, TrainingInterrupted."""
+    start: Start | None = None
+    if resume:
+        run, dataset = resume_run(place, data, name, options)
+    else:
+        run, dataset, start = begin_run(place, data, name, options)
+    report_dataset(dataset)
+    ended = run.metrics
+    if ended is not None:
+        return TrainReport(run.name, run.folder, run.best, ended, up_to_date=True)
+    try:
+        with run.locked():
+            metrics = Session(place, run, dataset, resources, start).train()
+    except KeyboardInterrupt as error:
+        raise TrainingInterrupted(
+            f"The training {run.name} was interrupted; `trtkit train {data} --name {run.name} "
+            "--resume` goes on with it."
+        ) from error
+    return TrainReport(run.name, run.folder, run.best, metrics)
 
 
 class Session:
-    """Trains one run to its end. `start` is its model where it has not been begun yet."""
+    """Trains one run to its end. `start`: the model of a run that begins."""
 
     def __init__(
         self,
         place: Workspace,
         run: Run,
         dataset: Dataset,
-        around: Surroundings,
+        resources: Resources,
         start: Start | None = None,
     ) -> None:
         self.run = run
         self.dataset = dataset
         self.options = run.options
-        self.around = around
-        self.workers = around.workers or default_workers()
+        self.resources = resources
+        self.workers = resources.workers or default_workers()
         self.image = Preprocessing.from_json(run.record["start"]["image"])
         self.resumed = start is None and run.state.is_file()
         if self.resumed:
             model = create(self.options.arch, len(dataset.classes))
         else:
             model = (start or starting_model(self.options, dataset.classes, place)).model
-        self.network = Network(
+        self.network = TrainedNetwork(
             model,
             frozen_blocks(self.options, model),
-            around.device,
+            resources.device,
             mixed=self.options.amp,
         )
 
     def train(self) -> dict[str, Any]:
-        """Train, write checkpoints, pictures and metrics.json, and give its content. Raises TrtkitError."""
+        """Train; write checkpoints, pictures and metrics.json. Returns the metrics. Raises TrtkitError."""
         try:
             if self.options.mode == BOTTLENECK:
                 return self._fit_bottleneck()
@@ -90,7 +149,7 @@ class Session:
         except torch.OutOfMemoryError as error:
             raise TrtkitError(
                 f"Batches of {self.options.batch} photos of {self.image.height} x {self.image.width} do "
-                f"not fit into the memory of the {self.around.device.type} device; give a smaller --batch "
+                f"not fit into the memory of the {self.network.device.type} device; give a smaller --batch "
                 "in another training, by --name."
             ) from error
 
@@ -103,34 +162,34 @@ class Session:
         )
         progress = load_state(self.run.state, trainee) if self.resumed else Progress()
         if not self.resumed:
-            # From here on resuming needs neither the weights begun with nor another model's prefix.
+            # From here on resuming needs neither the first weights nor another model's prefix.
             save_state(self.run.state, trainee, progress)
         frozen = self._frozen_digest()
         with ExitStack() as stack:
-            train: Source = self._train_photos()
-            val: Source = self._val_photos()
+            train: BatchSource = self._train_photos()
+            val: BatchSource = self._val_photos()
             stored = None
-            if self._stores:
-                stored = stack.enter_context(self._stored())
+            if self._stores_features:
+                stored = stack.enter_context(self._store_features())
                 train, val = stored.train, stored.val
             trainer = Trainer(self.network, trainee, train, val, self.options, self._weights())
             with interruptible() as stopping:
-                hooks = Hooks(
+                ended = trainer.fit(
+                    progress,
                     save=lambda now: save_state(self.run.state, trainee, now),
-                    keep=self._keep,
-                    advance=self.around.advance,
+                    end_epoch=self._end_epoch,
                     stopping=stopping,
                 )
-                if not trainer.fit(progress, hooks):
+                if not ended:
                     raise KeyboardInterrupt
             if frozen != self._frozen_digest():
                 raise TrtkitError(
-                    f"The frozen blocks of {self.run.name} changed while training, which must not be; "
-                    "please report this with the options used."
+                    f"The frozen blocks of {self.run.name} changed while training, which is a fault of "
+                    "trtkit; please report it with the options used."
                 )
             best = load(read_checkpoint(self.run.best)).model
             model.network.load_state_dict(best.network.state_dict())
-        # Of photos, not of stored maps, which are rounded: what `evaluate` will say of the checkpoint.
+        # On photos, as `evaluate` does: stored maps are rounded.
         scores, loss = self._evaluate(self._val_photos())
         return self._finish(scores, loss, progress.epochs, stored)
 
@@ -139,10 +198,8 @@ class Session:
         photos = self._train_photos()
         batch = self.options.batch
         started = time.perf_counter()
-        features, labels = bottleneck.extract(
-            self.network, photos, views, batch, self.around.advance
-        )
-        self.around.progress(f"Fitting on {len(labels)} x {features.shape[1]} features.")
+        features, labels = bottleneck.extract(self.network, photos, views, batch)
+        message(f"Fitting on {len(labels)} x {features.shape[1]} features.")
         fitted = bottleneck.fit(features, labels, self.options)
         fit = {"iterations": fitted.iterations, "seconds": time.perf_counter() - started}
         bottleneck.install(self.network, fitted)
@@ -152,30 +209,27 @@ class Session:
         return self._finish(scores, loss, [], fit=fit)
 
     @property
-    def _stores(self) -> bool:
-        """Whether what the frozen blocks compute is kept."""
+    def _stores_features(self) -> bool:
+        """Whether the outputs of the frozen blocks are stored."""
         return self.network.frozen is not None and self.options.feature_store
 
-    def _stored(self) -> AbstractContextManager[Stored]:
-        folder = self.around.cache_dir or cache_folder() / "training"
+    def _store_features(self) -> AbstractContextManager[StoredFeatures]:
         return store_features(
             self.network,
             self._train_photos(),
             self._val_photos(),
             views=self.options.augment,
-            folder=folder,
-            size=self.around.cache_size,
-            progress=self.around.progress,
-            advance=self.around.advance,
+            folder=self.resources.cache_dir or cache_folder() / "training",
+            size=self.resources.cache_size,
         )
 
     def _train_photos(self) -> PhotoBatches:
-        fixed = self._stores or self.options.mode == BOTTLENECK
-        how = preset(self.options.augmentation, flip=self.options.flip)
+        fixed = self._stores_features or self.options.mode == BOTTLENECK
+        augmentation = preset(self.options.augmentation, flip=self.options.flip)
         return PhotoBatches(
             self.dataset.train,
             self.image,
-            augmentation=None if fixed and self.options.augment == 0 else how,
+            augmentation=None if fixed and self.options.augment == 0 else augmentation,
             seed=self.options.seed,
             workers=self.workers,
         )
@@ -193,24 +247,24 @@ class Session:
         model, frozen = self.network.model, self.network.frozen
         return None if frozen is None else prefix_digest(model, frozen)
 
-    def _evaluate(self, photos: Source) -> tuple[Scores, float]:
-        scores, loss = evaluate(self.network, photos, self.options.batch, self.around.advance)
+    def _evaluate(self, photos: BatchSource) -> tuple[Scores, float]:
+        scores, loss = evaluate(self.network, photos, self.options.batch)
         if scores is None:
             raise TrtkitError(
-                f"The logits of {self.run.name} are not finite on the photos to validate on; start from "
-                "other --weights."
+                f"The logits of {self.run.name} are not finite on the validation photos; start from other "
+                "--weights."
             )
         return scores, loss
 
-    def _keep(self, progress: Progress, best: bool) -> None:
+    def _end_epoch(self, progress: Progress, best: bool) -> None:
         epoch = progress.epochs[-1]
         metrics = {"epoch": epoch.epoch, "top1": epoch.val_top1, "top5": epoch.val_top5,
                    "loss": epoch.val_loss}  # fmt: skip
-        # Before the state: after a kill in between the epoch is done again and writes the same.
+        # Before the state: after a kill in between, the epoch runs again and writes the same.
         if best:
             self._save(self.run.best, metrics)
         self._save(self.run.last, metrics)
-        self.around.progress(_sentence(epoch, self.options.epochs, best))
+        message(_describe_epoch(epoch, self.options.epochs, best))
 
     def _save(self, path: Path, metrics: dict[str, Any]) -> None:
         record = self.run.record
@@ -230,42 +284,29 @@ class Session:
         scores: Scores,
         loss: float,
         epochs: list[Epoch],
-        stored: Stored | None = None,
+        stored: StoredFeatures | None = None,
         **more: Any,
     ) -> dict[str, Any]:
-        """Write metrics.json and the pictures, and drop what only resuming needed."""
-        rates = [epoch.images_per_second for epoch in epochs]
-        features = stored.to_json(statistics.median(rates)) if stored is not None else None
-        if features is not None:
-            self.around.progress(describe_rates(features))
-        metrics = {
+        """Write metrics.json and the pictures, and remove the state that only resuming needed."""
+        features = None
+        if stored is not None:
+            features = stored.describe(statistics.median(e.images_per_second for e in epochs))
+            message(describe_rates(features))
+        about = {
             "finished": True,
             **self.run.record,
-            "machine": self._machine(),
-            "epochs": [asdict(epoch) for epoch in epochs],
+            "machine": describe_machine(self.network),
+            "epochs": to_plain(epochs),
             "stopped_early": bool(epochs) and len(epochs) < self.options.epochs,
             "features": features,
             **more,
         }
-        metrics = write_results(self.run, metrics, scores, loss, epochs)
+        metrics = write_results(self.run, about, scores, loss, epochs)
         self.run.state.unlink(missing_ok=True)
         return metrics
 
-    def _machine(self) -> dict[str, Any]:
-        device = self.network.device
-        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-        return {
-            "device": device.type,
-            "gpu": gpu,
-            "mixed_precision": self.network.mixed,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "system": platform.platform(),
-        }
 
-
-def _sentence(epoch: Epoch, epochs: int, best: bool) -> str:
+def _describe_epoch(epoch: Epoch, epochs: int, best: bool) -> str:
     return (
         f"epoch {epoch.epoch}/{epochs}: loss {epoch.train_loss:.3f}, top-1 {epoch.train_top1:.1%}; "
         f"validation loss {epoch.val_loss:.3f}, top-1 {epoch.val_top1:.1%}{' (best)' if best else ''}; "

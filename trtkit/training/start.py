@@ -1,13 +1,15 @@
-"""The model that a training begins with: weights, a head for the classes, another model's prefix."""
+"""Beginning and resuming a training: its run, its photos, and the model that it starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trtkit import __version__
 from trtkit.errors import TrtkitError
+from trtkit.evaluation.dataset import Dataset, read_dataset
 from trtkit.models import checkpoint, weights
 from trtkit.models.architectures import check_architecture
 from trtkit.models.blocks import BlockModel, feature_size
@@ -15,15 +17,19 @@ from trtkit.models.heads import with_classes
 from trtkit.models.prefix import copy_prefix, prefix_digest
 from trtkit.models.weights import Weighted, check_finite
 from trtkit.preprocessing import Preprocessing
+from trtkit.reporting import message
+from trtkit.serialization import to_plain
 from trtkit.training.options import FINETUNE, TrainOptions
+from trtkit.training.run import Run, check_free
 from trtkit.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Start:
-    """A model to train, how it wants photos prepared, and where it came from.
+    """A model to train, the preprocessing of its photos, and the source of its weights.
 
-    `prefix` says whose blocks it has: `{"from", "cut", "digest"}`, None where they are its own.
+    `prefix` names the model that its first blocks come from: `{"from", "cut", "digest"}`, None where
+    they are its own.
     """
 
     model: BlockModel
@@ -31,8 +37,80 @@ class Start:
     source: str
     prefix: dict[str, Any] | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        return {"source": self.source, "prefix": self.prefix, "image": self.image.to_json()}
+
+def begin_run(
+    place: Workspace, data: Path, name: str | None, options: Mapping[str, Any]
+) -> tuple[Run, Dataset, Start]:
+    """A new run for the data. Nothing is written unless the request can be carried out."""
+    chosen = TrainOptions.of(options)
+    check_architecture(chosen.arch)
+    check_free(place, name or chosen.arch)
+    dataset = read_dataset(data, seed=chosen.split_seed)
+    start = starting_model(chosen, dataset.classes, place)
+    record = {
+        "trtkit": __version__,
+        "options": to_plain(chosen),
+        "data": str(data),
+        "dataset": {
+            "fingerprint": dataset.fingerprint,
+            "split": dataset.split,
+            "seed": chosen.split_seed,
+            "classes": list(dataset.classes),
+            "train": len(dataset.train),
+            "val": len(dataset.val),
+            "skipped": to_plain(dataset.skipped),
+        },
+        "start": {
+            "source": start.source,
+            "prefix": start.prefix,
+            "image": to_plain(start.image),
+        },
+    }
+    return Run.create(place, name or chosen.arch, record), dataset, start
+
+
+def resume_run(
+    place: Workspace, data: Path, name: str | None, options: Mapping[str, Any]
+) -> tuple[Run, Dataset]:
+    """An existing run, whose options and photos must be the same. Raises TrtkitError."""
+    name = name or options.get("arch")
+    if name is None:
+        raise TrtkitError(
+            "--resume needs the name of a training; give --name, or --arch where that is its name."
+        )
+    run = Run.open(place, name)
+    run.options.check_same(options)
+    dataset = read_dataset(data, seed=run.options.split_seed)
+    recorded = run.record["dataset"]
+    if dataset.fingerprint != recorded["fingerprint"]:
+        raise TrtkitError(
+            f"The photos in {data} differ from those that training {run.name} began with "
+            f"({recorded['train']} and {recorded['val']} then, {len(dataset.train)} and "
+            f"{len(dataset.val)} now); restore them, or begin another training with --name."
+        )
+    return run, dataset
+
+
+def report_dataset(dataset: Dataset) -> None:
+    """Report the numbers of photos, and what is unusual about them."""
+    message(
+        f"{len(dataset.classes)} classes, {len(dataset.train)} photos to train on and "
+        f"{len(dataset.val)} to validate on ({dataset.split})."
+    )
+    for skipped in dataset.skipped:
+        message(f"Skipped {skipped.path}: {skipped.reason}")
+    if dataset.skipped:
+        message(f"Photos skipped: {len(dataset.skipped)}.")
+    if dataset.repeated:
+        message(
+            f"{dataset.repeated} photos to validate on are among those to train on as well, byte for "
+            "byte: the accuracy will look better than it is."
+        )
+    if dataset.contradictory:
+        message(
+            f"{dataset.contradictory} photos are in more than one class, byte for byte: no model can "
+            "get them all right."
+        )
 
 
 def starting_model(options: TrainOptions, classes: Sequence[str], place: Workspace) -> Start:
@@ -47,18 +125,18 @@ def starting_model(options: TrainOptions, classes: Sequence[str], place: Workspa
         image = _image(options.image_size, weighted.preprocessing)
         feature_size(model, image)
         return Start(model, image, weighted.source)
-    cheap = checkpoint.load(checkpoint.read_checkpoint(place.find_checkpoint(options.prefix_from)))
-    check_finite(cheap.model)
+    donor = checkpoint.load(checkpoint.read_checkpoint(place.find_checkpoint(options.prefix_from)))
+    check_finite(donor.model)
     cut = options.cut or 0
-    copy_prefix(cheap.model, model, cut)
-    prefix = {"from": cheap.source, "cut": cut, "digest": prefix_digest(model, cut)}
-    image = _same_image(options, cheap)
+    copy_prefix(donor.model, model, cut)
+    prefix = {"from": donor.source, "cut": cut, "digest": prefix_digest(model, cut)}
+    image = _image_of_prefix(options, donor.preprocessing)
     feature_size(model, image)
     return Start(model, image, weighted.source, prefix)
 
 
 def frozen_blocks(options: TrainOptions, model: BlockModel) -> int | None:
-    """After which block the back begins that learns; None when everything learns."""
+    """The number of blocks that are frozen; None when everything learns."""
     if options.mode != FINETUNE:
         return len(model.blocks)
     return options.cut if options.prefix_from is not None else None
@@ -73,20 +151,17 @@ def _weights(options: TrainOptions, place: Workspace) -> Weighted:
     return checkpoint.load(checkpoint.read_checkpoint(path), options.arch)
 
 
-def _image(size: int | None, known: Preprocessing | None) -> Preprocessing:
-    if size is not None:
-        return Preprocessing.for_image_size(size)
-    return known or Preprocessing()
+def _image(size: int | None, own: Preprocessing | None) -> Preprocessing:
+    return own or Preprocessing() if size is None else Preprocessing.for_image_size(size)
 
 
-def _same_image(options: TrainOptions, cheap: Weighted) -> Preprocessing:
-    """The prefix's own preprocessing: two tails on one prefix see the same photos."""
-    image = _image(None, cheap.preprocessing)
-    if cheap.preprocessing is None:
+def _image_of_prefix(options: TrainOptions, own: Preprocessing | None) -> Preprocessing:
+    """The prefix's own preprocessing, as two tails on one prefix take the same photos."""
+    if own is None:
         return _image(options.image_size, None)
-    if options.image_size is not None and options.image_size not in (image.height, image.width):
+    if options.image_size not in (None, own.height, own.width):
         raise TrtkitError(
-            f"--image-size {options.image_size} was given, but the prefix of {options.prefix_from} "
-            f"takes photos of {image.height} x {image.width}; leave the option out."
+            f"--image-size {options.image_size} does not fit the prefix of {options.prefix_from}, which "
+            f"takes photos of {own.height} x {own.width}; leave the option out."
         )
-    return image
+    return own

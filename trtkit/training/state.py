@@ -1,18 +1,72 @@
-"""The state of a training on disk: weights, optimizer and progress in one safetensors file."""
+"""The state of a training: its progress, and weights, optimizer and progress in one safetensors file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from trtkit.errors import TrtkitError
 from trtkit.models.checkpoint import read_checkpoint, write_tensors
-from trtkit.training.progress import Progress
+from trtkit.serialization import from_plain, to_plain
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The results of one epoch.
+
+    Losses are means per photo; top-1 and top-5 shares, 0 to 1. The training's own are of augmented
+    photos while the weights changed. `seconds`: of the training steps; `images_per_second` of them;
+    `waited`: the share of those seconds in which the model waited for its inputs.
+    """
+
+    epoch: int
+    rate: float
+    train_loss: float
+    train_top1: float
+    val_loss: float
+    val_top1: float
+    val_top5: float
+    seconds: float
+    images_per_second: float
+    waited: float
+
+
+def best_of(epochs: Sequence[Epoch]) -> Epoch | None:
+    """The epoch with the best top-1 on the validation photos; of equal ones the least loss."""
+    return max(epochs, key=lambda epoch: (epoch.val_top1, -epoch.val_loss), default=None)
+
+
+@dataclass
+class Progress:
+    """Everything besides weights and optimizer that resuming a training needs.
+
+    `step`: steps done of `epoch`, which is under way; the sums are of those steps.
+    """
+
+    epoch: int = 1
+    step: int = 0
+    images: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    epochs: list[Epoch] = field(default_factory=list)
+
+    @property
+    def best(self) -> Epoch | None:
+        """The best epoch so far, None before the first has ended."""
+        return best_of(self.epochs)
+
+    def end_epoch(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+        self.epoch += 1
+        self.step = self.images = self.correct = 0
+        self.loss = self.seconds = self.waited = 0.0
 
 
 @dataclass(frozen=True)
@@ -25,17 +79,17 @@ class Trainee:
 
 
 def save_state(path: Path, trainee: Trainee, progress: Progress) -> None:
-    """Write all that the next step depends on; whole or not at all. Raises TrtkitError."""
+    """Write everything that the next step depends on; the file appears whole. Raises TrtkitError."""
     tensors = {f"{_MODEL}{name}": v for name, v in trainee.network.state_dict().items()}
     for index, values in trainee.optimizer.state_dict()["state"].items():
         for name, value in values.items():
             tensors[f"{_OPTIMIZER}{index}.{name}"] = value
-    metadata = {"progress": progress.to_json(), "scaler": trainee.scaler.state_dict()}
+    metadata = {"progress": to_plain(progress), "scaler": trainee.scaler.state_dict()}
     write_tensors(path, tensors, metadata)
 
 
 def load_state(path: Path, trainee: Trainee) -> Progress:
-    """Set `trainee` to what was saved, and give the progress. Raises TrtkitError for another model's."""
+    """Restore `trainee`, and return the progress. Raises TrtkitError for the state of another model."""
     saved = read_checkpoint(path)
     groups = trainee.optimizer.state_dict()["param_groups"]
     try:
@@ -46,7 +100,7 @@ def load_state(path: Path, trainee: Trainee) -> Progress:
         # Empty where the training ran without mixed precision until now.
         if scaler:
             trainee.scaler.load_state_dict(scaler)
-        return Progress.from_json(saved.metadata["progress"])
+        return from_plain(saved.metadata["progress"], Progress)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise TrtkitError(
             f"{path} is not the state of this training ({str(error).splitlines()[0].rstrip(':')}); "

@@ -15,7 +15,7 @@ from torch import nn
 
 from trtkit.models import weights
 from trtkit.models.prefix import freeze
-from trtkit.training.optimise import class_weights, make_optimizer, rate_share, set_rate
+from trtkit.training.loop import class_weights, make_optimizer, rate_share, set_rate
 from trtkit.training.options import TrainOptions
 
 
@@ -61,9 +61,9 @@ def test_half_way_down_the_cosine_is_at_a_half():
 def test_class_weights_are_scikit_learn_s_balanced_ones(labels):
     labels += range(7)
     expected = compute_class_weight("balanced", classes=np.arange(7), y=labels)
-    found = class_weights(iter(labels), 7)
-    assert found == pytest.approx(expected.tolist(), rel=1e-12)
-    assert np.mean([found[label] for label in labels]) == pytest.approx(1)
+    factors = class_weights(iter(labels), 7)
+    assert factors == pytest.approx(expected.tolist(), rel=1e-12)
+    assert np.mean([factors[label] for label in labels]) == pytest.approx(1)
 
 
 def test_classes_of_one_size_weigh_one():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trtkit.evaluation.pace import Pace
+from trtkit.evaluation.subjects import Pace
 
 
 def pace(*batches: tuple[int, float]) -> float | None:

@@ -1,4 +1,4 @@
-"""Training from the feature store: room for all maps, what is refused, and what it is said to bring."""
+"""Training from the feature store: room for all maps, refusals, and the reported gain."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ import pytest
 import torch
 
 from scripts.digits import write_digits
+from tests.reports import recorded
 from trtkit.errors import TrtkitError
 from trtkit.evaluation.dataset import read_dataset
 from trtkit.models import weights
 from trtkit.preprocessing import Preprocessing
 from trtkit.store import writer as writer_module
-from trtkit.training import features, stored
+from trtkit.training import features
 from trtkit.training.augment import PRESETS
 from trtkit.training.batches import PhotoBatches, in_order
-from trtkit.training.network import Network
-from trtkit.training.stored import describe_rates, store_features
+from trtkit.training.features import describe_rates, store_features
+from trtkit.training.network import TrainedNetwork
 
 SIZE = Preprocessing(32, 32, 36)
 # A map of resnet18 behind block 2 at that size, in fp16.
@@ -46,38 +47,37 @@ def dataset(tmp_path_factory):
     return read_dataset(root)
 
 
-def frozen(seed: int) -> Network:
-    return Network(weights.random("resnet18", seed, classes=2).model, 2, torch.device("cpu"))
+def frozen(seed: int) -> TrainedNetwork:
+    return TrainedNetwork(weights.random("resnet18", seed, classes=2).model, 2, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
+def network() -> TrainedNetwork:
     return frozen(0)
 
 
 @pytest.fixture(scope="module")
-def other() -> Network:
+def other() -> TrainedNetwork:
     return frozen(7)
 
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
     monkeypatch.setattr(features, "GROUP", 5)
-    monkeypatch.setattr(stored, "GROUP", 5)
 
 
 @pytest.fixture
-def asked(monkeypatch) -> list[int]:
+def calls(monkeypatch) -> list[int]:
     """The number of images of each call of the front."""
-    calls: list[int] = []
-    plain = Network.features
+    sizes: list[int] = []
+    plain = TrainedNetwork.features
 
     def counted(self, images):
-        calls.append(len(images))
+        sizes.append(len(images))
         return plain(self, images)
 
-    monkeypatch.setattr(Network, "features", counted)
-    return calls
+    monkeypatch.setattr(TrainedNetwork, "features", counted)
+    return sizes
 
 
 def read(source, epoch: int = 1) -> None:
@@ -86,55 +86,51 @@ def read(source, epoch: int = 1) -> None:
 
 
 @contextmanager
-def stored_in(folder: Path, network, dataset, *, views: int = 0, size: int = 2**30, told=None):
+def stored_in(folder: Path, network, dataset, *, views: int = 0, size: int = 2**30):
     how = PRESETS["standard"] if views else None
     photos = PhotoBatches(dataset.train, SIZE, augmentation=how, seed=1, workers=2)
     val = PhotoBatches(dataset.val, SIZE, workers=1)
-    with store_features(
-        network, photos, val, views=views, folder=folder, size=size,
-        progress=(told if told is not None else []).append, advance=lambda phase, share: None,
-    ) as found:  # fmt: skip
-        yield found
+    with store_features(network, photos, val, views=views, folder=folder, size=size) as maps:
+        yield maps
 
 
-def test_both_parts_are_stored_and_said(dataset, network, tmp_path, asked):
-    told: list[str] = []
-    with stored_in(tmp_path / "a", network, dataset, views=2, told=told) as found:
-        assert (found.filled.computed, found.filled.found) == (32, 0)
-        assert found.bytes == 32 * MAP
-        assert (found.train.views, found.val.views) == (2, 0)
-        asked.clear()
-        read(found.train), read(found.val)
-        assert asked == []
-        json = found.to_json(rate=100.0)
+def test_both_parts_are_stored_and_reported(dataset, network, tmp_path, calls):
+    with recorded() as reports, stored_in(tmp_path / "a", network, dataset, views=2) as maps:
+        assert (maps.filled.computed, maps.filled.reused) == (32, 0)
+        assert maps.bytes == 32 * MAP
+        assert (maps.train.views, maps.val.views) == (2, 0)
+        calls.clear()
+        read(maps.train), read(maps.val)
+        assert calls == []
+        json = maps.describe(rate=100.0)
         assert (json["maps"], json["computed"], json["found"]) == (32, 32, 0)
-        through = 1 / (1 / 100 + found.through)
+        through = 1 / (1 / 100 + maps.through)
         assert json["images_per_second_through_frozen_blocks"] == through
         assert 0 < through < 100
-    assert told[0].startswith(
+    assert reports.messages[0].startswith(
         f"The outputs of the frozen blocks are in {tmp_path / 'a'} (256.0 KiB)"
     )
-    assert "32 computed in " in told[0]
-    with stored_in(tmp_path / "a", network, dataset, views=2) as found:
-        assert (found.filled.computed, found.filled.found) == (0, 32)
+    assert "32 computed in " in reports.messages[0]
+    with stored_in(tmp_path / "a", network, dataset, views=2) as maps:
+        assert (maps.filled.computed, maps.filled.reused) == (0, 32)
 
 
 def test_what_the_front_takes_is_measured_with_few_photos_too(
     dataset, network, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(stored, "GROUP", 32)
-    with stored_in(tmp_path, network, dataset) as found:
-        assert found.through > 0
+    monkeypatch.setattr(features, "GROUP", 32)
+    with stored_in(tmp_path, network, dataset) as maps:
+        assert maps.through > 0
 
 
 def test_other_frozen_blocks_have_maps_of_their_own(dataset, network, other, tmp_path):
     for net, computed in ((network, 18), (other, 18), (network, 0)):
-        with stored_in(tmp_path, net, dataset) as found:
-            assert found.filled.computed == computed
+        with stored_in(tmp_path, net, dataset) as maps:
+            assert maps.filled.computed == computed
 
 
 def test_a_store_too_small_is_refused_before_anything_is_computed(
-    dataset, network, tmp_path, asked
+    dataset, network, tmp_path, calls
 ):
     # 32 maps of 8 KiB take three quarters of 349,526 bytes.
     with pytest.raises(TrtkitError) as caught, stored_in(
@@ -143,26 +139,26 @@ def test_a_store_too_small_is_refused_before_anything_is_computed(
         pass
     assert str(caught.value) == (
         "The frozen blocks' outputs take 256.0 KiB (8,192 bytes for a view of a photo), but the "
-        "feature store is to hold 341.3 KiB; give --cache-size 1G, fewer views with --augment, or "
+        "feature store is limited to 341.3 KiB; give --cache-size 1G, fewer views with --augment, or "
         "--no-feature-store."
     )
-    assert asked == [1, 1]
-    with stored_in(tmp_path, network, dataset, views=2, size=349_526) as found:
-        assert found.filled.computed == 32
-        assert found.train.store.stats.evicted == 0
+    assert calls == [1, 1]
+    with stored_in(tmp_path, network, dataset, views=2, size=349_526) as maps:
+        assert maps.filled.computed == 32
+        assert maps.train.store.stats.evicted == 0
 
 
 def test_what_was_found_is_there_in_the_epochs(
-    dataset, network, other, tmp_path, asked, monkeypatch
+    dataset, network, other, tmp_path, calls, monkeypatch
 ):
-    monkeypatch.setattr(stored, "HELD_BYTES", 0)
+    monkeypatch.setattr(features, "HELD_BYTES", 0)
     for net in (network, other, network):
         # The maps of one and most of the other's fit.
-        with stored_in(tmp_path, net, dataset, views=2, size=500_000) as found:
-            asked.clear()
+        with stored_in(tmp_path, net, dataset, views=2, size=500_000) as maps:
+            calls.clear()
             for epoch in (1, 2):
-                read(found.train, epoch), read(found.val, epoch)
-            assert asked == []
+                read(maps.train, epoch), read(maps.val, epoch)
+            assert calls == []
 
 
 def free_space(monkeypatch, free: int) -> None:
@@ -170,7 +166,7 @@ def free_space(monkeypatch, free: int) -> None:
 
 
 def test_a_disk_too_small_is_refused_before_anything_is_computed(
-    dataset, network, tmp_path, asked, monkeypatch
+    dataset, network, tmp_path, calls, monkeypatch
 ):
     free_space(monkeypatch, 100_000)
     with pytest.raises(TrtkitError) as caught, stored_in(tmp_path, network, dataset):
@@ -179,18 +175,18 @@ def test_a_disk_too_small_is_refused_before_anything_is_computed(
         f"The frozen blocks' outputs take 144.0 KiB, but the disk of {tmp_path} has 97.7 KiB free; "
         "give a --cache-dir elsewhere, or --no-feature-store."
     )
-    assert asked == [1, 1]
+    assert calls == [1, 1]
 
 
 def test_maps_that_are_there_need_no_room(dataset, network, tmp_path, monkeypatch):
     with stored_in(tmp_path, network, dataset):
         pass
     free_space(monkeypatch, 100_000)
-    with stored_in(tmp_path, network, dataset) as found:
-        assert found.filled.found == 18
+    with stored_in(tmp_path, network, dataset) as maps:
+        assert maps.filled.reused == 18
 
 
-def test_a_store_in_use_by_another_process_is_refused(dataset, network, tmp_path, asked):
+def test_a_store_in_use_by_another_process_is_refused(dataset, network, tmp_path, calls):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -207,9 +203,9 @@ def test_a_store_in_use_by_another_process_is_refused(dataset, network, tmp_path
         f"The feature store in {tmp_path} is being written to by another process or store object; "
         "wait for it to end; for a training give another --cache-dir, or --no-feature-store."
     )
-    assert asked == []
-    with stored_in(tmp_path, network, dataset) as found:
-        assert found.filled.computed == 18
+    assert calls == []
+    with stored_in(tmp_path, network, dataset) as maps:
+        assert maps.filled.computed == 18
 
 
 @pytest.fixture

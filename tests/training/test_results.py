@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from trtkit.errors import TrtkitError
-from trtkit.training.curves import draw_curves
-from trtkit.training.progress import Epoch, best_of
+from trtkit.training.results import draw_curves
+from trtkit.training.state import Epoch, best_of
 
 
 def epochs(*figures: tuple[float, float, float, float]) -> list[Epoch]:
@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_the_old_picture(tmp_path, monkeypatch):
 def test_neither_pyplot_nor_a_display_is_needed(tmp_path):
     program = (
         "import sys; from pathlib import Path;"
-        "from trtkit.training.curves import draw_curves; from trtkit.training.progress import Epoch;"
+        "from trtkit.training.results import draw_curves; from trtkit.training.state import Epoch;"
         f"one = Epoch(1, *[0.5] * 9); draw_curves([one], one, Path({str(tmp_path / 'x.png')!r}), 'x');"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
