@@ -18,6 +18,7 @@ import re
 import runpy
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -116,7 +117,7 @@ def _run_step(step: Step, root: Path) -> dict[str, Any]:
     before = _files(root)
     code, out, err = run(*step.line)
     value: dict[str, Any] = {"line": " ".join(step.line), "code": code}
-    if code == 2:
+    if code == 2 or "Traceback (most recent call last)" in err:
         return value | {"says": _kind_of_error(out, err)}
     value["prints"] = prints = printed(out, columns=step.columns)
     after = _files(root)
@@ -150,6 +151,10 @@ def run(*arguments: str) -> tuple[int, str, str]:
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Exception:  # noqa: BLE001
+        # As Python itself ends then; the other commands are still to be compared.
+        code = 1
+        streams[1].write(traceback.format_exc())
     finally:
         sys.argv = argv
     out, err = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
@@ -160,10 +165,10 @@ def _kind_of_error(out: str, err: str) -> str:
     """`one sentence`, `usage`, or what is wrong with it."""
     lines = err.splitlines()
     errors = [line for line in lines if line.startswith("Error: ")]
+    if "Traceback" in err:
+        return f"a traceback: {lines[-1]}"
     if out:
         return "something on standard output"
-    if "Traceback" in err:
-        return "a traceback"
     if lines and lines[0].startswith("Usage: "):
         return "usage"
     if len(errors) != 1 or lines[-1] != errors[0] or not errors[0].endswith((".", "?")):
