@@ -4,7 +4,7 @@
     python -m tests.recorded.record OUT          writes them to the folder OUT
 
 The commands run one after the other in a workspace in a temporary folder. tests/recorded/test_recorded.py
-records into a folder of its own and compares.
+records again and compares.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import io
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import runpy
+import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.recorded.commands import COMMANDS, GPU_STEPS, STEPS, Step
+from tests.recorded.commands import COMMANDS, PARTS, Step
 from tests.recorded.fingerprint import fingerprint, installed_version
 from tests.recorded.logits import arrays
 from tests.recorded.normalise import form, printed, written
@@ -43,13 +45,39 @@ OPTION = re.compile(r"(?:^|[ ,])(--?[a-z][a-z0-9-]*)", re.MULTILINE)
 
 def main() -> None:
     out = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else HERE
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder).resolve() / "workspace"
-        root.mkdir()
-        outputs, recorded = record(root)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        options = part_of_record("options", folder)
+        parts = {part: part_of_record(part, folder) for part in PARTS}
+        recorded = part_of_record("arrays", folder)
     out.mkdir(parents=True, exist_ok=True)
+    outputs = {"fingerprint": fingerprint(), "options": options, "parts": parts}
     (out / OUTPUTS).write_text(in_lines(outputs) + "\n")
     np.savez_compressed(out / ARRAYS, **recorded)
+
+
+def part_of_record(part: str, folder: Path) -> dict[str, Any]:
+    """The options of every command, the steps of a part by their names, or the arrays by theirs.
+
+    It is made in `folder`, and what it needs before it, unless it is there. Raises RuntimeError with the
+    traceback when the recorder itself failed.
+    """
+    order = ("options", *PARTS, "arrays")
+    root = folder / "workspace"
+    if not root.exists():
+        root.mkdir(parents=True)
+        _apart(make_inputs, root, root)
+    for name in order[: order.index(part) + 1]:
+        result = folder / f"{name}.pickle"
+        if not result.exists():
+            value = _apart(_attempt, root, name, root)
+            result.write_bytes(pickle.dumps(value))
+            if name == order[-1]:
+                shutil.rmtree(root)
+    value = pickle.loads((folder / f"{part}.pickle").read_bytes())
+    if isinstance(value, str):
+        raise RuntimeError(value)
+    return value
 
 
 def in_lines(value: Any, indent: int = 0) -> str:
@@ -66,49 +94,46 @@ def in_lines(value: Any, indent: int = 0) -> str:
     return f"{left}{pad}{f',{pad}'.join(parts)}\n{' ' * indent}{right}"
 
 
-def record(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Run everything in the empty folder `root`."""
-    os.environ.update(
-        OMP_NUM_THREADS="1",
-        TRTKIT_CACHE=str(root / "cache"),
-        TRTKIT_GRAPHS="off",
-        XDG_CACHE_HOME=str(root / "user-cache"),
-        COLUMNS="100",
-    )
-    for name in ("TRTKIT_WORKSPACE", "TRTKIT_STORE"):
-        os.environ.pop(name, None)
-    _apart(make_inputs, root)
-    steps, options = _apart(_on_processor, root)
-    more, recorded = _apart(_on_device, root)
-    return {"fingerprint": fingerprint(), "options": options, "steps": steps | more}, recorded
+def _apart(function: Callable[..., Any], root: Path, *arguments: Any) -> Any:
+    """What `function` returns in a process of its own, whose caches are in the workspace `root`.
+
+    Some settings hold for a whole process: threads, and the pool that the engines share.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TRTKIT_WORKSPACE", "TRTKIT_STORE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("TRTKIT_CACHE", str(root / "cache"))
+        patch.setenv("XDG_CACHE_HOME", str(root / "user-cache"))
+        for name, value in (("TRTKIT_GRAPHS", "off"), ("OMP_NUM_THREADS", "1"), ("COLUMNS", "100")):
+            patch.setenv(name, value)
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(function, *arguments).result()
 
 
-def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function` returns in a process of its own, because some settings hold for a whole process."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def _on_processor(root: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """All commands, and the options of each."""
+def _attempt(part: str, root: Path) -> dict[str, Any] | str:
+    """The part, or the traceback of what went wrong."""
     os.chdir(root)
-    present = [s for s in STEPS if s.needs is None or installed_version(s.needs) is not None]
-    steps = {step.name: _run_step(step, root) for step in present}
-    return steps, {name or "trtkit": _options_of(name) for name in COMMANDS}
+    try:
+        if part == "options":
+            return {name or "trtkit": _options_of(name) for name in COMMANDS}
+        if part == "arrays":
+            return arrays(root)
+        with _simulated_gpu() if part == "gpu" else contextlib.nullcontext():
+            present = [s for s in PARTS[part] if s.needs is None or installed_version(s.needs)]
+            return {step.name: _run_step(step, root) for step in present}
+    except Exception:  # noqa: BLE001
+        return f"The part {part} could not be recorded.\n{traceback.format_exc()}"
 
 
-def _on_device(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Commands on the simulated GPU, and the arrays."""
+@contextlib.contextmanager
+def _simulated_gpu() -> Iterator[None]:
     from tests.engines.simulated import install
 
-    os.chdir(root)
     with pytest.MonkeyPatch.context() as patch:
         install(patch)
         # The simulation has sessions of its own, with which a thread pool of trtkit's is in conflict.
         patch.setattr("trtkit.cli.main.own_process", lambda: None)
-        steps = {step.name: _run_step(step, root) for step in GPU_STEPS}
-    return steps, arrays(root)
+        yield
 
 
 def _run_step(step: Step, root: Path) -> dict[str, Any]:

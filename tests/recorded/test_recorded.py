@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
+from tests.recorded.commands import PARTS
 from tests.recorded.fingerprint import fingerprint
 from tests.recorded.normalise import form
-from tests.recorded.record import ARRAYS, HERE, OUTPUTS
+from tests.recorded.record import ARRAYS, HERE, OUTPUTS, part_of_record
 
 RECORDED = json.loads((HERE / OUTPUTS).read_text())
 EXACT = RECORDED["fingerprint"] == fingerprint()
@@ -27,33 +28,40 @@ MODE = "bit-for-bit" if EXACT else "close"
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int8": 2e-1}
 
 
-@pytest.fixture(scope="module")
-def now(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What this version computes and prints."""
-    out = tmp_path_factory.mktemp("recorded")
-    command = [sys.executable, "-m", "tests.recorded.record", str(out)]
-    paths = [str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr[-4000:]
-    with np.load(out / ARRAYS) as arrays:
-        return json.loads((out / OUTPUTS).read_text()), dict(arrays)
+@pytest.fixture(scope="session")
+def now(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """A part of what this version computes and prints; the processes of a run of pytest share it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder.resolve() / "recorded"
+    folder.mkdir(exist_ok=True)
+
+    def part(name: str) -> dict[str, Any]:
+        with FileLock(folder / "lock"):
+            return part_of_record(name, folder)
+
+    return part
+
+
+@pytest.mark.parametrize("mode", [MODE])
+def test_options_of_every_command(mode, now):
+    assert now("options") == RECORDED["options"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [MODE])
-def test_options_and_outputs_of_every_command(mode, now):
-    outputs, _ = now
-    assert outputs["options"] == RECORDED["options"]
-    recorded, found = RECORDED["steps"], outputs["steps"]
-    if EXACT:
-        assert list(found) == list(recorded)
-    found = {name: found[name] for name in recorded if name in found}
-    assert len(found) > 100
+@pytest.mark.parametrize("part", PARTS)
+def test_outputs_of_every_command(part, mode, now):
+    steps, recorded = now(part), RECORDED["parts"][part]
+    if not EXACT:
+        missing = {step.name for step in PARTS[part] if step.needs is not None} - steps.keys()
+        recorded = {name: step for name, step in recorded.items() if name not in missing}
+    assert list(steps) == list(recorded)
     changes = [
         change
-        for name, step in found.items()
-        for change in differences(recorded[name], step, name, mode == "bit-for-bit")
+        for name, step in recorded.items()
+        for change in differences(step, steps[name], name, mode == "bit-for-bit")
     ]
     assert not changes, "\n".join([f"{len(changes)} differences:", *changes[:40]])
 
@@ -61,15 +69,12 @@ def test_options_and_outputs_of_every_command(mode, now):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [MODE])
 def test_logits_embeddings_and_feature_maps(mode, now):
-    _, arrays = now
+    arrays = now("arrays")
     with np.load(HERE / ARRAYS) as file:
         recorded = dict(file)
     assert arrays.keys() == recorded.keys()
-    changed = [
-        name
-        for name, value in recorded.items()
-        if not (same_bits if mode == "bit-for-bit" else close)(name, value, arrays[name])
-    ]
+    compare = same_bits if mode == "bit-for-bit" else close
+    changed = [name for name in recorded if not compare(name, recorded[name], arrays[name])]
     assert not changed, f"{len(changed)} of {len(recorded)} arrays differ: {changed[:40]}"
 
 
