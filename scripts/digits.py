@@ -11,34 +11,34 @@ a digit looks the same whichever others are written with it.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import typer
 from PIL import Image
 
 # Run as a file, Python looks in scripts/ only.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from scripts.photos import PHOTOS, QUALITY, Pixels, photo
+from scripts.photos import PHOTOS, QUALITY, OutArgument, Pixels, photo, run_script
 
 CLASSES = range(10)
 SMALLEST = 64
 # Every fifth photo of a class is for validation.
 SPLIT = 5
 
-# Of the side of the picture that the 8 x 8 scan covers.
+# The share of the picture's side that the 8 x 8 scan covers.
 SCAN = 0.74
 SCALE = (0.85, 1.1)
 SHIFT = 0.05
 DEGREES = 10
-# Grey values: ink is always the darker.
+# Grey values: ink is always darker than paper.
 PAPER = (180, 225)
 PAPER_RANGE = 30
 PAPER_CONTRAST = 0.3
@@ -58,11 +58,11 @@ def scans() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
 def digit(index: int, size: int = 96, seed: int = 0) -> Pixels:
     """The picture of scan `index`: uint8, size x size x 3, RGB.
 
-    All but the shape of the ink depends on `seed` and `index` alone, not on the digit.
+    Everything but the shape of the ink depends on `seed` and `index` alone, not on the digit.
     """
     random = np.random.default_rng((seed, index))
     pixels = _paper(size, random)
-    alpha = ink_of(scans()[0][index], size, random)[..., None]
+    alpha = draw_ink(scans()[0][index], size, random)[..., None]
     pixels += alpha * (random.uniform(0, INK, 3) - pixels)
     pixels += random.normal(0, NOISE, pixels.shape)
     return np.asarray(np.clip(np.rint(pixels), 0, 255), np.uint8)
@@ -76,7 +76,7 @@ def write_digits(
     seed: int = 0,
     split: bool = False,
 ) -> list[Path]:
-    """Write the digits of `classes`, of each the first `count`, as out/DIGIT/INDEX.jpg.
+    """Write the first `count` digits of each of `classes` as out/DIGIT/INDEX.jpg.
 
     With `split` four of five go to out/train/DIGIT and the fifth to out/val/DIGIT. Folders are
     created if needed. Returns the files in order of their class and index.
@@ -113,8 +113,10 @@ def _paper(size: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
     return np.asarray(random.uniform(*PAPER) + np.clip(tint, -PAPER_RANGE, PAPER_RANGE) + relief)
 
 
-def ink_of(scan: npt.NDArray[np.float64], size: int, random: np.random.Generator) -> Any:
-    """How much ink is where: the scan enlarged, shifted and turned, 0 to 1, size x size."""
+def draw_ink(
+    scan: npt.NDArray[np.float64], size: int, random: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """The amount of ink, 0 to 1, size x size: the scan enlarged, shifted and turned."""
     zoom = SCAN * random.uniform(*SCALE) * size / len(scan)
     # OpenCV does not interpolate well over the edge.
     scan = np.pad(scan, 2)
@@ -123,80 +125,49 @@ def ink_of(scan: npt.NDArray[np.float64], size: int, random: np.random.Generator
     turn = zoom * np.array(
         [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     )
-    # OpenCV puts a pixel's centre at whole numbers: the scan's is at 5.5.
+    # OpenCV's pixel centres lie at whole numbers: the centre of the padded scan is at 5.5.
     origin = np.array([x - 0.5, y - 0.5]) - turn @ np.full(2, (len(scan) - 1) / 2)
     ink = cv2.warpAffine(
         scan, np.column_stack([turn, origin]), (size, size), flags=cv2.INTER_CUBIC, borderValue=0
     )
-    # An edge as a pen leaves it, where the scan is only blurred.
+    # The edge of a pen's stroke; the scan is blurred.
     ink = np.clip((ink - 0.2) / 0.6, 0, 1)
-    return ink * ink * (3 - 2 * ink)
+    return np.asarray(ink * ink * (3 - 2 * ink))
 
 
 def parse_classes(text: str) -> list[int]:
+    """The digits of "0-4" or "0,3,7", sorted. Raises typer.BadParameter."""
     classes: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        try:
-            span = range(int(first), int(last if dash else first) + 1)
-        except ValueError:
-            span = range(0)
-        if not span or not set(span) <= set(CLASSES):
-            raise argparse.ArgumentTypeError(f"{text} are not digits such as 0-4 or 0,3,7")
-        classes.update(span)
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < len(CLASSES)):
+            raise typer.BadParameter(
+                f"{text} is not a list of digits such as 0-4 or 0,3,7.", param_hint="--classes"
+            )
+        classes.update(range(int(first), int(last) + 1))
     return sorted(classes)
 
 
-def at_least(least: int, what: str) -> Any:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text} is not {what}, {least} or more")
-        return value
-
-    return parse
+ClassesOption = Annotated[str, typer.Option(help="Such as 0-4 or 0,3,7.")]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write photos of handwritten digits.")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
-    parser.add_argument(
-        "--size",
-        type=at_least(SMALLEST, "a number of pixels"),
-        default=96,
-        help="pixels along each side, 96",
-    )
-    parser.add_argument(
-        "--classes",
-        type=parse_classes,
-        default=CLASSES,
-        help="such as 0-4 or 0,3,7; all if not given",
-    )
-    parser.add_argument(
-        "--count",
-        type=at_least(1, "a number of photos"),
-        help="the most of each class; all if not given",
-    )
-    parser.add_argument(
-        "--seed", type=at_least(0, "a seed"), default=0, help="of everything but the shapes, 0"
-    )
-    parser.add_argument(
-        "--split", action="store_true", help="write OUT/train and OUT/val, 4:1 in each class"
-    )
-    arguments = parser.parse_args()
-    paths = write_digits(
-        arguments.out,
-        arguments.size,
-        arguments.classes,
-        arguments.count,
-        arguments.seed,
-        arguments.split,
-    )
-    print(f"{len(paths)} photos in {arguments.out}")
+def main(
+    out: OutArgument,
+    size: Annotated[int, typer.Option(min=SMALLEST, help="Pixels along each side.")] = 96,
+    classes: ClassesOption = "0-9",
+    count: Annotated[
+        int | None, typer.Option(min=1, help="The most of each class. Default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything but the shapes.")] = 0,
+    split: Annotated[
+        bool, typer.Option("--split", help="Write OUT/train and OUT/val, 4:1 in each class.")
+    ] = False,
+) -> None:
+    """Write photos of handwritten digits."""
+    paths = write_digits(out, size, parse_classes(classes), count, seed, split)
+    print(f"{len(paths)} photos in {out}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

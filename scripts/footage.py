@@ -1,4 +1,4 @@
-"""Render clips of a fixed camera in which digits move about, with what is where in each frame.
+"""Render clips of a fixed camera in which digits move about, with the true boxes of each frame.
 
     python scripts/footage.py OUT                     OUT/camera-0.mp4 and OUT/camera-0.truth.jsonl
     python scripts/footage.py OUT --seconds 600 --cameras 4 --classes 0-4 --variable
@@ -17,42 +17,41 @@ the other two the part `test`. Nothing is downloaded. The same arguments render 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import cv2
 import numpy as np
+import typer
 
 # Run as a file, Python looks in scripts/ only.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from scripts.cards import PARTS, Card, Random, card_for, draw, part_scans
-from scripts.digits import CLASSES, at_least, parse_classes, scans
-from scripts.footage_crops import write_crops
-from scripts.photos import PHOTOS, Pixels, crops, picture_size
+from scripts.cards import Card, Random, card_for, draw, part_scans, write_crops
+from scripts.digits import CLASSES, ClassesOption, parse_classes, scans
+from scripts.photos import PHOTOS, OutArgument, Pixels, crops, parse_size, run_script
 from trtkit.atomic import whole_file
 from trtkit.errors import TrtkitError
 
 TICKS, KEYFRAMES = 90_000, 180_000  # per second, the time base of the files; between keyframes
 # The share of frames that --variable keeps, and the longest interval, in frames.
-KEPT, LONGEST = 0.7, 12
+RETAINED, LONGEST = 0.7, 12
 SMALLEST, LARGEST = 64, 8192  # sides of a picture
 SPEEDS = (0.07, 0.35)  # widths of the picture per second
 BEND = 0.15  # of the picture's side
-# Every fourth object stops, for that many seconds, on that part of its way.
+# Every fourth object stops, for this many seconds, after this share of its way.
 STOPS, STOP, STOP_AT = 4, (2.0, 5.0), (0.3, 0.7)
 DENSITY = 0.8  # objects per second
-# At most so many seconds, and so much of the clip, without any object, and with less light.
+# The longest stretch without objects, and with less light: seconds, and share of the clip.
 STILL, DARK = (6.0, 0.25), (12.0, 0.3)
-DIMMED = 0.25  # how much of the light goes, at most
+DIMMED = 0.25  # the largest loss of light
 NOISE = 2.0  # grey levels, standard deviation
 FIELDS, SHIFTS = 4, 64  # fields of noise, and the pixels by which each is moved about
 
@@ -63,9 +62,9 @@ Row = dict[str, Any]
 class Thing:
     """A card that crosses the picture.
 
-    `way` is where its top left corner starts and ends, both outside the picture, and how far it is
-    off the straight line halfway: x + y j in pixels. `times` (seconds) are when it starts, stops,
-    goes on and ends; it stops after the share `at` of the way.
+    `way`: the start and the end of its top left corner, both outside the picture, and its distance
+    from the straight line halfway, as x + y j in pixels. `times` (seconds): its start, stop, restart
+    and end; it stops after the share `at` of the way.
     """
 
     number: int
@@ -84,7 +83,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a clip shows, with begin and end, seconds, of what is without objects and dark."""
+    """The content of a clip; `still` and `dark` are the begin and end, seconds, of these stretches."""
 
     size: tuple[int, int]  # width, height
     fps: float
@@ -97,11 +96,11 @@ class Scene:
 
     @property
     def times(self) -> list[float]:
-        """When each frame is shown, seconds."""
+        """The time of each frame, seconds."""
         return [pts / TICKS for pts in self.pts]
 
     def light(self, time: float) -> float:
-        """The light at `time` (seconds): 1, but in the dark stretch, by thirds, it sinks, stays, rises."""
+        """The light at `time` (seconds): 1, but in the dark stretch it sinks, stays and rises by thirds."""
         return 1 - DIMMED * float(np.interp(time, np.linspace(*self.dark, 4), (0, 1, 1, 0)))
 
 
@@ -117,9 +116,9 @@ def plan(
     density: float = DENSITY,
     camera: int = 0,
 ) -> Scene:
-    """What a clip shows. `seed` and `camera` choose everything that is left to chance.
+    """The scene of a clip. `seed` and `camera` seed everything that is random.
 
-    With `variable` the same scene is seen, with frames left out. `density` is in objects per second.
+    With `variable` the scene is the same, with frames left out. `density`: objects per second.
     """
     random = np.random.default_rng((seed, camera, 0))
     photo, crop = int(random.integers(len(PHOTOS))), int(random.integers(2**32))
@@ -133,12 +132,12 @@ def plan(
         card = card_for(int(random.choice(part_scans(part, label))), background, random)
         time = (number + random.random()) / count * (seconds - gap)
         thing = _thing(number, card, size, random)
-        # Whatever comes before the still stretch must have left until then; the others may stay.
+        # An object before the still stretch must leave before it begins; the others may stay.
         begin = time - thing.times[-1] if time < still else time + gap
         things.append(replace(thing, times=tuple(begin + moment for moment in thing.times)))
     numbers = np.arange(max(1, round(seconds * fps)))
     if variable:
-        steps = np.random.default_rng((seed, camera, 1)).geometric(KEPT, len(numbers))
+        steps = np.random.default_rng((seed, camera, 1)).geometric(RETAINED, len(numbers))
         numbers = np.intersect1d(numbers, np.cumsum([0, *np.minimum(steps, LONGEST)]))
     pts = tuple(round(number * TICKS / fps) for number in numbers.tolist())
     spans = (still, still + gap), (dark, dark + dim)
@@ -146,7 +145,7 @@ def plan(
 
 
 def frames(scene: Scene) -> Iterator[tuple[Pixels, list[Row]]]:
-    """Each frame, height x width x 3, RGB, with its lines of the truth."""
+    """Each frame, height x width x 3, RGB, with its rows of the truth."""
     random = np.random.default_rng((*scene.seed, 2))
     width, height = scene.size
     shape = (FIELDS, height + SHIFTS, width + SHIFTS, 3)
@@ -154,7 +153,7 @@ def frames(scene: Scene) -> Iterator[tuple[Pixels, list[Row]]]:
     cards: dict[Card, Pixels] = {}
     for number, time in enumerate(scene.times):
         live = [thing for thing in scene.things if thing.times[0] <= time < thing.times[-1]]
-        # Only those in the picture: a long clip has thousands.
+        # Only the cards in the picture: a long clip has thousands.
         cards = {t.card: cards[t.card] if t.card in cards else t.card.pixels() for t in live}
         pixels = scene.background.copy()
         boxes = [draw(pixels, cards[thing.card], thing.corner(time)) for thing in live]
@@ -175,14 +174,14 @@ def render_clip(video: Path, **options: Any) -> Scene:
     Raises TrtkitError if the files cannot be written.
     """
     scene, truth = plan(**options), video.with_suffix(".truth.jsonl")
-    # The truth takes its place first: no new clip is ever beside an old one.
+    # The truth is moved into place first, so that a new clip never lies beside an old truth.
     with whole_file(video) as new, whole_file(truth) as rows, rows.open("w") as lines:
         _encode(new, lines, scene)
     return scene
 
 
 def _thing(number: int, card: Card, size: tuple[int, int], random: Random) -> Thing:
-    """A random way through the picture, most along it, others from top to bottom, from 0 s on."""
+    """A random way through the picture, mostly along its width, that begins at 0 s."""
     upright = random.random() > 0.7
     length, width = reversed(size) if upright else size
     start, end = random.uniform(0, width - card.side, 2).tolist()
@@ -205,9 +204,11 @@ def _rows(live: list[Thing], boxes: list[list[int]], size: tuple[int, int]) -> l
         owner[part] = place
     rows = []
     for place, (thing, part) in enumerate(zip(live, parts, strict=True)):
-        if seen := np.count_nonzero(owner[part] == place):
+        if visible := np.count_nonzero(owner[part] == place):
             row: Row = {"object": thing.number, "label": int(scans()[1][thing.card.scan])}
-            rows.append(row | {"box": boxes[place], "visible": round(seen / thing.card.side**2, 4)})
+            rows.append(
+                row | {"box": boxes[place], "visible": round(visible / thing.card.side**2, 4)}
+            )
     return rows
 
 
@@ -230,7 +231,7 @@ def _encode(video: Path, truth: TextIO, scene: Scene) -> None:
             planes = cv2.cvtColor(pixels, cv2.COLOR_RGB2YUV_I420)
             frame = av.VideoFrame.from_ndarray(planes, "yuv420p")
             frame.pts, frame.time_base, frame.duration = pts, base, end - pts
-            # Where frames are dropped, their number does not tell when it is time for the next.
+            # With frames dropped, their number does not determine the next keyframe.
             if pts >= due:
                 frame.pict_type, due = (
                     av.video.frame.PictureType.I,
@@ -241,56 +242,56 @@ def _encode(video: Path, truth: TextIO, scene: Scene) -> None:
         container.mux(stream.encode(None))
 
 
-def _even_size(text: str) -> tuple[int, int]:
-    size = picture_size(text)
+Part = Enum("Part", {"train": "train", "test": "test"})
+
+
+def main(
+    out: OutArgument,
+    seconds: Annotated[float, typer.Option(min=1, max=86400, help="Length of a clip.")] = 60,
+    size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="Even numbers.")] = "1280x720",
+    fps: Annotated[float, typer.Option(min=1, max=240, help="Frames per second.")] = 30,
+    classes: ClassesOption = "0-9",
+    seed: Annotated[int, typer.Option(min=0, help="Of everything.")] = 0,
+    variable: Annotated[
+        bool, typer.Option("--variable", help="Drop frames, so that the frame rate varies.")
+    ] = False,
+    cameras: Annotated[int, typer.Option(min=1, help="Clips.")] = 1,
+    part: Annotated[
+        Part | None, typer.Option(help="Of the digits. Default: test in clips, train on crops.")
+    ] = None,
+    density: Annotated[
+        float, typer.Option(min=0, max=20, help="New objects per second.")
+    ] = DENSITY,
+    photos: Annotated[
+        int | None, typer.Option("--crops", min=1, help="Write photos of each class, no clips.")
+    ] = None,
+) -> None:
+    """Render clips of moving digits, with the truth."""
+    if math.isnan(seconds + fps + density):
+        raise typer.BadParameter(
+            "nan is not a number.", param_hint="'--seconds', '--fps' or '--density'"
+        )
+    shape, labels = parse_size(size), parse_classes(classes)
     # Even, as colours are stored for 2 x 2 pixels.
-    if not set(size) <= set(range(SMALLEST, LARGEST + 1, 2)):
-        what = f"even numbers from {SMALLEST} to {LARGEST}"
-        raise argparse.ArgumentTypeError(f"{text} is not a size such as 1280x720, {what}")
-    return size
-
-
-def _between(least: float, most: float, what: str) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        with suppress(ValueError):
-            if least <= float(text) <= most:
-                return float(text)
-        raise argparse.ArgumentTypeError(f"{text} is not {what}, {least:g} to {most:g}")
-
-    return parse
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Render clips of moving digits, with the truth.")
-    add = parser.add_argument
-    add("out", type=Path, metavar="OUT", help="folder to write to")
-    seconds, fps = _between(1, 86400, "a number of seconds"), _between(1, 240, "a frame rate")
-    add("--seconds", type=seconds, default=60, help="length of a clip, 60")
-    add("--size", type=_even_size, default=(1280, 720), help="WIDTHxHEIGHT, 1280x720")
-    add("--fps", type=fps, default=30, help="frames per second, 30")
-    add("--classes", type=parse_classes, default=CLASSES, help="such as 0-4 or 0,3,7; default all")
-    add("--seed", type=at_least(0, "a seed"), default=0, help="of everything, 0")
-    add("--variable", action="store_true", help="drop frames, so that the frame rate varies")
-    add("--cameras", type=at_least(1, "a number of cameras"), default=1, help="clips, 1")
-    add("--part", choices=PARTS, help="of the digits; test in clips, train on crops if not given")
-    density, photos = _between(0, 20, "a number of objects"), at_least(1, "a number of photos")
-    add("--density", type=density, default=DENSITY, help=f"new objects per second, {DENSITY}")
-    add("--crops", type=photos, metavar="COUNT", help="write photos of each class, no clips")
-    return parser.parse_args()
-
-
-def main() -> None:
-    options = vars(_arguments())
-    out, cameras, count = (options.pop(name) for name in ("out", "cameras", "crops"))
-    options["part"] = options["part"] or ("train" if count else "test")
+    if not set(shape) <= set(range(SMALLEST, LARGEST + 1, 2)):
+        raise typer.BadParameter(
+            f"{size} is not a size such as 1280x720, even numbers from {SMALLEST} to {LARGEST}.",
+            param_hint="--size",
+        )
     try:
-        if count:
-            chosen = {name: options[name] for name in ("classes", "seed", "part")}
-            print(f"{len(write_crops(out / 'crops', count, **chosen))} photos in {out / 'crops'}")
+        if photos:
+            paths = write_crops(
+                out / "crops", photos, labels, seed, part.value if part else "train"
+            )
+            print(f"{len(paths)} photos in {out / 'crops'}")
             return
         for camera in range(cameras):
             video = out / f"camera-{camera}.mp4"
-            scene = render_clip(video, camera=camera, **options)
+            scene = render_clip(
+                video, seconds=seconds, size=shape, fps=fps, classes=labels, seed=seed,
+                variable=variable, part=part.value if part else "test", density=density,
+                camera=camera,
+            )  # fmt: skip
             print(f"{video}: {len(scene.pts)} frames, {len(scene.things)} objects")
     except TrtkitError as error:
         print(error, file=sys.stderr)
@@ -298,4 +299,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

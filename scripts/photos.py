@@ -9,22 +9,25 @@ the same pictures.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+import typer
 from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
-# Those that lie inside the packages; scikit-image downloads its others.
+# The photos inside the packages; scikit-image downloads its others.
 PHOTOS = (
     "astronaut", "chelsea", "china", "coffee", "flower", "hubble_deep_field",
     "immunohistochemistry", "motorcycle", "retina", "rocket",
 )  # fmt: skip
 QUALITY = 90
+
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write to.")]
 
 
 def photo(name: str) -> Pixels:
@@ -47,17 +50,17 @@ def crops(count: int, width: int, height: int, seed: int = 0) -> Iterator[tuple[
     """
     random = np.random.default_rng(seed)
     images = [(name, Image.fromarray(photo(name))) for name in PHOTOS]
-    seen = set()
-    while len(seen) < count:
-        name, image = images[len(seen) % len(images)]
-        mirrored = bool(len(seen) // len(images) % 2)
+    boxes = set()
+    while len(boxes) < count:
+        name, image = images[len(boxes) % len(images)]
+        mirrored = bool(len(boxes) // len(images) % 2)
         scale = random.uniform(0.4, 1) * min(image.width / width, image.height / height)
         left = random.uniform(0, image.width - scale * width)
         top = random.uniform(0, image.height - scale * height)
         box = (left, top, left + scale * width, top + scale * height)
-        if (name, box) in seen:
+        if (name, box) in boxes:
             continue
-        seen.add((name, box))
+        boxes.add((name, box))
         crop = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
         if mirrored:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -71,54 +74,48 @@ def write_photos(
 
     `out` is created if needed. Returns the files in order.
     """
+    images: Iterator[tuple[str, Image.Image]]
+    if count is None:
+        images = ((name, Image.fromarray(photo(name))) for name in PHOTOS)
+    else:
+        numbered = enumerate(crops(count, *size, seed=seed))
+        width = len(str(count - 1))
+        images = ((f"{number:0{width}}-{name}", image) for number, (name, image) in numbered)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    if count is None:
-        for name in PHOTOS:
-            paths.append(out / f"{name}.jpg")
-            Image.fromarray(photo(name)).save(paths[-1], quality=QUALITY)
-        return paths
-    for number, (name, image) in enumerate(crops(count, *size, seed=seed)):
-        paths.append(out / f"{number:0{len(str(count - 1))}}-{name}.jpg")
+    for name, image in images:
+        paths.append(out / f"{name}.jpg")
         image.save(paths[-1], quality=QUALITY)
     return paths
 
 
-def picture_size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of "500x375". Raises typer.BadParameter."""
     width, _, height = text.partition("x")
-    try:
-        size = int(width), int(height)
-    except ValueError:
-        size = (0, 0)
-    if min(size) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a size such as 500x375")
-    return size
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise typer.BadParameter(f"{text} is not a size such as 500x375.", param_hint="--size")
+    return int(width), int(height)
 
 
-def _count(text: str) -> int:
-    try:
-        count = int(text)
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of photos, 1 or more")
-    return count
+def run_script(main: Callable[..., None]) -> None:
+    """Run `main` as a program: its parameters are the options. A bad option exits with 2."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write real photos as JPEG files.")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
-    parser.add_argument(
-        "--count", type=_count, help="crops to write; the photos themselves if not given"
-    )
-    parser.add_argument(
-        "--size", type=picture_size, default=(500, 375), help="WIDTHxHEIGHT, 500x375"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the crops, 0")
-    arguments = parser.parse_args()
-    paths = write_photos(arguments.out, arguments.count, arguments.size, arguments.seed)
-    print(f"{len(paths)} photos in {arguments.out}")
+def main(
+    out: OutArgument,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Crops to write. Default: the photos themselves.")
+    ] = None,
+    size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="Of the crops.")] = "500x375",
+    seed: Annotated[int, typer.Option(min=0, help="Of the crops.")] = 0,
+) -> None:
+    """Write real photos as JPEG files."""
+    paths = write_photos(out, count, parse_size(size), seed)
+    print(f"{len(paths)} photos in {out}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -38,7 +38,7 @@ def counts(folder: Path) -> dict[str, int]:
 
 
 def test_help() -> None:
-    assert "usage:" in run("--help").stdout
+    assert "Usage:" in run("--help").stdout
 
 
 def test_the_same_arguments_write_the_same_bytes(tmp_path: Path) -> None:
@@ -103,13 +103,16 @@ def test_classes(text: str, classes: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "63"], "argument --size: 63 is not a number of pixels, 64 or more"),
-        (["--size", "96x96"], "argument --size: 96x96 is not a number of pixels, 64 or more"),
-        (["--count", "0"], "argument --count: 0 is not a number of photos, 1 or more"),
-        (["--count", "all"], "argument --count: all is not a number of photos, 1 or more"),
-        (["--seed=-1"], "argument --seed: -1 is not a seed, 0 or more"),
+        (["--size", "63"], "Invalid value for '--size': "),
+        (["--size", "96x96"], "Invalid value for '--size': "),
+        (["--count", "0"], "Invalid value for '--count': "),
+        (["--count", "all"], "Invalid value for '--count': "),
+        (["--seed=-1"], "Invalid value for '--seed': "),
         *(
-            ([f"--classes={text}"], f"argument --classes: {text} are not digits such as 0-4 or")
+            (
+                [f"--classes={text}"],
+                f"Invalid value for --classes: {text} is not a list of digits such as 0-4 or",
+            )
             for text in ("4-0", "0-10", "10", "-1", "0,,3", "three", "1-2-3", "3-", "")
         ),
     ],

@@ -21,9 +21,10 @@ pytest.importorskip("skimage", reason="scikit-image is not installed")
 import av
 
 from scripts import footage
-from scripts.cards import card_for
+from scripts.cards import PARTS, card_for
 from scripts.digits import scans
 from scripts.footage import Card, Scene, Thing, frames, part_scans, plan, render_clip
+from scripts.photos import run_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "footage.py"
 TINY: dict[str, Any] = {"seconds": 4, "size": (160, 120), "fps": 24, "density": 2.0}
@@ -246,13 +247,13 @@ def test_a_keyframe_every_two_seconds(tmp_path: Path, variable: bool) -> None:
 
 
 def test_train_and_test_have_different_digits() -> None:
-    parts = {part: [part_scans(part, label) for label in range(10)] for part in footage.PARTS}
+    parts = {part: [part_scans(part, label) for label in range(10)] for part in PARTS}
     for label in range(10):
         train, test = parts["train"][label], parts["test"][label]
         assert not set(train) & set(test)
         assert sorted(train + test) == np.flatnonzero(scans()[1] == label).tolist()
         assert len(train) / len(train + test) == pytest.approx(0.6, abs=0.01)
-    for part in footage.PARTS:
+    for part in PARTS:
         scene = plan(seconds=60, size=(64, 64), fps=1, density=2, part=part, classes=[2, 7])
         shown = {thing.card.scan for thing in scene.things}
         assert len(shown) > 40
@@ -302,19 +303,25 @@ def test_the_command_line_writes_crops(tmp_path: Path, part: list[str], shown: s
     ("arguments", "message"),
     [
         *(
-            ([f"--size={size}"], f"argument --size: {size} is not a size such as")
+            ([f"--size={size}"], f"Invalid value for --size: {size} is not a size such as")
             for size in ("1280", "161x120", "160x121", "62x64", "8194x64", "axb", "-64x64", "")
         ),
-        (["--classes=0-10"], "argument --classes: 0-10 are not digits such as 0-4 or"),
-        (["--classes=x"], "argument --classes: x are not digits such as 0-4 or"),
-        (["--seconds=0"], "argument --seconds: 0 is not a number of seconds, 1 to 86400"),
-        (["--seconds=nan"], "argument --seconds: nan is not a number of seconds, 1 to 86400"),
-        (["--fps=241"], "argument --fps: 241 is not a frame rate, 1 to 240"),
-        (["--density=-1"], "argument --density: -1 is not a number of objects"),
-        (["--cameras=0"], "argument --cameras: 0 is not a number of cameras, 1 or more"),
-        (["--crops=0"], "argument --crops: 0 is not a number of photos, 1 or more"),
-        (["--seed=-1"], "argument --seed: -1 is not a seed, 0 or more"),
-        (["--part=all"], "argument --part: invalid choice: 'all'"),
+        (
+            ["--classes=0-10"],
+            "Invalid value for --classes: 0-10 is not a list of digits such as 0-4 or",
+        ),
+        (["--classes=x"], "Invalid value for --classes: x is not a list of digits such as 0-4 or"),
+        (["--seconds=0"], "Invalid value for '--seconds': "),
+        (
+            ["--seconds=nan"],
+            "Invalid value for '--seconds'",
+        ),
+        (["--fps=241"], "Invalid value for '--fps': "),
+        (["--density=-1"], "Invalid value for '--density': "),
+        (["--cameras=0"], "Invalid value for '--cameras': "),
+        (["--crops=0"], "Invalid value for '--crops': "),
+        (["--seed=-1"], "Invalid value for '--seed': "),
+        (["--part=all"], "Invalid value for '--part': "),
     ],
 )
 def test_bad_arguments(
@@ -326,7 +333,7 @@ def test_bad_arguments(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["footage.py", str(tmp_path / "out"), *arguments])
     with pytest.raises(SystemExit) as stopped:
-        footage.main()
+        run_script(footage.main)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

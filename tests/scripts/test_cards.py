@@ -1,4 +1,4 @@
-"""scripts/footage_crops.py: that crops are what ingest would cut out, of the digits to train with."""
+"""scripts/cards.py: that crops are what ingest would cut out, of the digits to train with."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from PIL import Image
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("skimage", reason="scikit-image is not installed")
 
-from scripts import footage_crops
-from scripts.cards import SIDES, part_scans
-from scripts.footage_crops import write_crops
+from scripts import cards
+from scripts.cards import SIDES, part_scans, write_crops
 from trtkit.video.motion import Box
 from trtkit.video.objects import cut_out
 
@@ -41,13 +40,13 @@ def test_crops(tmp_path: Path) -> None:
     assert all(a.read_bytes() != b.read_bytes() for a, b in zip(paths, other, strict=False))
 
 
-class Spied:
+class RecordedCrop:
     """The cards that a crop is made of, each with its side and corner, and the box that is cut out."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cards: list[tuple[int, int, int]] = []
         self.box, self.margin = Box(0, 0, 0, 0), 0.0
-        draw = footage_crops.draw
+        draw = cards.draw
 
         def drawn(pixels: np.ndarray, card: np.ndarray, corner: tuple[int, int]) -> list[int]:
             self.cards.append((len(card), *corner))
@@ -57,52 +56,52 @@ class Spied:
             self.box, self.margin = box, margin
             return cut_out(pixels, box, margin)
 
-        monkeypatch.setattr(footage_crops, "draw", drawn)
-        monkeypatch.setattr(footage_crops, "cut_out", cut)
+        monkeypatch.setattr(cards, "draw", drawn)
+        monkeypatch.setattr(cards, "cut_out", cut)
 
-    def crop(self, seed: int) -> np.ndarray:
+    def make(self, seed: int) -> np.ndarray:
         self.cards.clear()
         background = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
-        return footage_crops._crop(0, [1, 2], background, RANDOM(seed))
+        return cards._crop(0, [1, 2], background, RANDOM(seed))
 
 
 def test_what_is_cut_out_is_around_all_that_is_seen_of_the_cards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spied = Spied(monkeypatch)
+    crop = RecordedCrop(monkeypatch)
     for seed in range(120):
-        pixels = spied.crop(seed)
+        pixels = crop.make(seed)
         inside = np.zeros((HEIGHT, WIDTH), bool)
-        for side, x, y in spied.cards:
+        for side, x, y in crop.cards:
             inside[max(y, 0) : max(y + side, 0), max(x, 0) : max(x + side, 0)] = True
         down, across = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        assert spied.box == (
+        assert crop.box == (
             across[0], down[0], across[-1] - across[0] + 1, down[-1] - down[0] + 1,
         )  # fmt: skip
-        assert 0.1 <= spied.margin <= 0.3
-        assert max(pixels.shape[:2]) == round(max(spied.box[2:]) * (1 + 2 * spied.margin))
+        assert 0.1 <= crop.margin <= 0.3
+        assert max(pixels.shape[:2]) == round(max(crop.box[2:]) * (1 + 2 * crop.margin))
 
 
 def test_some_are_at_the_border_and_some_have_a_smaller_card_in_front(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spied = Spied(monkeypatch)
+    crop = RecordedCrop(monkeypatch)
     outside = touched = 0
     for seed in range(200):
-        spied.crop(seed)
-        side, left, top = spied.cards[0]
-        seen = [
+        crop.make(seed)
+        side, left, top = crop.cards[0]
+        visible = [
             min(start + side, length) - max(start, 0)
             for start, length in ((left, WIDTH), (top, HEIGHT))
         ]
-        assert max(seen) == side, "it is in a corner"
-        assert min(seen) >= 0.29 * side
-        outside += min(seen) < side
-        if len(spied.cards) == 1:
+        assert max(visible) == side, "it is in a corner"
+        assert min(visible) >= 0.29 * side
+        outside += min(visible) < side
+        if len(crop.cards) == 1:
             continue
         touched += 1
-        assert min(seen) == side
-        other, x, y = spied.cards[1]
+        assert min(visible) == side
+        other, x, y = crop.cards[1]
         assert other <= max(SIDES[0], 0.81 * side)
         over = [min(a + other, b + side) - max(a, b) for a, b in ((x, left), (y, top))]
         assert min(over) >= 0, "it does not touch"
