@@ -30,3 +30,13 @@ def gpu_handles() -> Iterator[list[Any]]:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
         raise NvmlError(f"NVML failed ({error})") from error
+
+
+def supported(function: str, *arguments: Any) -> Any:
+    """The answer of that function of pynvml; None where driver, library or GPU do not have it."""
+    import pynvml
+
+    try:
+        return getattr(pynvml, function)(*arguments)
+    except (AttributeError, pynvml.NVMLError):
+        return None

@@ -57,16 +57,23 @@ class CommandFailed(TrtkitError):
         self.output = output
 
 
-def run_command(command: Sequence[str], *, timeout: float | None = None) -> str:
+def run_command(
+    command: Sequence[str],
+    *,
+    timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """What a command prints, stdout then stderr. Raises CommandFailed.
 
-    `timeout`: seconds after which it is killed; None waits until it ends.
+    `timeout`: seconds after which it is killed; None waits until it ends. `environment` is added to this
+    process's.
     """
     program = Path(command[0]).name
     try:
         completed = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
-        )
+            command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
+            env={**os.environ, **(environment or {})},
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(program, f"no end after {timeout:g} s") from error
     except OSError as error:

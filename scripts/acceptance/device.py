@@ -1,221 +1,194 @@
-"""Engines in a row with their inputs in place, and the steps that time or count on the device."""
+"""Cases whose engines have their inputs in place: what is timed or counted on the device."""
 
 from __future__ import annotations
 
 import gc
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from pathlib import Path
 from typing import Any
 
-from measure.common import spread
-
+from acceptance.case import Timing, rounds
 from acceptance.context import Context
-from acceptance.settings import Bundle, Pair, Scale
-from acceptance.timing import Ratio, Timing, in_turns, repeats_for
-from trtkit.engines.cuda.device import Event, Stream, free_memory
+from acceptance.settings import AcceptanceSettings, Bundle, unsplit
+from trtkit.benchmark import trtexec
+from trtkit.benchmark.protocol import repeats_for
+from trtkit.benchmark.tensorrt_engines import WARM_UPS, BareLoop, PlacedEngines
+from trtkit.engines.cuda.device import Stream, free_memory
 from trtkit.engines.cuda.memory import DeviceMemory, pinned
-from trtkit.runtime.device.runs import PreparedRuns
+from trtkit.engines.tensorrt.library import RTX
+from trtkit.errors import TrtkitError
 from trtkit.runtime.device.slot import row_bytes
 from trtkit.runtime.loading import load_chain
-from trtkit.tensors import Array
+from trtkit.tensors import TensorSpec
 
-# Bound, run, recorded, launched: after that a run is what it will always be.
-WARM_UPS = 4
+# Samples of loops are longer: the first batch's latency must not count.
+LOOPS_LONGER = 4
+TRTEXEC_STARTS_SECONDS = 60
 
 
-class EngineLine:
-    """Engines from the image to the logits on one stream, with buffers for the images that it holds.
+def compute(context: Context, model: str, precision: str) -> Any:
+    """Device time of a batch as prefix and tail and as the unsplit engine, with CUDA graphs and without.
 
-    The input is copied once. `close` it before the engines go.
+    `graphs_recorded`: whether runs of this TensorRT can be recorded; if not there are no such rows.
     """
-
-    def __init__(self, engines: Sequence[Any], images: Array, *, graphs: bool) -> None:
-        self.stream = Stream()
-        values = [engines[0].inputs[0], *(engine.outputs[0] for engine in engines)]
-        self._memory = [
-            DeviceMemory(len(images) * row_bytes(spec), f"{spec.name} of {len(images)} images")
-            for spec in values
-        ]
-        self.addresses = [memory.pointer for memory in self._memory]
-        scratch = DeviceMemory(
-            max(engine.scratch_bytes for engine in engines), "the scratch memory"
-        )
-        self.runs = PreparedRuns(engines, scratch, self.stream, graphs=graphs)
-        self._stages = range(len(engines))
-        self._start, self._end = Event(timing=True), Event(timing=True)
-        host = pinned(images.shape, images.dtype.name, "the images")
-        host[...] = images
-        self.stream.copy(self.addresses[0], host.ctypes.data, host.nbytes)
-        self.stream.synchronize()
-
-    def enqueue(self, images: int) -> None:
-        """Queue one batch."""
-        for stage in self._stages:
-            self.runs.enqueue(stage, 0, images, *self.addresses[stage : stage + 2])
-
-    def warm_up(self, images: int) -> None:
-        for _ in range(WARM_UPS):
-            self.enqueue(images)
-        self.stream.synchronize()
-
-    def device_seconds(self, images: int, repeats: int) -> float:
-        """Seconds of one batch on the device, by events around `repeats` of them."""
-        self._start.record(self.stream)
-        for _ in range(repeats):
-            self.enqueue(images)
-        self._end.record(self.stream)
-        self._end.synchronize()
-        return self._end.seconds_since(self._start) / repeats
-
-    def wall_seconds(self, images: int, repeats: int) -> float:
-        """Seconds of one batch by the host's clock, from the first call to the end of the last batch."""
-        started = time.perf_counter()
-        for _ in range(repeats):
-            self.enqueue(images)
-        self.stream.synchronize()
-        return (time.perf_counter() - started) / repeats
-
-    def close(self) -> None:
-        self.runs.clear()
-
-
-@dataclass(frozen=True)
-class ComputeRow:
-    """One batch size, `batch` images: device time of a batch as chain and unsplit, and their ratio."""
-
-    batch: int
-    graphs: bool
-    repeats: int
-    chain: Timing
-    unsplit: Timing
-    ratio: Ratio
-
-
-@dataclass(frozen=True)
-class Compute:
-    """`graphs_recorded`: whether this TensorRT's runs can be recorded; if not there are no such rows."""
-
-    model: str
-    precision: str
-    graphs_recorded: bool
-    rows: list[ComputeRow]
-
-
-def compute(context: Context, pair: Pair, precision: str) -> Compute:
-    """Device time of prefix and tail against the unsplit engine, in turns, with CUDA graphs and without."""
-    scale = context.settings.set.scale
-    bundles = {"chain": pair.chain, "unsplit": pair.unsplit}
-    preprocessing = context.manifest(pair.chain, precision).preprocessing
-    images = context.images(preprocessing, max(context.settings.batches))
-    engines = {
-        name: context.engines(bundle, precision, pair.model) for name, bundle in bundles.items()
-    }
-    rows: list[ComputeRow] = []
+    scale = context.settings.scale
+    bundles = {"chain": context.settings.set.shared, "unsplit": unsplit(model)}
+    images = context.images(context.manifest(bundles["chain"], precision).preprocessing)
+    engines = {name: context.engines(bundle, precision, model) for name, bundle in bundles.items()}
+    rows: list[Any] = []
     recorded = False
     for graphs in (True, False):
-        lines = {name: EngineLine(some, images, graphs=graphs) for name, some in engines.items()}
+        placed = {
+            name: PlacedEngines(chain, len(images), graphs=graphs)
+            for name, chain in engines.items()
+        }
         for batch in context.settings.batches:
-            row = _compute_row(lines, batch, graphs, scale)
-            recorded = recorded or lines["chain"].runs.recorded > 0
-            if recorded or not graphs:
-                rows.append(row)
-        for line in lines.values():
-            line.close()
-    return Compute(pair.model, precision, recorded, rows)
+            for competitor in placed.values():
+                competitor.fill(images[:batch])
+            recorded = recorded or placed["chain"].recorded > 0
+            if graphs and not recorded:
+                continue
+            once = placed["unsplit"].device_seconds(batch, 1)
+            repeats = repeats_for(once, scale.sample_seconds, scale.most_repeats)
+            turns = rounds(
+                scale.rounds,
+                chain=partial(placed["chain"].device_seconds, batch, repeats),
+                unsplit=partial(placed["unsplit"].device_seconds, batch, repeats),
+            )
+            row = {"batch": batch, "graphs": graphs, "repeats": repeats}
+            timings = {name: Timing.of(turns, name) for name in placed}
+            rows.append({**row, **timings, "ratio": turns.paired("chain", "unsplit")})
+        for competitor in placed.values():
+            competitor.close()
+    facts = {"model": model, "precision": precision, "graphs_recorded": recorded}
+    return {**facts, "rows": rows}
 
 
-def _compute_row(
-    lines: dict[str, EngineLine], batch: int, graphs: bool, scale: Scale
-) -> ComputeRow:
-    for line in lines.values():
-        line.warm_up(batch)
-    once = lines["unsplit"].device_seconds(batch, 1)
-    repeats = repeats_for(once, scale.sample_seconds, scale.most_repeats)
-    samples = in_turns(
-        {name: partial(line.device_seconds, batch, repeats) for name, line in lines.items()},
-        scale.rounds,
-    )
-    return ComputeRow(
-        batch=batch,
-        graphs=graphs,
-        repeats=repeats,
-        chain=Timing.of(samples["chain"]),
-        unsplit=Timing.of(samples["unsplit"]),
-        ratio=Ratio.of(samples["chain"], samples["unsplit"]),
-    )
+def submitted(settings: AcceptanceSettings) -> list[int]:
+    """The batch sizes of `host_time`."""
+    return [batch for batch in (1, 8) if batch <= max(settings.batches)]
 
 
-@dataclass(frozen=True)
-class HostTimeRow:
-    """Microseconds spent in `submit` for one batch, and of those in copying its pixels alone."""
+def host_time(context: Context, bundle: Bundle, precision: str) -> Any:
+    """Microseconds of the host in `submit` for a batch while the device has nothing to do.
 
-    batch: int
-    submits: int
-    submit_median_microseconds: float
-    submit_p10_microseconds: float
-    submit_p90_microseconds: float
-    pixels_median_microseconds: float
-
-
-@dataclass(frozen=True)
-class HostTime:
-    """`graphs_recorded`: how many runs were recorded before anything was timed."""
-
-    model: str
-    precision: str
-    graphs_recorded: int
-    rows: list[HostTimeRow]
-
-
-def host_time(context: Context, bundle: Bundle, precision: str) -> HostTime:
-    """What a batch costs the host: each is submitted when the device has nothing to do."""
+    `pixels`: those of copying the images into pinned memory, a part of it. `graphs_recorded`: how many
+    runs were recorded before anything was timed.
+    """
     folder, manifest = context.built(bundle, precision), context.manifest(bundle, precision)
     chain: Any = load_chain(folder, manifest, manifest.tail(), context.backend)
+    submits = context.settings.scale.submits
     rows = []
-    for batch in (size for size in (1, 8) if size <= max(context.settings.batches)):
-        images = list(context.images(manifest.preprocessing, batch))
+    for batch in submitted(context.settings):
+        images = list(context.images(manifest.preprocessing)[:batch])
         for _ in range(chain.depth * WARM_UPS):
             chain.submit(images, ()).result()
-        rows.append(_host_row(chain, images, context.settings.set.scale.submits))
-    recorded = chain.runs.recorded
+        host = pinned((batch, *images[0].shape), "uint8", "the pixels")
+        turns = rounds(
+            submits, submit=partial(_submit, chain, images), pixels=partial(_copy, images, host)
+        )
+        submit, pixels = turns.summary("submit"), turns.summary("pixels")
+        rows.append(
+            {
+                "batch": batch,
+                "submits": submits,
+                "submit_median_microseconds": submit.median * 1e6,
+                "submit_p10_microseconds": submit.p10 * 1e6,
+                "submit_p90_microseconds": submit.p90 * 1e6,
+                "pixels_median_microseconds": pixels.median * 1e6,
+            }
+        )
+    recorded, model = chain.runs.recorded, manifest.tail().name
     chain.close()
-    return HostTime(manifest.tail().name, precision, recorded, rows)
+    return {"model": model, "precision": precision, "graphs_recorded": recorded, "rows": rows}
 
 
-def _host_row(chain: Any, images: list[Array], submits: int) -> HostTimeRow:
-    place = pinned((len(images), *images[0].shape), "uint8", "the pixels")
-    taken, copied = [], []
-    gc.collect()
-    for _ in range(submits):
-        started = time.perf_counter()
-        pending = chain.submit(images, ())
-        submitted = time.perf_counter()
-        pending.result()
-        before = time.perf_counter()
-        for row, image in enumerate(images):
-            place[row] = image
-        copied.append((time.perf_counter() - before) * 1e6)
-        taken.append((submitted - started) * 1e6)
-    low, high = spread(taken)
-    return HostTimeRow(len(images), submits, median(taken), low, high, median(copied))
+def _submit(chain: Any, images: list[Any]) -> float:
+    started = time.perf_counter()
+    pending = chain.submit(images, ())
+    submitted = time.perf_counter()
+    pending.result()
+    return submitted - started
 
 
-@dataclass(frozen=True)
-class Leaks:
-    """Free bytes of device memory after as many bindings as the name says were made and dropped.
+def _copy(images: list[Any], host: Any) -> None:
+    for row, image in enumerate(images):
+        host[row] = image
 
-    `lost_bytes` is what went between the first and the last count: the first ones may fill pools.
+
+def loops(context: Context, model: str, precision: str) -> Any:
+    """Throughput of the unsplit model's plan: prepared runs with CUDA graphs, a bare loop, trtexec.
+
+    `ours`, `bare`: seconds of a batch by the host's clock; `ratio`: of the throughputs, ours to the bare
+    loop's. `trtexec`: why there are no figures of it, None where there are.
     """
+    scale, bundle = context.settings.scale, unsplit(model)
+    manifest = context.manifest(bundle, precision)
+    (stage,), (engine,) = manifest.stages, context.engines(bundle, precision, model)
+    plan = context.built(bundle, precision) / stage.file
+    images = context.images(manifest.preprocessing)
+    placed = PlacedEngines([engine], len(images))
+    bare = BareLoop(context.backend.name, plan, placed.buffers)
+    sample, most = scale.sample_seconds * LOOPS_LONGER, scale.most_repeats * LOOPS_LONGER
+    rows: list[Any] = []
+    problem: str | None = None
+    for batch in context.settings.batches:
+        speed, why = _trtexec(context, plan, stage.inputs[0], batch)
+        problem = problem or why
+        placed.fill(images[:batch])
+        bare.warm_up(batch, engine.profile_for(batch))
+        repeats = repeats_for(placed.host_seconds(batch, 1), sample, most)
+        turns = rounds(
+            scale.rounds,
+            ours=partial(placed.host_seconds, batch, repeats),
+            bare=partial(bare.host_seconds, repeats),
+        )
+        rows.append(
+            {
+                "batch": batch,
+                "repeats": repeats,
+                "ours": Timing.of(turns, "ours"),
+                "bare": Timing.of(turns, "bare"),
+                # Throughput goes the other way than seconds.
+                "ratio": turns.paired("bare", "ours"),
+                "ours_images_per_second": batch / turns.medians["ours"],
+                "bare_images_per_second": batch / turns.medians["bare"],
+                "trtexec_images_per_second": speed,
+            }
+        )
+    facts = {"model": model, "precision": precision, "graphs_recorded": placed.recorded}
+    placed.close()
+    return {**facts, "trtexec": problem, "rows": rows}
 
-    free_bytes_after: dict[int, int]
-    lost_bytes: int
+
+def _trtexec(
+    context: Context, plan: Path, value: TensorSpec, batch: int
+) -> tuple[float | None, str | None]:
+    """Images per second by trtexec, or why there is no figure."""
+    program = "tensorrt_rtx" if context.backend.name == RTX.name else trtexec.PROGRAM
+    if shutil.which(program) is None:
+        return None, f"{program} is not on the PATH"
+    seconds = context.settings.scale.trtexec_seconds
+    shapes = trtexec.shapes_option(value.name, value.shape, batch)
+    limit = seconds + TRTEXEC_STARTS_SECONDS
+    try:
+        output = trtexec.run_plan(
+            plan, shapes, "--useSpinWait", warm_up=500, seconds=seconds, program=program, timeout=limit
+        )  # fmt: skip
+        # Its queries are whole batches.
+        return batch * trtexec.batches_per_second(output), None
+    except TrtkitError as error:
+        return None, str(error)
 
 
-def leaks(context: Context, bundle: Bundle, precision: str) -> Leaks:
-    """Make and drop bindings, which are execution contexts, and look at the free device memory."""
+def leaks(context: Context, bundle: Bundle, precision: str) -> Any:
+    """Make and drop bindings, which are execution contexts, and read the free device memory.
+
+    `free_bytes_after`: by the number of bindings so far; `lost_bytes`: between the last two readings, as
+    the first bindings may fill pools.
+    """
     manifest = context.manifest(bundle, precision)
     engine = context.engines(bundle, precision, manifest.tail().name)[0]
     (value,), (result,) = engine.inputs, engine.outputs
@@ -223,7 +196,7 @@ def leaks(context: Context, bundle: Bundle, precision: str) -> Leaks:
     memory = [DeviceMemory(images * row_bytes(spec), spec.name) for spec in (value, result)]
     scratch, stream = DeviceMemory(engine.scratch_bytes, "the scratch memory"), Stream()
     addresses = dict(zip((value.name, result.name), (m.pointer for m in memory), strict=True))
-    few, many = context.settings.set.scale.binds
+    few, many = context.settings.scale.binds
     free = {0: free_memory()[0]}
     for number in range(1, many + 1):
         engine.bind(images, addresses, scratch, stream)
@@ -231,4 +204,4 @@ def leaks(context: Context, bundle: Bundle, precision: str) -> Leaks:
             stream.synchronize()
             gc.collect()
             free[number] = free_memory()[0]
-    return Leaks(free, free[few] - free[many])
+    return {"free_bytes_after": free, "lost_bytes": free[few] - free[many]}

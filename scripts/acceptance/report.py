@@ -1,30 +1,38 @@
-"""The results in words: a table of targets for the terminal, everything as markdown."""
+"""The results in words: the targets for the terminal, everything as a page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from measure.common import Table, print_table
+from acceptance.case import Target
+from acceptance.journal import FAILED, LEFT_OUT, Journal
+from trtkit.cli.output import print_table
 
-from acceptance.journal import Journal
-from acceptance.targets import Target
+COLUMNS = ("what", "must be", "measured", "")
+METHOD = (
+    "Times are medians of rounds in which the competitors take turns, with their 10th and 90th "
+    "percentile; a ratio is that of the medians, behind it p10, median and p90 of the rounds. Weights are "
+    "random."
+)
+STAGES = ("bundle", "builder s", "warm s", "ratio", "whole build s", "heavy layers", "MiB")
 
 
 def print_targets(journal: Journal, targets: Sequence[Target]) -> None:
     """The targets, then what failed and what was left out."""
-    rows = [(one.what, one.must_be, one.measured, one.verdict) for one in targets]
-    print_table(Table("Targets", ("what", "must be", "measured", ""), tuple(rows)))
-    for title, steps in (("Failed", journal.failed()), ("Left out", journal.left_out())):
-        if steps:
+    print_table(COLUMNS, [(one.what, one.must_be, one.measured, one.verdict) for one in targets])
+    for title, state in (("Failed", FAILED), ("Left out", LEFT_OUT)):
+        reasons = journal.reasons(state)
+        if reasons:
             print(f"\n{title}:")
-            for name, reason in steps.items():
-                print(f"  {name}: {reason}")
+        for name, reason in reasons.items():
+            print(f"  {name}: {reason}")
 
 
 def markdown(journal: Journal, targets: Sequence[Target]) -> str:
     """The page for docs/results/."""
-    lines = ["# Measured: on a GPU", "", *_machine(journal), "", "## Targets", ""]
+    lines = ["# Measured: on a GPU", "", *(f"    {run['command']}" for run in journal.runs), ""]
+    lines += [*_machine(journal), "", METHOD, "", "## Targets", ""]
     rows = [
         (
             one.what,
@@ -34,53 +42,36 @@ def markdown(journal: Journal, targets: Sequence[Target]) -> str:
         )
         for one in targets
     ]
-    lines += _table(("what", "must be", "measured", ""), rows)
-    for table in _tables(journal):
-        lines += ["", f"## {table.title}", "", *_table(table.columns, table.rows)]
-    for title, steps in (("Failed", journal.failed()), ("Left out", journal.left_out())):
-        if steps:
-            lines += ["", f"## {title}", "", *(f"- {name}: {why}" for name, why in steps.items())]
+    lines += _table(COLUMNS, rows)
+    builds = list(_builds(journal))
+    if builds:
+        lines += ["", "## Builds", "", *_table(STAGES, builds)]
+    for name in journal.steps:
+        lines += _section(name, journal.result(name))
+    for title, state in (("Failed", FAILED), ("Left out", LEFT_OUT)):
+        reasons = journal.reasons(state).items()
+        if reasons:
+            lines += ["", f"## {title}", "", *(f"- {name}: {reason}" for name, reason in reasons)]
     return "\n".join(lines) + "\n"
 
 
 def _machine(journal: Journal) -> Iterator[str]:
-    for run in journal.runs:
-        yield f"    {run['command']}"
-    yield ""
-    found = journal.result("environment")
-    if found is None:
-        known = journal.identity.items()
-        yield ", ".join(f"{name} {value}" for name, value in known if value is not None) + "."
+    result = journal.result("environment")
+    if result is None:
+        common = journal.identity.items()
+        yield ", ".join(f"{name} {value}" for name, value in common if value is not None) + "."
     else:
-        driver = f"driver {found['driver']}, " if found["driver"] else ""
-        commit = f" ({found['commit']})" if found["commit"] else ""
+        driver = f"driver {result['driver']}, " if result["driver"] else ""
+        commit = f" ({result['commit']})" if result["commit"] else ""
         yield (
-            f"{found['date']}: {found['card']}, compute capability {found['compute_capability']}, "
-            f"{driver}CUDA {found['cuda']}, {found['tensorrt']} {found['tensorrt_version']}, "
-            f"cuda-python {found['cuda_python']}, Python {found['python']}, trtkit {found['trtkit']}"
-            f"{commit}; {found['processor']}, {found['cores']} cores, {found['system']}."
+            f"{result['date']}: {result['card']}, compute capability {result['compute_capability']}, "
+            f"{driver}CUDA {result['cuda']}, {result['tensorrt']} {result['tensorrt_version']}, "
+            f"cuda-python {result['cuda_python']}, Python {result['python']}, trtkit {result['trtkit']}"
+            f"{commit}; {result['processor']}, {result['cores']} cores, {result['system']}."
         )
     commits = {record.commit for record in journal.steps.values() if record.commit}
     if len(commits) > 1:
         yield f"The steps were done by several states of trtkit: {', '.join(sorted(commits))}."
-    yield ""
-    yield (
-        "Times are medians of rounds in which the competitors take turns, with their 10th and 90th "
-        "percentile; a ratio is that of the medians, behind it p10, median and p90 of the rounds. "
-        "Weights are random."
-    )
-
-
-def _tables(journal: Journal) -> Iterator[Table]:
-    builds = list(_builds(journal))
-    if builds:
-        columns = ("bundle", "builder s", "warm s", "ratio", "whole build s", "heavy layers", "MiB")
-        yield Table("Builds", columns, tuple(builds))
-    for name in journal.steps:
-        result = journal.result(name)
-        maker = MAKERS.get(name) or MAKERS.get(name.split(" ", 1)[0])
-        if result is not None and maker is not None:
-            yield maker(f"{name[:1].upper()}{name[1:]}", result)
 
 
 def _builds(journal: Journal) -> Iterator[tuple[str, ...]]:
@@ -88,7 +79,7 @@ def _builds(journal: Journal) -> Iterator[tuple[str, ...]]:
         result = journal.result(name)
         if result is None or not name.startswith("build "):
             continue
-        again = journal.result(f"re{name}") or {}
+        again = journal.result(f"re{name}")
         layers: dict[str, int] = {}
         for stage in result["stages"]:
             for kind, count in (stage["inspector"] or stage["network"] or {}).items():
@@ -99,131 +90,53 @@ def _builds(journal: Journal) -> Iterator[tuple[str, ...]]:
             f"{again['warm_builder_seconds']:.1f}" if again else "",
             f"{again['ratio']:.3f}" if again else "",
             f"{result['seconds']:.1f}",
-            ", ".join(f"{layers[k]} {k}" for k in layers if layers[k] and k != "heavy"),
+            ", ".join(
+                f"{layers[kind]} {kind}" for kind in layers if layers[kind] and kind != "heavy"
+            ),
             f"{sum(stage['plan_bytes'] for stage in result['stages']) / 2**20:.1f}",
         )
 
 
-def _compute(title: str, result: Any) -> Table:
-    columns = ("batch", "graphs", "chain ms", "unsplit ms", "ratio", "by round")
-    rows = [
-        (
-            str(row["batch"]),
-            "yes" if row["graphs"] else "no",
-            _ms(row["chain"]),
-            _ms(row["unsplit"]),
-            *_ratio(row["ratio"]),
-        )
-        for row in result["rows"]
+def _section(name: str, result: Any) -> list[str]:
+    """The rows of a case with everything that is in them, under what holds for all of them."""
+    if result is None or not ("rows" in result or "free_bytes_after" in result):
+        return []
+    facts = [
+        f"{_words(key)} {_cell(value)}"
+        for key, value in result.items()
+        if key != "rows" and value is not None
     ]
-    return Table(f"{title}: device time of one batch", columns, tuple(rows))
-
-
-def _loops(title: str, result: Any) -> Table:
-    why = result["trtexec"]
-    columns = ("batch", "ours img/s", "bare img/s", "trtexec img/s", "ours to bare", "by round")
-    rows = [
-        (
-            str(row["batch"]),
-            f"{row['ours_images_per_second']:,.0f}",
-            f"{row['bare_images_per_second']:,.0f}",
-            _number(row["trtexec_images_per_second"], ",.0f"),
-            *_ratio(row["ratio"]),
-        )
-        for row in result["rows"]
+    lines = ["", f"## {name[:1].upper()}{name[1:]}", "", "; ".join(facts) + "."]
+    rows = result.get("rows", ())
+    if not rows:
+        return lines
+    return [
+        *lines,
+        "",
+        *_table([_words(key) for key in rows[0]], [map(_cell, row.values()) for row in rows]),
     ]
-    without = f"; no trtexec: {why}" if why else ""
-    graphs = "" if result["graphs_recorded"] else ", without CUDA graphs"
-    return Table(f"{title}: {result['model']} unsplit{graphs}{without}", columns, tuple(rows))
 
 
-def _host_time(title: str, result: Any) -> Table:
-    columns = ("batch", "submit us", "p10", "p90", "of it pixels us")
-    names = ("submit_median", "submit_p10", "submit_p90", "pixels_median")
-    rows = [
-        (str(row["batch"]), *(f"{row[f'{name}_microseconds']:.1f}" for name in names))
-        for row in result["rows"]
-    ]
-    return Table(f"{title} of a batch, {result['model']}", columns, tuple(rows))
+def _words(key: str) -> str:
+    return key.replace("_", " ")
 
 
-def _end_to_end(title: str, result: Any) -> Table:
-    modes = list(dict.fromkeys(row["mode"] for row in result["rows"]))
-    speed = {(row["batch"], row["mode"]): row["images_per_second"] for row in result["rows"]}
-    rows = [
-        (str(batch), *(_number(speed.get((batch, mode)), ",.0f") for mode in modes))
-        for batch in dict.fromkeys(row["batch"] for row in result["rows"])
-    ]
-    what = f"{result['model']}, {result['photos']} JPEG files ({result['source']})"
-    return Table(f"{title}: images per second, {what}", ("batch", *modes), tuple(rows))
+def _cell(value: Any) -> str:
+    """A value of a row: times in ms as median (p10 to p90), ratios as that of the medians (...)."""
+    if isinstance(value, dict) and "median_seconds" in value:
+        parts = (1e3 * value[f"{part}_seconds"] for part in ("median", "p10", "p90"))
+        return "{:.3f} ms ({:.3f} to {:.3f})".format(*parts)
+    if isinstance(value, dict) and "of_medians" in value:
+        return "{of_medians:.3f} ({p10:.3f} {median:.3f} {p90:.3f})".format(**value)
+    if isinstance(value, dict):
+        return ", ".join(f"{_words(key)} {_cell(part)}" for key, part in value.items())
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: ""}[value]
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
 
 
-def _torch(title: str, result: Any) -> Table:
-    versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
-    columns = ("model", "batch", "torch", "torch ms", "ours ms", "times faster")
-    rows = [
-        (
-            row["model"],
-            str(row["batch"]),
-            row["mode"] + (f" ({row['error']})" if row["error"] else ""),
-            _ms(row["torch"]),
-            _ms(row["ours"]),
-            _number(row["times_faster"], ".2f"),
-        )
-        for row in result["rows"]
-    ]
-    return Table(f"{title}: device time of one batch ({versions})", columns, tuple(rows))
-
-
-def _parity(title: str, result: Any) -> Table:
-    columns = ("tail", "by", "images", "relative error", "equal top-1", "ties")
-    rows = [
-        (
-            row["tail"],
-            row["by"],
-            str(row["images"]),
-            _number(row["relative_error"], ".1e", "not finite"),
-            f"{row['agreement']:.1%}",
-            str(row["ties"]),
-        )
-        for row in result["rows"]
-    ]
-    without = f" ({result['photos']})" if result["photos"] else ""
-    return Table(title + without, columns, tuple(rows))
-
-
-def _leaks(title: str, result: Any) -> Table:
-    rows = [(count, f"{free:,}") for count, free in result["free_bytes_after"].items()]
-    return Table(f"{title}: free device memory", ("bindings", "bytes"), tuple(rows))
-
-
-MAKERS = {
-    "compute": _compute,
-    "loops": _loops,
-    "host time": _host_time,
-    "end to end": _end_to_end,
-    "torch": _torch,
-    "parity": _parity,
-    "leaks": _leaks,
-}
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(columns: Sequence[str], rows: Sequence[Any]) -> list[str]:
     lines = [columns, ["---"] * len(columns), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-
-
-def _ms(timing: Any) -> str:
-    if timing is None:
-        return ""
-    middle, low, high = (timing[f"{name}_seconds"] * 1e3 for name in ("median", "p10", "p90"))
-    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _ratio(ratio: Any) -> tuple[str, str]:
-    rounds = " ".join(f"{ratio[name]:.3f}" for name in ("p10", "median", "p90"))
-    return f"{ratio['of_medians']:.3f}", rounds
-
-
-def _number(value: float | None, form: str, otherwise: str = "") -> str:
-    return otherwise if value is None else format(value, form)

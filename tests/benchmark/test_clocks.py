@@ -1,42 +1,68 @@
-"""What the machine says of itself, and what is made of it. The texts are those of real machines."""
+"""What the machine tells of itself, and what follows for figures that were measured meanwhile."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
+from collections import namedtuple
 from dataclasses import replace
 
+import psutil
+import pynvml
 import pytest
 
 from trtkit.benchmark import clocks
 from trtkit.benchmark.clocks import Clocks, GpuReading, Reading, read, warnings
 
-TICKS = os.sysconf("SC_CLK_TCK")
-
-# nvidia-smi --query-gpu=index,name,clocks.sm,clocks.mem,temperature.gpu,clocks_event_reasons.active
-SMI = """\
-0, NVIDIA A100-SXM4-40GB, 1410, 1215, 34, 0x0000000000000000
-1, NVIDIA A100-SXM4-40GB, 210, 1215, 28, 0x0000000000000001
-2, Tesla T4, 585, 5000, 85, 0x0000000000000064
-3, NVIDIA GeForce GT 1030, [N/A], [N/A], 41, [N/A]
-"""
-STAT = """\
-cpu  3105127 116084 738756 2359130 58851 0 4112 10501 0 0
-cpu0 1314164 57372 301643 1505826 10465 0 671 5183 0 0
-cpu1 1790963 58711 437112 853304 48385 0 3440 5317 0 0
-intr 120463838 9 0 0
-"""
+# Of each GPU: name, SM and memory clock, temperature, reasons for its clocks; None is not told.
+GPUS = (
+    ("NVIDIA A100-SXM4-40GB", 1410, 1215, 34, 0x0),
+    ("NVIDIA A100-SXM4-40GB", 210, 1215, 28, 0x1),
+    ("Tesla T4", 585, 5000, 85, 0x64),
+    ("NVIDIA GeForce GT 1030", None, None, 41, None),
+)
 PRESSURE = """\
 some avg10=4.29 avg60=4.36 avg300=3.80 total=6111530316
 full avg10=0.00 avg60=0.00 avg300=0.00 total=0
 """
 
 
-def test_what_nvidia_smi_says():
-    busy, idle, hot, old = clocks.gpus_of(SMI)
-    assert busy == GpuReading("NVIDIA A100-SXM4-40GB", 1410, 1215, 34, False, ())
+@pytest.fixture
+def nvml(monkeypatch):
+    """Puts these GPUs into the place of the driver's."""
+
+    def make(gpus=GPUS, failing=()) -> None:
+        def answer(value):
+            if value is None:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+            return value
+
+        functions = {
+            "Init": lambda: None,
+            "Shutdown": lambda: None,
+            "DeviceGetCount": lambda: len(gpus),
+            "DeviceGetHandleByIndex": lambda number: gpus[number],
+            "DeviceGetName": lambda gpu: gpu[0],
+            "DeviceGetClockInfo": lambda gpu, kind: answer(
+                gpu[{pynvml.NVML_CLOCK_SM: 1, pynvml.NVML_CLOCK_MEM: 2}[kind]]
+            ),
+            "DeviceGetTemperature": lambda gpu, sensor: answer(gpu[3]),
+            "DeviceGetCurrentClocksEventReasons": lambda gpu: answer(gpu[4]),
+            "DeviceGetCurrentClocksThrottleReasons": lambda gpu: answer(gpu[4]),
+        }
+        for name, function in functions.items():
+            if name in failing:
+                function = lambda *arguments: answer(None)  # noqa: E731
+            monkeypatch.setattr(pynvml, f"nvml{name}", function)
+
+    return make
+
+
+def test_what_the_driver_tells_of_its_gpus(nvml):
+    nvml()
+    busy, idle, hot, old = clocks.nvidia_gpus()
+    assert busy == GpuReading("NVIDIA A100-SXM4-40GB", 1410.0, 1215.0, 34.0, False, ())
     assert idle.idle is True and idle.sm_mhz == 210
     assert hot.slowed == (
         "at its power limit",
@@ -44,71 +70,32 @@ def test_what_nvidia_smi_says():
         "slowed down by its hardware for its heat",
     )
     assert old == GpuReading("NVIDIA GeForce GT 1030", None, None, 41, None, ())
-    assert clocks.gpus_of("No devices were found\n") == ()
+    nvml(gpus=())
+    assert clocks.nvidia_gpus() == ()
+
+
+def test_an_older_driver_has_another_name_for_the_reasons(nvml, monkeypatch):
+    nvml(GPUS[2:3], failing=["DeviceGetCurrentClocksEventReasons"])
+    assert clocks.nvidia_gpus()[0].slowed[0] == "at its power limit"
+    # As in an older nvidia-ml-py.
+    monkeypatch.delattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons")
+    assert clocks.nvidia_gpus()[0].slowed[0] == "at its power limit"
+
+
+@pytest.mark.parametrize("function", ["Init", "DeviceGetCount", "DeviceGetHandleByIndex"])
+def test_without_a_driver_there_are_no_gpus(nvml, function):
+    nvml(failing=[function])
+    assert clocks.nvidia_gpus() == ()
 
 
 @pytest.fixture
-def smi(tmp_path, monkeypatch):
-    """Puts an nvidia-smi on the PATH that runs that shell script."""
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    (tmp_path / "bin").mkdir()
-
-    def make(script: str) -> None:
-        path = tmp_path / "bin" / "nvidia-smi"
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-
-    return make
+def no_gpu(nvml):
+    nvml(failing=["Init"])
 
 
-ASKED = "index,name,clocks.sm,clocks.mem,temperature.gpu"
-LINE = "0, Tesla T4, 585, 5000, 85, 0x4"
-
-
-def test_nvidia_smi_is_asked_in_the_words_of_its_driver(smi):
-    smi(
-        f'[ "$*" = "--query-gpu={ASKED},clocks_event_reasons.active --format=csv,noheader,nounits" ]'
-        f" && echo '{LINE}'"
-    )
-    assert [gpu.name for gpu in clocks.listed_gpus()] == ["Tesla T4"]
-    # Before driver 535.
-    smi(
-        'case "$*" in *clocks_event_reasons*) echo Field is not a valid field to query.; exit 2;; esac\n'
-        f"echo '{LINE}'"
-    )
-    assert clocks.listed_gpus()[0].slowed == ("at its power limit",)
-
-
-@pytest.mark.parametrize("script", ["exit 9", "echo no driver", "exec /nowhere"])
-def test_without_a_driver_there_are_no_gpus(smi, script):
-    smi(script)
-    assert clocks.listed_gpus() == ()
-
-
-def test_without_nvidia_smi_there_are_no_gpus(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert clocks.listed_gpus() == ()
-
-
-def test_an_nvidia_smi_that_hangs_is_left_alone(smi, monkeypatch):
-    monkeypatch.setattr(clocks, "NVIDIA_SMI_SECONDS", 0.2)
-    smi("exec /bin/sleep 60")
-    start = time.monotonic()
-    assert clocks.listed_gpus() == ()
-    assert time.monotonic() - start < 20
-
-
-def test_what_proc_and_sys_say(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
+def test_what_the_system_tells(tmp_path, monkeypatch, no_gpu):
     files = {
-        "proc/loadavg": "1.28 1.18 1.21 3/104 10742\n",
         "proc/pressure/cpu": PRESSURE,
-        "proc/stat": STAT,
-        "proc/77/stat": f"77 (a (b) c) S 1 70 70 0 -1 0 1 2 3 4 {5 * TICKS} {TICKS} {TICKS} 0 20 0",
-        "proc/78/stat": f"78 (x) S 1 71 71 0 -1 0 1 2 3 4 {9 * TICKS} 0 0 0 20 0",
-        "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "800000\n",
-        "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "3400000\n",
-        "sys/devices/system/cpu/cpu2/cpufreq/scaling_cur_freq": "4100000\n",
         "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "3\n",
         "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count": "4\n",
         "sys/class/devfreq/17000000.ga10b/cur_freq": "1020000000\n",
@@ -117,27 +104,56 @@ def test_what_proc_and_sys_say(tmp_path, monkeypatch):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    times = namedtuple("times", "user nice system idle iowait irq softirq steal guest guest_nice")
+    frequency = namedtuple("frequency", "current min max")
+    cpus = [times(11, 1, 2, 500, 40, 3, 4, 5, 600, 700), times(20, *[0] * 9), times(9, *[9] * 9)]
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: cpus)
+    monkeypatch.setattr(
+        psutil, "cpu_freq", lambda percpu: [frequency(mhz, 0, 0) for mhz in (800, 3400, 4100)]
+    )
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (1.28, 1.18, 1.21))
+    reading = read({0, 1}, (), tmp_path)
+    assert reading.gpus == (GpuReading("17000000.ga10b", 1020.0),)
+    # Core 2 is not used; the time of guests is in that of users already.
+    assert (reading.cpu_mhz, reading.cpu_throttles) == (3400.0, 7)
+    assert (reading.load, reading.pressure) == (1.28, 4.29)
+    assert reading.busy_seconds == 11 + 1 + 2 + 3 + 4 + 5 + 20
+
+
+def test_own_work_is_that_of_the_sessions_and_of_this_process(monkeypatch, tmp_path, no_gpu):
+    times = namedtuple("times", "user system children_user children_system iowait")
+
+    class Process:
+        def __init__(self, pid: int) -> None:
+            self.pid = pid
+
+        def cpu_times(self):
+            if self.pid == 72:
+                raise psutil.NoSuchProcess(72)
+            return times(4, 1, 1, 1, 100)
+
+    def session(pid: int) -> int:
+        if pid == 71:
+            raise ProcessLookupError
+        return 80 if pid == 73 else 70
+
+    monkeypatch.setattr(psutil, "process_iter", lambda: map(Process, (70, 71, 72, 73)))
+    monkeypatch.setattr(os, "getsid", session)
     own = sum(os.times()[:4])
-    found = read({0, 1}, {70}, tmp_path)
-    assert found.gpus == (GpuReading("17000000.ga10b", 1020.0),)
-    # Core 2 is not used.
-    assert (found.cpu_mhz, found.cpu_throttles) == (3400.0, 7)
-    assert (found.load, found.pressure) == (1.28, 4.29)
-    both = 1314164 + 57372 + 301643 + 671 + 5183 + 1790963 + 58711 + 437112 + 3440 + 5317
-    assert found.busy_seconds == both / TICKS
-    # The process of session 70, and this one.
-    assert own + 7 <= found.own_seconds <= own + 8
+    assert own + 7 <= read({0}, {70}, tmp_path).own_seconds <= own + 8
 
 
-def test_a_system_that_says_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    found = read({0}, {1}, tmp_path)
-    assert found == Reading(found.seconds)
-    assert warnings(found, replace(found, seconds=found.seconds + 9), 1) == ()
+def test_a_system_that_tells_nothing(tmp_path, monkeypatch, no_gpu):
+    monkeypatch.setattr(psutil, "cpu_freq", lambda percpu: [])
+    monkeypatch.delattr(os, "getsid")
+    reading = read({0}, {1}, tmp_path)
+    assert reading == Reading(reading.seconds, load=reading.load, busy_seconds=reading.busy_seconds)
+    later = replace(reading, seconds=reading.seconds + 9)
+    assert warnings(reading, later, 1) == ()
 
 
 def test_the_same_twice_is_no_reason_to_doubt():
-    gpus = clocks.gpus_of(SMI)[:2]
+    gpus = (GpuReading("A100", 1410.0, 1215.0, 34.0, False), GpuReading("A100", 210.0, idle=True))
     reading = Reading(0.0, gpus, 3400.0, 7, 1.0, 4.0, 100.0, 50.0)
     later = replace(reading, seconds=10.0, busy_seconds=120.0, own_seconds=70.0)
     assert Clocks.between(reading, later, 2).warnings == ()

@@ -1,28 +1,27 @@
-"""What the machine did beside the measuring: clocks, heat, and the work of other processes.
+"""What the machine did while it was measured: clocks, heat, and the work of other processes.
 
-Everything is read where it can be; what a system does not tell is None or absent.
+What a system does not tell is None or absent.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import psutil
+
+from trtkit.nvml import NvmlError, gpu_handles, supported
 
 ROOT = Path("/")
 # A clock that moved by more than this share of itself made ratios of different rounds differ.
 MOVED = 0.05
-# Of the cores' time; below it are the system's own threads, and the tools that read all this.
+# Of the cores' time; below it are the system's own threads.
 OTHERS_BUSY = 0.05
-NVIDIA_SMI_SECONDS = 10.0
-
-_GPU_FIELDS = ("index", "name", "clocks.sm", "clocks.mem", "temperature.gpu")
-# The name of the reasons since driver 535, and the one before.
-_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 # The bits of nvmlClocksEventReasons in NVML's reference. The others are no slowing down: clocks that
 # were set, several cards kept in step.
 _IDLE = 0x1
@@ -88,20 +87,20 @@ class Clocks:
 
 
 def read(cores: Collection[int], sessions: Collection[int] = (), root: Path = ROOT) -> Reading:
-    """The machine now. Takes the time that nvidia-smi takes, where there is one.
+    """The machine now.
 
     `cores`: the numbers of those that are used. `sessions`: the ids of the sessions whose processes
-    are the program's own. `root`: where /proc and /sys are found.
+    are the program's own. `root`: the folder of proc/pressure and sys.
     """
     return Reading(
         seconds=time.monotonic(),
-        gpus=listed_gpus() or jetson_gpus(root),
-        cpu_mhz=_fastest_core(cores, root),
+        gpus=nvidia_gpus() or jetson_gpus(root),
+        cpu_mhz=_fastest_core(cores),
         cpu_throttles=_throttles(cores, root),
-        load=_number(_text(root / "proc/loadavg").partition(" ")[0]),
+        load=psutil.getloadavg()[0],
         pressure=pressure_of(_text(root / "proc/pressure/cpu")),
-        busy_seconds=busy_of(_text(root / "proc/stat"), cores),
-        own_seconds=_own_seconds(sessions, root),
+        busy_seconds=_busy_seconds(cores),
+        own_seconds=_own_seconds(sessions),
     )
 
 
@@ -139,50 +138,46 @@ def others_busy(before: Reading, after: Reading) -> float | None:
     return max(0.0, others) / (after.seconds - before.seconds)
 
 
-def listed_gpus() -> tuple[GpuReading, ...]:
-    """The GPUs that nvidia-smi lists; none where it is missing, fails or takes over ten seconds."""
-    if shutil.which("nvidia-smi") is None:
+def nvidia_gpus() -> tuple[GpuReading, ...]:
+    """The GPUs that NVML lists; none where there is no driver."""
+    try:
+        with gpu_handles() as handles:
+            return tuple(map(_gpu_reading, handles))
+    except NvmlError:
         return ()
-    for reasons in _REASONS:
-        query = ["nvidia-smi", f"--query-gpu={','.join((*_GPU_FIELDS, reasons))}"]
-        query.append("--format=csv,noheader,nounits")
-        try:
-            answer = subprocess.run(
-                query, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True
-            )
-        except subprocess.CalledProcessError:
-            # A driver that does not know this name of the reasons.
-            continue
-        except (OSError, subprocess.TimeoutExpired):
-            return ()
-        return gpus_of(answer.stdout)
-    return ()
 
 
-def gpus_of(answer: str) -> tuple[GpuReading, ...]:
-    """The GPUs of nvidia-smi's answer, one a line; what it does not know is `[N/A]` there."""
-    found = []
-    for line in answer.splitlines():
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) != len(_GPU_FIELDS) + 1:
-            continue
-        _, name, sm, memory, temperature, reasons = fields
-        bits = _hexadecimal(reasons)
-        found.append(
-            GpuReading(
-                name,
-                _number(sm),
-                _number(memory),
-                _number(temperature),
-                None if bits is None else bool(bits & _IDLE),
-                tuple(text for bit, text in _SLOWED.items() if bits is not None and bits & bit),
-            )
-        )
-    return tuple(found)
+def gpu_value(function: str, *arguments: Any) -> float | None:
+    """A number that a function of pynvml tells, in its unit; None where it is not told."""
+    value = supported(function, *arguments)
+    return None if value is None else float(value)
+
+
+def slowdown_reasons(handle: Any) -> int | None:
+    """The bits of nvmlClocksEventReasons that are set for a GPU; None where they are not told."""
+    reasons = supported("nvmlDeviceGetCurrentClocksEventReasons", handle)
+    if reasons is None:
+        # The name before driver 535.
+        reasons = supported("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
+    return None if reasons is None else int(reasons)
+
+
+def _gpu_reading(handle: Any) -> GpuReading:
+    import pynvml
+
+    reasons = slowdown_reasons(handle)
+    return GpuReading(
+        name=str(supported("nvmlDeviceGetName", handle)),
+        sm_mhz=gpu_value("nvmlDeviceGetClockInfo", handle, pynvml.NVML_CLOCK_SM),
+        memory_mhz=gpu_value("nvmlDeviceGetClockInfo", handle, pynvml.NVML_CLOCK_MEM),
+        temperature=gpu_value("nvmlDeviceGetTemperature", handle, pynvml.NVML_TEMPERATURE_GPU),
+        idle=None if reasons is None else bool(reasons & _IDLE),
+        slowed=tuple(text for bit, text in _SLOWED.items() if reasons and reasons & bit),
+    )
 
 
 def jetson_gpus(root: Path = ROOT) -> tuple[GpuReading, ...]:
-    """The GPU of a Jetson, which has no nvidia-smi that tells its clock: what Linux says of it."""
+    """The GPU of a Jetson, whose NVML does not tell its clock, as Linux lists it."""
     devices = root / "sys/class/devfreq"
     paths = sorted({path for pattern in _JETSON_GPUS for path in devices.glob(pattern)})
     found = []
@@ -203,49 +198,31 @@ def pressure_of(text: str) -> float | None:
     return None
 
 
-def busy_of(text: str, cores: Collection[int]) -> float | None:
-    """Seconds that `cores` have worked, by /proc/stat, the time that a host took from them included."""
-    busy, found = 0, False
-    for line in text.splitlines():
-        name, *fields = line.split() or [""]
-        number = name.removeprefix("cpu")
-        if not (name.startswith("cpu") and number.isdigit() and int(number) in cores):
-            continue
-        # User, nice, system, (idle, waiting for disks,) interrupts of two kinds, taken by the host.
-        user, nice, system, _, _, hard, soft, stolen = map(int, fields[:8])
-        busy += user + nice + system + hard + soft + stolen
-        found = True
-    return busy / _ticks() if found else None
+def _busy_seconds(cores: Collection[int]) -> float:
+    """Seconds that `cores` have worked, the time that a host took from them included."""
+    names = ("user", "nice", "system", "irq", "softirq", "steal")
+    times = psutil.cpu_times(percpu=True)
+    return sum(
+        getattr(times[core], name, 0.0) for core in cores if core < len(times) for name in names
+    )
 
 
-def session_seconds(text: str, sessions: Collection[int]) -> float:
-    """Processor time, by its /proc/PID/stat, of a process and children that have ended.
-
-    0 for one of another session.
-    """
-    # Behind the name, which may hold anything.
-    fields = text.rpartition(")")[2].split()
-    if len(fields) < 15 or int(fields[3]) not in sessions:
-        return 0.0
-    return sum(map(int, fields[11:15])) / _ticks()
-
-
-def _own_seconds(sessions: Collection[int], root: Path) -> float | None:
+def _own_seconds(sessions: Collection[int]) -> float | None:
     """Of this process, its children that have ended, and all processes of `sessions`."""
-    processes = root / "proc"
-    if not processes.is_dir():
+    if not hasattr(os, "getsid"):
         return None
     own = sum(os.times()[:4])
-    for path in processes.glob("[0-9]*/stat"):
-        # One that has ended meanwhile reads as empty.
-        own += session_seconds(_text(path), sessions)
+    for process in psutil.process_iter():
+        with suppress(OSError, psutil.Error):
+            if os.getsid(process.pid) in sessions:
+                own += sum(process.cpu_times()[:4])
     return own
 
 
-def _fastest_core(cores: Collection[int], root: Path) -> float | None:
-    folder = root / "sys/devices/system/cpu"
-    read_ = [_number(_text(folder / f"cpu{core}/cpufreq/scaling_cur_freq")) for core in cores]
-    return max((kilohertz / 1000 for kilohertz in read_ if kilohertz), default=None)
+def _fastest_core(cores: Collection[int]) -> float | None:
+    frequencies = psutil.cpu_freq(percpu=True) if hasattr(psutil, "cpu_freq") else []
+    of_cores = [frequencies[core].current for core in cores if core < len(frequencies)]
+    return max(of_cores, default=0.0) or None
 
 
 def _throttles(cores: Collection[int], root: Path) -> int | None:
@@ -274,14 +251,3 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def _hexadecimal(text: str) -> int | None:
-    try:
-        return int(text, 16)
-    except ValueError:
-        return None
-
-
-def _ticks() -> int:
-    return os.sysconf("SC_CLK_TCK")

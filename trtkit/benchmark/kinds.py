@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from trtkit.benchmark.clocks import listed_gpus
+from trtkit.benchmark.clocks import nvidia_gpus
 from trtkit.engines.registry import BACKENDS
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import EXTRAS, Package
@@ -75,12 +75,12 @@ def missing(kind: str) -> str | None:
 def no_gpu() -> str | None:
     """Why there is no GPU here, as part of a sentence; None when there is one.
 
-    One that trtkit's own bindings cannot use may still be one for torch, so nvidia-smi is asked too.
+    One that trtkit's own bindings cannot use may still be one for torch, so NVML counts too.
     """
     from trtkit.engines.cuda import device
 
     reason = device.missing()
-    if reason is None or listed_gpus():
+    if reason is None or nvidia_gpus():
         return None
     return f"no NVIDIA GPU was found: {reason.rstrip('.')}"
 

@@ -157,15 +157,23 @@ class EndToEnd:
 class Inference:
     """Files to their best classes by trtkit's own pipeline, with its cache as the spec says.
 
-    Cold: every run has an empty cache, and lasts until all of it is committed to the disk.
+    Cold: every run has an empty cache, and lasts until all of it is committed to the disk. `close` is
+    called at the end; by default it closes the chain.
     """
 
-    def __init__(self, spec: Spec, manifest: Manifest, chain: Runner) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        manifest: Manifest,
+        chain: Runner,
+        close: Callable[[], None] | None = None,
+    ) -> None:
         self.images = len(spec.photos)
         self.note = ""
         self._spec = spec
         self._manifest = manifest
         self._chain = chain
+        self._close = close or chain.close
         self._folder: Path | None = None
         self._used = False
         self.pipeline = self._opened()
@@ -186,7 +194,7 @@ class Inference:
         return [result.predictions[0].index for result in self._infer()]
 
     def close(self) -> None:
-        self._chain.close()
+        self._close()
         self._drop_cache()
 
     def _infer(self) -> list[Result]:

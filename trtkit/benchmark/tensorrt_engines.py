@@ -21,6 +21,7 @@ from trtkit.engines.cuda.memory import DeviceMemory, address
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import get_backend
 from trtkit.engines.tensorrt.engine import TensorRTEngine
+from trtkit.engines.tensorrt.library import RTX, TENSORRT, load_library
 from trtkit.errors import TrtkitError
 from trtkit.runtime.device.runs import PreparedRuns
 from trtkit.runtime.device.slot import Slot
@@ -131,6 +132,45 @@ class PlacedEngines:
             count = max(images, smallest)
             source, target = self._slot.buffers[stage : stage + 2]
             self._runs.enqueue(stage, 0, count, source, target)
+
+
+class BareLoop:
+    """A plan run as in a minimal program: a context with memory of its own and `execute_async_v3`.
+
+    `backend` is the name of the plan's. It reads and writes at the device addresses `buffers`: of the
+    image and of the output.
+    """
+
+    def __init__(self, backend: str, plan: Path, buffers: Sequence[int]) -> None:
+        library = load_library(RTX if backend == RTX.name else TENSORRT)
+        self._runtime = library.trt.Runtime(library.logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+        self._context = self._engine.create_execution_context()
+        self._stream = Stream()
+        mode = library.trt.TensorIOMode.INPUT
+        names = [self._engine.get_tensor_name(n) for n in range(self._engine.num_io_tensors)]
+        self._input = next(n for n in names if self._engine.get_tensor_mode(n) == mode)
+        output = next(name for name in names if name != self._input)
+        for name, pointer in zip((self._input, output), buffers, strict=True):
+            self._context.set_tensor_address(name, pointer)
+
+    def warm_up(self, images: int, profile: int) -> None:
+        """Choose the profile and the shape, which holds from now on, and run."""
+        shape = tuple(self._engine.get_tensor_shape(self._input))[1:]
+        self._context.set_optimization_profile_async(profile, self._stream.pointer)
+        self._stream.synchronize()
+        self._context.set_input_shape(self._input, (images, *map(int, shape)))
+        self.host_seconds(WARM_UPS)
+
+    def host_seconds(self, repeats: int) -> float:
+        """Seconds of one batch by the host's clock, from the first call to the end of the last batch."""
+        run, handle = self._context.execute_async_v3, self._stream.pointer
+        started = time.perf_counter()
+        for _ in range(repeats):
+            if not run(handle):
+                raise TrtkitError("TensorRT refused a run in the bare loop.")
+        self._stream.synchronize()
+        return (time.perf_counter() - started) / repeats
 
 
 def bundle_engines(folder: Path, manifest: Manifest, tail: Stage) -> list[Any]:
