@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from acceptance.case import Timing, rounds
-from acceptance.context import Context
-from acceptance.settings import AcceptanceSettings, Bundle, unsplit
+from acceptance.context import Bundle, Context, unsplit
 from trtkit.benchmark import trtexec
-from trtkit.benchmark.protocol import repeats_for
+from trtkit.benchmark.protocol import ProtocolSettings, Turns, repeats_for, take_turns
 from trtkit.benchmark.tensorrt_engines import WARM_UPS, BareLoop, PlacedEngines
 from trtkit.engines.cuda.device import Stream, free_memory
 from trtkit.engines.cuda.memory import DeviceMemory, pinned
@@ -23,9 +23,30 @@ from trtkit.runtime.device.slot import row_bytes
 from trtkit.runtime.loading import load_chain
 from trtkit.tensors import TensorSpec
 
+SUBMIT_BATCHES = (1, 8)
 # Samples of loops are longer: the first batch's latency must not count.
 LOOPS_LONGER = 4
 TRTEXEC_STARTS_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one batch or pass: the median of `samples` rounds, the 10th and the 90th percentile."""
+
+    median_seconds: float
+    p10_seconds: float
+    p90_seconds: float
+    samples: int
+
+    @classmethod
+    def of(cls, turns: Turns, name: str) -> Timing:
+        summary = turns.summary(name)
+        return cls(summary.median, summary.p10, summary.p90, summary.count)
+
+
+def rounds(count: int, **competitors: Callable[[], object]) -> Turns:
+    """Let competitors take turns, `count` times after a warm-up."""
+    return take_turns(competitors, ProtocolSettings.fixed(count))
 
 
 def compute(context: Context, model: str, precision: str) -> Any:
@@ -66,11 +87,6 @@ def compute(context: Context, model: str, precision: str) -> Any:
     return {**facts, "rows": rows}
 
 
-def submitted(settings: AcceptanceSettings) -> list[int]:
-    """The batch sizes of `host_time`."""
-    return [batch for batch in (1, 8) if batch <= max(settings.batches)]
-
-
 def host_time(context: Context, bundle: Bundle, precision: str) -> Any:
     """Microseconds of the host in `submit` for a batch while the device has nothing to do.
 
@@ -81,7 +97,7 @@ def host_time(context: Context, bundle: Bundle, precision: str) -> Any:
     chain: Any = load_chain(folder, manifest, manifest.tail(), context.backend)
     submits = context.settings.scale.submits
     rows = []
-    for batch in submitted(context.settings):
+    for batch in [size for size in SUBMIT_BATCHES if size <= max(context.settings.batches)]:
         images = list(context.images(manifest.preprocessing)[:batch])
         for _ in range(chain.depth * WARM_UPS):
             chain.submit(images, ()).result()
@@ -89,17 +105,11 @@ def host_time(context: Context, bundle: Bundle, precision: str) -> Any:
         turns = rounds(
             submits, submit=partial(_submit, chain, images), pixels=partial(_copy, images, host)
         )
+        row = {"batch": batch, "submits": submits}
         submit, pixels = turns.summary("submit"), turns.summary("pixels")
-        rows.append(
-            {
-                "batch": batch,
-                "submits": submits,
-                "submit_median_microseconds": submit.median * 1e6,
-                "submit_p10_microseconds": submit.p10 * 1e6,
-                "submit_p90_microseconds": submit.p90 * 1e6,
-                "pixels_median_microseconds": pixels.median * 1e6,
-            }
-        )
+        for name in ("median", "p10", "p90"):
+            row[f"submit_{name}_microseconds"] = 1e6 * getattr(submit, name)
+        rows.append({**row, "pixels_median_microseconds": 1e6 * pixels.median})
     recorded, model = chain.runs.recorded, manifest.tail().name
     chain.close()
     return {"model": model, "precision": precision, "graphs_recorded": recorded, "rows": rows}

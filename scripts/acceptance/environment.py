@@ -10,8 +10,7 @@ from typing import Any
 
 import pynvml
 
-from acceptance.context import Context
-from acceptance.settings import ROOT
+from acceptance.context import ROOT, Context
 from trtkit import __version__
 from trtkit.benchmark.clocks import gpu_value, slowdown_reasons
 from trtkit.cpu import processor_name, usable_cores

@@ -1,10 +1,10 @@
-"""The file of results: written as a whole after each case, and read again to go on."""
+"""The results: a file that is written as a whole after each case and read again to go on, and a page."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,12 @@ from trtkit.serialization import from_plain
 
 FORMAT = 1
 DONE, FAILED, LEFT_OUT = "done", "failed", "left out"
+TARGET_COLUMNS = ("what", "must be", "measured", "")
+METHOD = (
+    "Times are medians of rounds in which the competitors take turns, with their 10th and 90th "
+    "percentile; a ratio is that of the medians, behind it p10, median and p90 of the rounds. Weights are "
+    "random."
+)
 
 
 @dataclass(frozen=True)
@@ -127,3 +133,61 @@ def _differences(earlier: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
 
 def _worded(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def markdown(journal: Journal, targets: Sequence[Mapping[str, Any]]) -> str:
+    """The page for docs/results/: the commands, the targets, and all that each case measured."""
+    lines = ["# Measured: on a GPU", "", *(f"    {run['command']}" for run in journal.runs)]
+    lines += ["", f"Results of {_cell(journal.identity)}. {METHOD}", "", "## Targets", ""]
+    bold = {True: "", False: "**", None: ""}
+    rows = [
+        [row["what"], row["must_be"], row["measured"], row["verdict"].join(2 * [bold[row["met"]]])]
+        for row in targets
+    ]
+    lines += _table(TARGET_COLUMNS, rows)
+    for name in journal.steps:
+        result = journal.result(name)
+        if result is None:
+            continue
+        lines += ["", f"## {name[:1].upper()}{name[1:]}", ""]
+        tables = [part for part in result.values() if isinstance(part, list) and part]
+        tables = [part for part in tables if isinstance(part[0], dict)]
+        facts = {key: part for key, part in result.items() if part not in tables}
+        lines += [f"{_cell(facts)}.", ""]
+        for rows in tables:
+            cells = [[_cell(value) for value in row.values()] for row in rows]
+            lines += _table([_words(key) for key in rows[0]], cells)
+    for title, state in (("Failed", FAILED), ("Left out", LEFT_OUT)):
+        reasons = journal.reasons(state).items()
+        if reasons:
+            lines += ["", f"## {title}", "", *(f"- {name}: {reason}" for name, reason in reasons)]
+    return "\n".join(lines) + "\n"
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _cell(value: Any) -> str:
+    """A value as text: times in ms as median (p10 to p90), ratios as that of the medians (...)."""
+    if isinstance(value, dict) and "median_seconds" in value:
+        parts = (1e3 * value[f"{part}_seconds"] for part in ("median", "p10", "p90"))
+        return "{:.3f} ms ({:.3f} to {:.3f})".format(*parts)
+    if isinstance(value, dict) and "of_medians" in value:
+        return "{of_medians:.3f} ({p10:.3f} {median:.3f} {p90:.3f})".format(**value)
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{_words(k)} {_cell(part)}" for k, part in value.items() if part is not None
+        )
+    if isinstance(value, list):
+        return " ".join(map(_cell, value))
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: ""}[value]
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

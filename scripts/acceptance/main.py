@@ -12,15 +12,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from acceptance.case import Case
-from acceptance.context import EXPORT_MODULES, Context, LeftOut
+from acceptance.cases import Case, plan, targets
+from acceptance.context import AcceptanceSettings, Context, LeftOut, parse, run_python
 from acceptance.environment import clocks, commit, identity, now
-from acceptance.journal import DONE, FAILED, LEFT_OUT, Journal, Record
-from acceptance.plan import judged, plan
-from acceptance.report import markdown, print_targets
-from acceptance.settings import AcceptanceSettings, parser
+from acceptance.journal import (
+    DONE,
+    FAILED,
+    LEFT_OUT,
+    TARGET_COLUMNS,
+    Journal,
+    Record,
+    markdown,
+)
 from trtkit.atomic import whole_file
-from trtkit.cli.output import note
+from trtkit.cli.output import note, print_table
 from trtkit.cli.progress import terminal_reporter
 from trtkit.engines.cuda import device
 from trtkit.engines.registry import BACKENDS, get_backend
@@ -30,16 +35,21 @@ log = logging.getLogger("acceptance")
 
 ALL_DONE, SOME_FAILED, CANNOT_RUN = 0, 1, 2
 OUT_OF_TIME = "the time was up"
+ANSWER_SECONDS = 60.0
+CAN_EXPORT = """
+import importlib.util, sys
+names = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
+sys.exit(not all(importlib.util.find_spec(name) for name in names))
+"""
 
 
 def main(arguments: Sequence[str], description: str | None = None) -> int:
     """Exit status: 0 when no case failed, 1 when some did, 2 when nothing can be run."""
-    settings = parser(description).parse_args(arguments, AcceptanceSettings())
     # What was imported is no garbage: looking for some before each measurement need not pass it.
     gc.freeze()
     try:
         with terminal_reporter():
-            return _run(settings, arguments)
+            return _run(parse(arguments, description), arguments)
     except TrtkitError as error:
         note(str(error))
         return CANNOT_RUN
@@ -48,7 +58,6 @@ def main(arguments: Sequence[str], description: str | None = None) -> int:
 
 
 def _run(settings: AcceptanceSettings, arguments: Sequence[str]) -> int:
-    settings.resolve()
     context = _context(settings)
     names = [Path(text).name if text.startswith("/") else text for text in arguments]
     command = shlex.join(["scripts/gpu_acceptance", *names])
@@ -58,12 +67,16 @@ def _run(settings: AcceptanceSettings, arguments: Sequence[str]) -> int:
     deadline = time.monotonic() + settings.minutes * 60
     for case in plan(settings.set):
         _do(context, case, deadline)
-    targets = [target for case in judged(settings.set) for target in case.targets(context)]
-    journal.save(targets=[target._asdict() for target in targets])
-    print_targets(journal, targets)
+    rows = list(targets(context))
+    journal.save(targets=rows)
+    names = ("what", "must_be", "measured", "verdict")
+    print_table(TARGET_COLUMNS, [[row[name] for name in names] for row in rows])
+    for title, state in (("Failed", FAILED), ("Left out", LEFT_OUT)):
+        reasons = [f"  {name}: {reason}" for name, reason in journal.reasons(state).items()]
+        print("\n".join(["", f"{title}:", *reasons] if reasons else ()))
     if settings.markdown is not None:
         with whole_file(settings.markdown) as temporary:
-            temporary.write_text(markdown(journal, targets), encoding="utf-8")
+            temporary.write_text(markdown(journal, rows), encoding="utf-8")
     return SOME_FAILED if journal.reasons(FAILED) else ALL_DONE
 
 
@@ -138,17 +151,26 @@ def _context(settings: AcceptanceSettings) -> Context:
     identities = {**identity(backend, card), **settings.decisive}
     journal = Journal.open(settings.out, identities, fresh=settings.fresh)
     context = Context(settings, journal, backend, card, commit())
-    models = settings.set.models
-    if not any(context.export(model).is_file() for model in models) and (
-        context.python_with(EXPORT_MODULES) is None
-    ):
-        raise TrtkitError(
-            f"None of {listed(models)} is in {settings.workspace / 'export'}, and there is no torch "
-            "here to export them with; copy exports there (`trtkit export MODEL --weights random` on a "
-            "machine that has torch), or give --torch-python."
-        )
+    _check_exports(context)
     if settings.fresh and settings.made.exists():
         # Made by an earlier run of this script and by nothing else.
         shutil.rmtree(settings.made)
     settings.made.mkdir(parents=True, exist_ok=True)
     return context
+
+
+def _check_exports(context: Context) -> None:
+    """Raise TrtkitError if there are no exports and none can be made."""
+    models = [model for bundle in context.settings.set.split for model in bundle.models]
+    if any(context.export(model).is_file() for model in models):
+        return
+    purpose = (
+        f"None of {listed(models)} is in {context.settings.workspace / 'export'}, and exporting"
+    )
+    try:
+        run_python(context.python, ["-c", CAN_EXPORT], purpose=purpose, seconds=ANSWER_SECONDS)
+    except TrtkitError as error:
+        raise TrtkitError(
+            f"{str(error).rstrip('.')}; copy exports there (`trtkit export MODEL --weights random` on a "
+            "machine that has torch), or give --torch-python."
+        ) from error

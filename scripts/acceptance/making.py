@@ -8,20 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from acceptance.context import EXPORT_MODULES, Context, LeftOut, run_python
-from acceptance.settings import ROOT, Bundle
+from acceptance.context import ROOT, Bundle, Context, LeftOut, run_python
 from trtkit.api.build import build as api_build
 from trtkit.bundle import Manifest
 from trtkit.engines.options import BuildOptions
 from trtkit.errors import TrtkitError, listed
-from trtkit.photos.samples import generate_images
+from trtkit.photos.samples import GENERATED, SampleImages, generate_images
 from trtkit.preprocessing import Preprocessing
 from trtkit.reporting import message
 
 EXPORT_SECONDS = 900.0
 PHOTO_SECONDS = 300.0
-PHOTO_SIZE = (500, 375)
-GENERATED = "generated"
+SIZE = "500x375"
 
 
 def export(context: Context, model: str) -> Any:
@@ -33,19 +31,16 @@ def export(context: Context, model: str) -> Any:
         size = settings.set.image_size
         arguments = ["export", model, "--weights", "random", "--name", model]
         arguments += ["--image-size", str(size)] if size != 224 else []
-        python = context.python_with(EXPORT_MODULES)
-        if python is None:
-            raise TrtkitError(
-                f"{path} is missing and there is no torch here to export it with; run `trtkit "
-                f"{' '.join(arguments)}` on a machine that has torch and copy the file there, or give "
-                "--torch-python."
+        command = ["-m", "trtkit", *arguments, "--workspace", str(settings.workspace)]
+        try:
+            run_python(
+                context.python, command, purpose=f"Exporting {model}", seconds=EXPORT_SECONDS
             )
-        run_python(
-            python,
-            ["-m", "trtkit", *arguments, "--workspace", str(settings.workspace)],
-            purpose=f"Exporting {model}",
-            seconds=EXPORT_SECONDS,
-        )
+        except TrtkitError as error:
+            raise TrtkitError(
+                f"{str(error).rstrip('.')}; run `trtkit {' '.join(arguments)}` on a machine that has "
+                f"torch and copy the file to {path}, or give --torch-python."
+            ) from error
     return {"model": model, "by": by, "size_bytes": path.stat().st_size}
 
 
@@ -147,41 +142,34 @@ def photos(context: Context, count: int) -> tuple[Path, str]:
     They are those of --photos, else crops that scripts/photos.py makes, else generated ones if its
     packages are missing.
     """
-    own = context.settings.photos
+    own, place = context.settings.photos, context.settings.made / "photos"
     if own is not None:
         return own, str(own)
-    place = context.settings.made / "photos"
     real, generated = place / f"real-{count}", place / f"{GENERATED}-{count}"
     staged = place / "unfinished"
-    shutil.rmtree(staged, ignore_errors=True)
-    if not real.is_dir() and _write_real(context, staged, count):
-        staged.replace(real)
+    script = [
+        str(ROOT / "scripts" / "photos.py"),
+        str(staged),
+        "--count",
+        str(count),
+        "--size",
+        SIZE,
+    ]
+    for python in {sys.executable: None, context.python: None} if not real.is_dir() else ():
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            run_python(python, script, purpose="Writing photos", seconds=PHOTO_SECONDS)
+            staged.replace(real)
+            break
+        except TrtkitError as error:
+            message(f"no real photos: {error}")
     if real.is_dir():
         return real, "scripts/photos.py"
     if not generated.is_dir():
-        _write_generated(staged, count)
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        images = generate_images(count, Preprocessing(height=188, width=250))
+        # They are written at twice their size.
+        SampleImages(images, GENERATED).photos(staged)
         staged.replace(generated)
     return generated, GENERATED
-
-
-def _write_real(context: Context, folder: Path, count: int) -> bool:
-    arguments = [str(ROOT / "scripts" / "photos.py"), str(folder), "--count", str(count)]
-    arguments += ["--size", "x".join(map(str, PHOTO_SIZE))]
-    for python in {sys.executable: None, context.settings.torch_python or sys.executable: None}:
-        try:
-            run_python(python, arguments, purpose="Writing photos", seconds=PHOTO_SECONDS)
-        except TrtkitError as error:
-            message(f"no real photos: {error}")
-        else:
-            return True
-    return False
-
-
-def _write_generated(folder: Path, count: int) -> None:
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    width, height = PHOTO_SIZE
-    images = generate_images(count, Preprocessing(height=height, width=width))
-    for number, pixels in enumerate(images):
-        Image.fromarray(pixels).save(folder / f"{number:04}.jpg", quality=90)

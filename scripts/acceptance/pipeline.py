@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from acceptance.case import Timing, rounds
-from acceptance.context import TORCH_MODULES, Context, LeftOut
+from acceptance.context import Bundle, Context, LeftOut
+from acceptance.device import Timing, rounds
 from acceptance.making import GENERATED, photos
-from acceptance.settings import Bundle
 from trtkit.benchmark.loaded import Inference
 from trtkit.benchmark.protocol import (
     Action,
@@ -154,10 +153,6 @@ def against_torch(context: Context, bundle: Bundle, precision: str) -> Any:
     `times_faster`: torch's median by ours. Where torch could not run a model `error` says why.
     """
     settings, scale = context.settings, context.settings.scale
-    python = context.python_with(TORCH_MODULES)
-    if python is None:
-        where = settings.torch_python or "this Python"
-        raise LeftOut(f"{where} has no torch and torchvision; give --torch-python")
     images = context.images(context.manifest(bundle, precision).preprocessing)
     versions: dict[str, Any] = {}
     rows: list[Any] = []
@@ -168,7 +163,7 @@ def against_torch(context: Context, bundle: Bundle, precision: str) -> Any:
         with ExitStack() as stack:
             workers = {
                 mode: stack.enter_context(
-                    WorkerContestant(mode, {}, timeout=TORCH_SECONDS, python=python)
+                    WorkerContestant(mode, {}, timeout=TORCH_SECONDS, python=context.python)
                 )
                 for mode, (_, compiled) in MODES.items()
                 if settings.torch_compile or not compiled
@@ -199,8 +194,8 @@ def against_torch(context: Context, bundle: Bundle, precision: str) -> Any:
         placed.close()
     errors = [row["error"] for row in rows]
     if all(errors):
-        if NO_GPU in errors[0]:
-            raise LeftOut(errors[0])
+        if NO_GPU in errors[0] or "No module named 'torch" in errors[0]:
+            raise LeftOut(f"{context.python} has no torch for this GPU: {errors[0]}")
         raise TrtkitError(f"torch could not be measured: {errors[0]}")
     facts = {"bundle": bundle.name, "precision": precision, "versions": versions}
     return {**facts, "turns": scale.rounds, "rows": rows}
