@@ -96,7 +96,8 @@ class PlacedNetwork:
 
         self._device = torch.device(way.device)
         self.dtype = torch.float16 if way.half else torch.float32
-        self._network = network.to(self._device, self.dtype).eval()
+        # The types of torch 2.9 lack the memory format, and those of all lack an event's methods.
+        self._network: Any = network.to(self._device, self.dtype).eval()
         self.layout = torch.contiguous_format
         self._run = self._forward
         self._normalise: nn.Module = torch.nn.Identity()
@@ -133,11 +134,11 @@ class PlacedNetwork:
     def seconds(self, batches: Sequence[torch.Tensor]) -> float:
         import torch
 
+        event: Any = torch.cuda.Event
         marks = []
         with torch.inference_mode():
             for images in batches:
-                start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-                end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+                start, end = event(enable_timing=True), event(enable_timing=True)
                 start.record()
                 self._run(images)
                 end.record()

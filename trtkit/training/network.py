@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +41,9 @@ class TrainedNetwork:
         self.front.to(device)
         self.back.to(device)
         if device.type == "cuda":
-            # The layout of the GPU's half precision convolutions.
-            model.network.to(memory_format=torch.channels_last)
+            # The layout of the GPU's half precision convolutions; the types of torch 2.9 lack it.
+            network: Any = model.network
+            network.to(memory_format=torch.channels_last)
         self._learn()
 
     def _learn(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from trtkit import __version__
 from trtkit.errors import TrtkitError
@@ -158,7 +159,7 @@ class Session:
         trainee = Trainee(
             model.network,
             make_optimizer(self.network.back, self.options),
-            torch.amp.GradScaler(enabled=self.network.mixed),
+            GradScaler(enabled=self.network.mixed),
         )
         progress = load_state(self.run.state, trainee) if self.resumed else Progress()
         if not self.resumed:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from trtkit.errors import TrtkitError
 from trtkit.models.checkpoint import read_checkpoint, write_tensors
@@ -75,7 +76,7 @@ class Trainee:
 
     network: torch.nn.Module
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
 
 
 def save_state(path: Path, trainee: Trainee, progress: Progress) -> None:

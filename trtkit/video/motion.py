@@ -64,7 +64,7 @@ class MotionDetector:
         # Specks go, and the parts of one object grow together.
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
         # With room around it, so that at the border as well as much is added as is taken off below.
-        mask = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        mask = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
         mask = cv2.dilate(mask, np.ones((3, 3), np.uint8))
         count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
         across = frame.picture.width / (mask.shape[1] - 2)

@@ -50,6 +50,16 @@ def test_a_driver_that_is_too_old_is_told_from_none(monkeypatch):
     assert device.missing() == "there is no NVIDIA driver"
 
 
+def test_no_driver_with_older_bindings(monkeypatch):
+    simulation = install(monkeypatch)
+
+    def count():
+        raise RuntimeError('Function "cuInit" not found')
+
+    monkeypatch.setattr(simulation.cuda, "cudaGetDeviceCount", count)
+    assert device.missing() == "there is no NVIDIA driver"
+
+
 def test_no_device(monkeypatch):
     install(monkeypatch, no_device=True)
     assert device.missing() == "the NVIDIA driver finds no GPU"

@@ -72,7 +72,10 @@ def missing() -> str | None:
         runtime = bindings()
     except CudaError as error:
         return str(error)
-    code, count = runtime.cudaGetDeviceCount()
+    try:
+        code, count = runtime.cudaGetDeviceCount()
+    except RuntimeError:  # cuda-python before 12.9
+        return "there is no NVIDIA driver"
     name = getattr(code, "name", "")
     if int(code) == 0 and count:
         return None
