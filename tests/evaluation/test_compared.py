@@ -9,7 +9,7 @@ import pytest
 
 from trtkit.bundle import Manifest, Stage
 from trtkit.evaluation.compared import middle, side_by_side
-from trtkit.evaluation.subjects import FeatureMap, Pace
+from trtkit.evaluation.subjects import FeatureMap, Pace, Subject
 from trtkit.preprocessing import Preprocessing
 from trtkit.tensors import TensorSpec
 
@@ -39,10 +39,12 @@ class Fixed:
     trained_on: dict = field(default_factory=dict)
     bytes: int = 0
     pace: Pace = field(default_factory=Pace)
-    asked: bool | None = None
+    features_requested: bool | None = None
+
+    boundary = Subject.boundary
 
     def compute(self, images, *, features=False):
-        self.asked = features
+        self.features_requested = features
         return np.array(self.rows, np.float32), self.maps if features else None
 
     def close(self) -> None:
@@ -114,7 +116,7 @@ def test_maps_are_compared_with_the_first_of_the_same_tail_cut_and_shape():
     ]  # fmt: skip
     assert [run.boundary_error for run in runs] == [None] * 6 + [0.25, 0.5]
     # Maps that nobody is compared with are not asked for.
-    assert [subject.asked for subject in subjects] == [False] * 5 + [True] * 3
+    assert [subject.features_requested for subject in subjects] == [False] * 5 + [True] * 3
     # Those that nobody will be compared with are not kept.
     assert [run.latest.features is not None for run in runs] == [False] * 5 + [True, False, False]
 

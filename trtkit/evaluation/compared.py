@@ -19,12 +19,9 @@ from trtkit.tensors import Array
 Indices = npt.NDArray[np.int64]
 
 
-@dataclass
+@dataclass(frozen=True)
 class LatestOutputs:
-    """A subject's outputs for the latest photos, which later subjects are compared with.
-
-    `best`: the identity of the best class of each; `features` only when another subject needs them.
-    """
+    """Best classes' identities, logits and, when needed, features of a subject's latest photos."""
 
     best: Indices
     logits: Array
@@ -100,7 +97,8 @@ def side_by_side(subjects: Sequence[Subject], classes: Sequence[str]) -> list[Su
         own = [run for run in runs if run.subject.tail is None and run.subject.name == subject.tail]
         alike = [run for run in runs if run.subject.tail == subject.tail]
         reference = next(iter(own or alike or runs), None)
-        boundary = next((run for run in runs if _same_boundary(subject, run.subject)), None)
+        place = subject.boundary
+        boundary = next((run for run in runs if place and run.subject.boundary == place), None)
         if boundary is not None:
             boundary.keeps_features = True
         run = SubjectRun(
@@ -121,15 +119,6 @@ def middle(errors: Sequence[float]) -> float | None:
     """The median; None without errors, and when it is infinite."""
     error = median(errors) if errors else float("inf")
     return error if isfinite(error) else None
-
-
-def _same_boundary(one: Subject, other: Subject) -> bool:
-    """Whether feature maps of the two may be compared, number by number."""
-    if one.feature_map is None or other.feature_map is None or one.tail != other.tail:
-        return False
-    # Two cuts of one network may hand over maps of the same shape.
-    own, its = one.feature_map, other.feature_map
-    return (own.cut, own.shape) == (its.cut, its.shape)
 
 
 def _map_errors(run: SubjectRun, features: Array, boundary: SubjectRun) -> Iterable[float]:

@@ -170,11 +170,6 @@ def read_part(root: Path, part: str = AUTO, *, seed: int = 0, workers: int | Non
     return Part(root, part, classes, photos, skipped, folders is not None)
 
 
-def unsplit_classes(root: Path) -> tuple[str, ...]:
-    """The class folders of `root`, sorted; empty when it has train/ and val/. Raises TrtkitError."""
-    return class_names(root) if part_folders(root) is None else ()
-
-
 def split_photos(
     photos: Iterable[LabelledPhoto], classes: Sequence[str], seed: int
 ) -> tuple[tuple[LabelledPhoto, ...], tuple[LabelledPhoto, ...]]:

@@ -74,13 +74,11 @@ def _look_into(root: Path) -> tuple[set[str], int]:
     """The names of the folders in `root`, hidden ones aside, and the number of photos beside them."""
     try:
         entries = [path for path in root.iterdir() if not path.name.startswith(".")]
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = isinstance(error, FileNotFoundError)
         raise TrtkitError(
-            f"There is no folder {root}; give a folder with one folder of photos for each class."
-        ) from error
-    except NotADirectoryError as error:
-        raise TrtkitError(
-            f"{root} is a file; give a folder with one folder of photos for each class."
+            f"{f'There is no folder {root}' if missing else f'{root} is a file'}; give a folder with one "
+            "folder of photos for each class."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = os_reason(error) if isinstance(error, OSError) else error

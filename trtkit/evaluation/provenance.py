@@ -47,17 +47,17 @@ def photos_trained_on(
     *,
     workers: int | None = None,
 ) -> int:
-    """How many of the photos evaluated were trained on; 0 when that was with other data.
+    """The number of evaluated photos that were trained on; 0 when the training used other data.
 
     `digests`: the 32-byte BLAKE3 of each photo of `part` that could be read. Data are the same when
-    their fingerprint is, which knows every byte of them.
+    their fingerprint is, which covers every byte of them.
     """
     try:
         dataset = _as_trained(part, digests, trained_on, workers)
     except TrtkitError:
-        # What cannot be split was never trained on.
+        # Data that cannot be split were never trained on.
         return 0
-    if dataset is None or dataset.fingerprint != trained_on["fingerprint"]:
+    if dataset.fingerprint != trained_on["fingerprint"]:
         return 0
     trained = {photo.digest for photo in dataset.train}
     return sum(digest in trained for digest in digests.values())
@@ -68,22 +68,21 @@ def _as_trained(
     digests: Mapping[Path, bytes],
     trained_on: Mapping[str, Any],
     workers: int | None,
-) -> Dataset | None:
-    """All of the data that `part` is of, split as the training says it did."""
-    if part.folders:
-        if part.part != ALL:
-            # The other folder was not read yet.
-            return read_dataset(part.root, workers=workers)
-        read = [replace(p, digest=digests[p.path]) for p in part.photos if p.path in digests]
-        sides = {
-            side: tuple(p for p in read if p.path.relative_to(part.root).parts[0] == side)
-            for side in (TRAIN, VAL)
-        }
-        return Dataset(part.root, part.classes, sides[TRAIN], sides[VAL], (), FOLDERS)
+) -> Dataset:
+    """All photos of the data that `part` belongs to, split as the checkpoint's metadata say."""
+    if part.folders and part.part != ALL:
+        # The other folder was not read yet.
+        return read_dataset(part.root, workers=workers)
     if part.dataset is not None:
-        photos = list(part.dataset.train + part.dataset.val)
+        photos = part.dataset.train + part.dataset.val
     else:
-        photos = [replace(p, digest=digests[p.path]) for p in part.photos if p.path in digests]
-    seed = trained_on.get("seed", 0)
-    train, val = split_photos(photos, part.classes, seed if isinstance(seed, int) else 0)
+        photos = tuple(replace(p, digest=digests[p.path]) for p in part.photos if p.path in digests)
+    if part.folders:
+        train, val = (
+            tuple(p for p in photos if p.path.relative_to(part.root).parts[0] == side)
+            for side in (TRAIN, VAL)
+        )
+    else:
+        seed = trained_on.get("seed", 0)
+        train, val = split_photos(photos, part.classes, seed if isinstance(seed, int) else 0)
     return Dataset(part.root, part.classes, train, val, (), str(trained_on.get("split")))

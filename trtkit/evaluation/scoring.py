@@ -14,8 +14,15 @@ from blake3 import blake3
 
 from trtkit.errors import ImageError, TrtkitError
 from trtkit.evaluation.compared import SubjectRun, side_by_side
-from trtkit.evaluation.dataset import Part, read_part, unsplit_classes
-from trtkit.evaluation.folders import TRAIN, VAL, LabelledPhoto, SkippedPhoto
+from trtkit.evaluation.dataset import Part, read_part
+from trtkit.evaluation.folders import (
+    TRAIN,
+    VAL,
+    LabelledPhoto,
+    SkippedPhoto,
+    class_names,
+    part_folders,
+)
 from trtkit.evaluation.metrics import ClassScores, Scores
 from trtkit.evaluation.provenance import may_be_of, photos_trained_on
 from trtkit.evaluation.subjects import Subject, match_labels
@@ -97,10 +104,10 @@ def score_subjects(
 
     Every photo is decoded once for all subjects of the same preprocessing. Raises TrtkitError.
     """
-    if part in (TRAIN, VAL):
+    if part in (TRAIN, VAL) and part_folders(data) is None:
         # Before splitting, which reads all photos.
         for subject in subjects:
-            match_labels(subject, unsplit_classes(data))
+            match_labels(subject, class_names(data))
     photos = read_part(data, part, seed=seed, workers=workers)
     runs = side_by_side(subjects, photos.classes)
     skipped, digests = _run_photos(runs, photos, workers)
@@ -149,7 +156,12 @@ def _run_photos(
             prepared = [item for item in group if isinstance(item, _PreparedPhoto)]
             digests.update((item.photo.path, item.photo.digest) for item in prepared if hashed)
             if prepared:
-                _add(runs, prepared)
+                labels = np.array([item.photo.label for item in prepared])
+                stacked = {
+                    kind: np.stack([item.images[kind] for item in prepared]) for kind in kinds
+                }
+                for run in runs:
+                    run.add(stacked[run.subject.preprocessing], labels)
             readable, done = readable + len(prepared), done + len(group)
             advance(f"Evaluating on {photos.root}", done / len(photos.photos))
     if not readable:
@@ -158,17 +170,6 @@ def _run_photos(
             f"{skipped[-1].reason.rstrip('.')}; give others."
         )
     return skipped, digests
-
-
-def _add(runs: Sequence[SubjectRun], photos: Sequence[_PreparedPhoto]) -> None:
-    """Count photos for every subject."""
-    labels = np.array([item.photo.label for item in photos])
-    stacked: dict[Preprocessing, Array] = {}
-    for run in runs:
-        kind = run.subject.preprocessing
-        if kind not in stacked:
-            stacked[kind] = np.stack([item.images[kind] for item in photos])
-        run.add(stacked[kind], labels)
 
 
 def _report(run: SubjectRun, photos: Part, skipped: int) -> SubjectReport:

@@ -116,6 +116,12 @@ class Subject:
         self.batch = batch
         self.pace = Pace()
 
+    @property
+    def boundary(self) -> tuple[str | None, int, tuple[int | None, ...]] | None:
+        """Tail, cut and shape of the feature map: maps that agree in them can be compared."""
+        maps = self.feature_map
+        return None if maps is None else (self.tail, maps.cut, maps.shape)
+
     def compute(self, images: Array, *, features: bool = False) -> tuple[Array, Array | None]:
         """Logits, float32 N x classes, of any number of uint8 images N x H x W x 3, RGB.
 
@@ -234,7 +240,13 @@ class TailSubject(Subject):
         self.classes = self._pipeline.tail.classes or ()
         self.preprocessing = manifest.preprocessing
         self.trained_on = manifest.trained_on.get(tail, {})
-        self.notes = tuple(self._notes())
+        if self._pipeline.meaningless:
+            self.notes += (f"The weights of {tail} are random: its scores mean nothing.",)
+        if manifest.unverified:
+            self.notes += (
+                f"The engines of {manifest.name} are unverified: where they were built, "
+                f"{manifest.unverified}.",
+            )
         path = manifest.path_to(self._pipeline.tail)
         self.bytes = sum((folder / stage.file).stat().st_size for stage in path)
         self.feature_map = FeatureMap.of(manifest, self._pipeline.tail)
@@ -246,17 +258,6 @@ class TailSubject(Subject):
 
     def close(self) -> None:
         self._pipeline.close()
-
-    def _notes(self) -> Sequence[str]:
-        notes = []
-        if self._pipeline.meaningless:
-            notes.append(f"The weights of {self.tail} are random: its scores mean nothing.")
-        if self._pipeline.manifest.unverified:
-            notes.append(
-                f"The engines of {self.bundle} are unverified: where they were built, "
-                f"{self._pipeline.manifest.unverified}."
-            )
-        return notes
 
 
 @contextmanager

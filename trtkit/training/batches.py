@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -22,21 +21,6 @@ from trtkit.training.augment import Augmentation, augmented
 BATCHES_AHEAD = 3
 
 Indices = Sequence[int]
-
-
-class BatchSource(Protocol):
-    """Inputs and labels of photos, in batches."""
-
-    def __len__(self) -> int: ...
-
-    def batches(
-        self, order: Sequence[Indices], epoch: int
-    ) -> Generator[tuple[Array, Array], None, None]:
-        """Inputs and int64 labels for each group of indices, in that order.
-
-        Inputs are uint8 images N x H x W x 3, or the frozen front's outputs for them.
-        """
-        ...
 
 
 def epoch_order(count: int, batch: int, seed: int, epoch: int) -> list[Indices]:
@@ -80,12 +64,10 @@ class PhotoBatches:
     def batches(
         self, order: Sequence[Indices], epoch: int
     ) -> Generator[tuple[Array, Array], None, None]:
-        """Inputs are uint8 N x H x W x 3."""
-
-        def prepare(index: int) -> Array:
-            return self.prepare(self.photos[index], epoch)
-
-        yield from grouped(order, prepare, self.photos, self.workers)
+        """Inputs, uint8 N x H x W x 3, and int64 labels for each group of indices, in that order."""
+        yield from grouped(
+            order, lambda index: self.prepare(self.photos[index], epoch), self.photos, self.workers
+        )
 
     def prepare(self, photo: LabelledPhoto, view: int) -> Array:
         """View number `view` of a photo, uint8 H x W x 3. Raises TrtkitError once it is unreadable."""

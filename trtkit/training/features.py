@@ -51,6 +51,7 @@ class Filled:
     seconds: float
 
 
+@dataclass(eq=False)
 class FeatureBatches:
     """Batches of feature maps of a network's front, fp16 N x C x H x W, from the store.
 
@@ -58,25 +59,19 @@ class FeatureBatches:
     takes the next of so many augmented views of each photo, else always the plain photo.
     """
 
-    def __init__(
-        self,
-        photos: PhotoBatches,
-        network: TrainedNetwork,
-        store: FeatureStore,
-        prefix: str,
-        views: int = 0,
-    ) -> None:
-        self.photos = photos
-        self.network = network
-        self.store = store
-        self.prefix = prefix
-        self.views = views
-        self._groups = in_order(len(photos), GROUP)
+    photos: PhotoBatches
+    network: TrainedNetwork
+    store: FeatureStore
+    prefix: str
+    views: int = 0
+
+    def __post_init__(self) -> None:
+        self._groups = in_order(len(self.photos), GROUP)
         self._group_of = {index: group for group in self._groups for index in group}
         self._computing = threading.Lock()
         self._held: list[Array] = []
         self._uncommitted = 0
-        self._labels = np.array([photo.label for photo in photos.photos], dtype=np.int64)
+        self._labels = np.array([photo.label for photo in self.photos.photos], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -242,11 +237,8 @@ def store_features(
         if needed <= HELD_BYTES:
             for source in sources:
                 source.hold()
-        filled = Filled(
-            sum(part.computed for part in parts),
-            sum(part.reused for part in parts),
-            sum(part.seconds for part in parts),
-        )
+        reused = sum(part.reused for part in parts)
+        filled = Filled(lacking, reused, sum(part.seconds for part in parts))
         message(
             f"The outputs of the frozen blocks are in {folder} ({human_bytes(needed)}): "
             f"{filled.computed} computed in {filled.seconds:.1f} s, {filled.reused} were there."

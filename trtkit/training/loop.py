@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -15,7 +16,8 @@ from trtkit.evaluation.metrics import Scores, Tally
 from trtkit.identity import derived_seed
 from trtkit.reporting import advance
 from trtkit.tensors import Array
-from trtkit.training.batches import BatchSource, epoch_order, in_order
+from trtkit.training.batches import PhotoBatches, epoch_order, in_order
+from trtkit.training.features import FeatureBatches
 from trtkit.training.network import TrainedNetwork
 from trtkit.training.options import TrainOptions
 from trtkit.training.state import Epoch, Progress, Trainee
@@ -23,6 +25,8 @@ from trtkit.training.state import Epoch, Progress, Trainee
 # A kill costs at most this much work, in seconds.
 SAVE_EVERY = 300.0
 MOMENTUM = 0.9
+
+BatchSource = PhotoBatches | FeatureBatches
 
 
 def make_optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
@@ -68,6 +72,7 @@ def class_weights(labels: Iterable[int], classes: int) -> list[float]:
     return [sum(counts) / (classes * count) for count in counts]
 
 
+@dataclass
 class Trainer:
     """Trains the back of a network on a source of inputs.
 
@@ -76,25 +81,19 @@ class Trainer:
     computes what it would have computed without a break.
     """
 
-    def __init__(
-        self,
-        network: TrainedNetwork,
-        trainee: Trainee,
-        train: BatchSource,
-        val: BatchSource,
-        options: TrainOptions,
-        weights: list[float] | None = None,
-    ) -> None:
-        self.network = network
-        self.trainee = trainee
-        self.train = train
-        self.val = val
-        self.options = options
-        factors = torch.tensor(weights, device=network.device) if weights else None
+    network: TrainedNetwork
+    trainee: Trainee
+    train: BatchSource
+    val: BatchSource
+    options: TrainOptions
+    weights: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        factors = torch.tensor(self.weights, device=self.network.device) if self.weights else None
         self.loss = nn.CrossEntropyLoss(
-            weight=factors, label_smoothing=options.label_smoothing, reduction="none"
+            weight=factors, label_smoothing=self.options.label_smoothing, reduction="none"
         )
-        self.steps = len(epoch_order(len(train), options.batch, options.seed, 1))
+        self.steps = len(epoch_order(len(self.train), self.options.batch, self.options.seed, 1))
 
     def fit(
         self,

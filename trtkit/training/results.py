@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ CONFUSION = "confusion.png"
 
 def write_results(
     run: Run,
-    about: Mapping[str, Any],
+    network: TrainedNetwork,
     scores: Scores,
     loss: float,
     epochs: Sequence[Epoch],
+    **more: Any,
 ) -> dict[str, Any]:
-    """Write the pictures and then metrics.json: `about` and the scores, which are returned.
+    """Write the pictures and then metrics.json, with `more` entries; returns its content.
 
     Without epochs there are no curves. Raises TrtkitError when a file cannot be written.
     """
@@ -38,7 +39,12 @@ def write_results(
         draw_curves(epochs, best, run.folder / CURVES, run.name)
     draw_confusion(scores.confusion, classes, run.folder / CONFUSION, f"{run.name}: validation")
     metrics = {
-        **about,
+        "finished": True,
+        **run.record,
+        "machine": describe_machine(network),
+        "epochs": to_plain(epochs),
+        "stopped_early": bool(epochs) and len(epochs) < run.options.epochs,
+        **more,
         "best_epoch": best.epoch if best is not None else None,
         "top1": scores.top1,
         "top5": scores.top5,

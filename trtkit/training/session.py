@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,20 @@ from trtkit.serialization import to_plain
 from trtkit.store.cache import cache_folder
 from trtkit.training import bottleneck
 from trtkit.training.augment import preset
-from trtkit.training.batches import BatchSource, PhotoBatches
-from trtkit.training.features import StoredFeatures, describe_rates, store_features
+from trtkit.training.batches import PhotoBatches
+from trtkit.training.features import describe_rates, store_features
 from trtkit.training.interrupt import TrainingInterrupted, interruptible
-from trtkit.training.loop import Trainer, class_weights, duration, evaluate, make_optimizer
+from trtkit.training.loop import (
+    BatchSource,
+    Trainer,
+    class_weights,
+    duration,
+    evaluate,
+    make_optimizer,
+)
 from trtkit.training.network import TrainedNetwork
 from trtkit.training.options import BOTTLENECK
-from trtkit.training.results import describe_machine, write_results
+from trtkit.training.results import write_results
 from trtkit.training.run import Run
 from trtkit.training.start import (
     Start,
@@ -144,15 +151,17 @@ class Session:
     def train(self) -> dict[str, Any]:
         """Train; write checkpoints, pictures and metrics.json. Returns the metrics. Raises TrtkitError."""
         try:
-            if self.options.mode == BOTTLENECK:
-                return self._fit_bottleneck()
-            return self._descend()
+            fit = self._fit_bottleneck if self.options.mode == BOTTLENECK else self._descend
+            metrics = fit()
         except torch.OutOfMemoryError as error:
             raise TrtkitError(
                 f"Batches of {self.options.batch} photos of {self.image.height} x {self.image.width} do "
                 f"not fit into the memory of the {self.network.device.type} device; give a smaller --batch "
                 "in another training, by --name."
             ) from error
+        # Only resuming needed it.
+        self.run.state.unlink(missing_ok=True)
+        return metrics
 
     def _descend(self) -> dict[str, Any]:
         model = self.network.model
@@ -171,9 +180,22 @@ class Session:
             val: BatchSource = self._val_photos()
             stored = None
             if self._stores_features:
-                stored = stack.enter_context(self._store_features())
+                stored = stack.enter_context(
+                    store_features(
+                        self.network,
+                        self._train_photos(),
+                        self._val_photos(),
+                        views=self.options.augment,
+                        folder=self.resources.cache_dir or cache_folder() / "training",
+                        size=self.resources.cache_size,
+                    )
+                )
                 train, val = stored.train, stored.val
-            trainer = Trainer(self.network, trainee, train, val, self.options, self._weights())
+            weights = None
+            if self.options.class_weights == "balanced":
+                labels = (photo.label for photo in self.dataset.train)
+                weights = class_weights(labels, len(self.dataset.classes))
+            trainer = Trainer(self.network, trainee, train, val, self.options, weights)
             with interruptible() as stopping:
                 ended = trainer.fit(
                     progress,
@@ -191,8 +213,15 @@ class Session:
             best = load(read_checkpoint(self.run.best)).model
             model.network.load_state_dict(best.network.state_dict())
         # On photos, as `evaluate` does: stored maps are rounded.
-        scores, loss = self._evaluate(self._val_photos())
-        return self._finish(scores, loss, progress.epochs, stored)
+        scores, loss = self._evaluate()
+        features = None
+        if stored is not None:
+            rates = [epoch.images_per_second for epoch in progress.epochs]
+            features = stored.describe(statistics.median(rates))
+            message(describe_rates(features))
+        return write_results(
+            self.run, self.network, scores, loss, progress.epochs, features=features
+        )
 
     def _fit_bottleneck(self) -> dict[str, Any]:
         views = list(range(self.options.augment)) or [0]
@@ -204,25 +233,15 @@ class Session:
         fitted = bottleneck.fit(features, labels, self.options)
         fit = {"iterations": fitted.iterations, "seconds": time.perf_counter() - started}
         bottleneck.install(self.network, fitted)
-        scores, loss = self._evaluate(self._val_photos())
+        scores, loss = self._evaluate()
         for path in (self.run.last, self.run.best):
             self._save(path, {"top1": scores.top1, "top5": scores.top5, "loss": loss})
-        return self._finish(scores, loss, [], fit=fit)
+        return write_results(self.run, self.network, scores, loss, [], features=None, fit=fit)
 
     @property
     def _stores_features(self) -> bool:
         """Whether the outputs of the frozen blocks are stored."""
         return self.network.frozen is not None and self.options.feature_store
-
-    def _store_features(self) -> AbstractContextManager[StoredFeatures]:
-        return store_features(
-            self.network,
-            self._train_photos(),
-            self._val_photos(),
-            views=self.options.augment,
-            folder=self.resources.cache_dir or cache_folder() / "training",
-            size=self.resources.cache_size,
-        )
 
     def _train_photos(self) -> PhotoBatches:
         fixed = self._stores_features or self.options.mode == BOTTLENECK
@@ -238,18 +257,12 @@ class Session:
     def _val_photos(self) -> PhotoBatches:
         return PhotoBatches(self.dataset.val, self.image, workers=self.workers)
 
-    def _weights(self) -> list[float] | None:
-        if self.options.class_weights != "balanced":
-            return None
-        labels = (photo.label for photo in self.dataset.train)
-        return class_weights(labels, len(self.dataset.classes))
-
     def _frozen_digest(self) -> str | None:
         model, frozen = self.network.model, self.network.frozen
         return None if frozen is None else prefix_digest(model, frozen)
 
-    def _evaluate(self, photos: BatchSource) -> tuple[Scores, float]:
-        scores, loss = evaluate(self.network, photos, self.options.batch)
+    def _evaluate(self) -> tuple[Scores, float]:
+        scores, loss = evaluate(self.network, self._val_photos(), self.options.batch)
         if scores is None:
             raise TrtkitError(
                 f"The logits of {self.run.name} are not finite on the validation photos; start from other "
@@ -279,32 +292,6 @@ class Session:
             "trtkit": __version__,
         }
         save_checkpoint(path, self.network.model, list(self.dataset.classes), self.image, about)
-
-    def _finish(
-        self,
-        scores: Scores,
-        loss: float,
-        epochs: list[Epoch],
-        stored: StoredFeatures | None = None,
-        **more: Any,
-    ) -> dict[str, Any]:
-        """Write metrics.json and the pictures, and remove the state that only resuming needed."""
-        features = None
-        if stored is not None:
-            features = stored.describe(statistics.median(e.images_per_second for e in epochs))
-            message(describe_rates(features))
-        about = {
-            "finished": True,
-            **self.run.record,
-            "machine": describe_machine(self.network),
-            "epochs": to_plain(epochs),
-            "stopped_early": bool(epochs) and len(epochs) < self.options.epochs,
-            "features": features,
-            **more,
-        }
-        metrics = write_results(self.run, about, scores, loss, epochs)
-        self.run.state.unlink(missing_ok=True)
-        return metrics
 
 
 def _describe_epoch(epoch: Epoch, epochs: int, best: bool) -> str:
