@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import trtkit
+from tests.thin import thin_networks
 from trtkit.workspace import Workspace
 
 SIZE = 64
@@ -43,23 +44,31 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with resnet18 and resnet34, which share two blocks, and `other`, which shares none.
 
-    All at 64 x 64 with random weights; `other` is a resnet18 of another seed.
+    All at 64 x 64 with random weights and an eighth of the channels; `other` is a resnet18 of another
+    seed.
     """
     root = tmp_path_factory.mktemp("exports")
-    for name, architecture, seed in (
-        ("resnet18", "resnet18", 0),
-        ("resnet34", "resnet34", 0),
-        ("other", "resnet18", 1),
-    ):
-        trtkit.export(
-            architecture,
-            name=name,
-            weights="random",
-            seed=seed,
-            image_size=SIZE,
-            workspace=root,
-        )
+    with thin_networks():
+        export_random("resnet18", root)
+        export_random("resnet34", root)
+        export_random("resnet18", root, name="other", seed=1)
     return root / "export"
+
+
+@pytest.fixture(scope="session")
+def full_exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with resnet18 and resnet34 with all their channels, which int8 needs to agree."""
+    root = tmp_path_factory.mktemp("full-exports")
+    export_random("resnet18", root)
+    export_random("resnet34", root)
+    return root / "export"
+
+
+def export_random(architecture: str, root: Path, name: str | None = None, seed: int = 0) -> None:
+    """Export an architecture with random weights into the workspace `root`."""
+    trtkit.export(
+        architecture, name=name, weights="random", seed=seed, image_size=SIZE, workspace=root
+    )
 
 
 @pytest.fixture

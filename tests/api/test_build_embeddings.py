@@ -13,6 +13,7 @@ from tests.divided import build, images_of, last_layer, outcome_of
 from tests.graph.onnx_graphs import run
 from tests.pictures import write_photos
 from tests.profiles import make_profile
+from tests.thin import THINNER, thin_networks
 from trtkit.benchmark import baselines
 from trtkit.building import request as requests
 from trtkit.building.sources import load_model
@@ -48,11 +49,11 @@ def test_each_tail_is_a_body_and_a_head(make_workspace, precision):
         body, head = manifest.path_to(manifest.tail(name))[1:]
         dtype = {"fp32": "float32", "fp16": "float16"}[precision]
         assert body.outputs == head.inputs
-        assert (head.inputs[0].dtype, head.inputs[0].shape) == (dtype, (None, 512))
+        assert (head.inputs[0].dtype, head.inputs[0].shape) == (dtype, (None, 512 // THINNER))
         whole, none = outcome_of(plain.folder, images, tail=name)
         logits, embeddings = outcome_of(report.folder, images, tail=name)
         assert none is None
-        assert (embeddings.dtype, embeddings.shape) == (dtype, (5, 512))
+        assert (embeddings.dtype, embeddings.shape) == (dtype, (5, 512 // THINNER))
         if precision == "fp32":
             np.testing.assert_array_equal(logits, whole)
         # fp16: the vector is rounded to 2^-11, each product of the last layer by as much at most.
@@ -67,11 +68,12 @@ def test_each_tail_is_a_body_and_a_head(make_workspace, precision):
 @pytest.mark.slow
 def test_a_vgg(tmp_path):
     place = Workspace(tmp_path)
-    trtkit.export("vgg11", name="vgg", weights="random", image_size=32, workspace=tmp_path)
+    with thin_networks():
+        trtkit.export("vgg11", name="vgg", weights="random", image_size=32, workspace=tmp_path)
     report = build(place, "vgg", cut=3, embeddings=True)
     images = images_of(report, 2)
     logits, embeddings = outcome_of(report.folder, images)
-    assert embeddings.shape == (2, 4096)
+    assert embeddings.shape == (2, 4096 // THINNER)
     whole = run(onnx.load(place.export_path("vgg")), images)
     np.testing.assert_allclose(logits, whole, atol=1e-5 * np.abs(whole).max())
     weights, bias = last_layer(place.export_path("vgg"))
@@ -164,7 +166,8 @@ def test_the_baselines_join_three_stages(make_workspace):
     images = images_of(report, 2)
     wanted = run(onnx.load(place.export_path("resnet18")), images)
     np.testing.assert_array_equal(run(baselines.merged(parts), images), wanted)
-    network = baselines.load_network("torch", parts, classes=1000, threads=1, examples=[images])
+    with thin_networks():
+        network = baselines.load_network("torch", parts, classes=1000, threads=1, examples=[images])
     np.testing.assert_allclose(network.logits(images), wanted, atol=1e-4 * np.abs(wanted).max())
 
 
@@ -230,10 +233,10 @@ def without_product(place, name: str) -> None:
     model.graph.node.remove(gemm)
     output = model.graph.output[0]
     output.name = vector
-    output.type.tensor_type.shape.dim[1].dim_value = 512
+    output.type.tensor_type.shape.dim[1].dim_value = 512 // THINNER
     (kept,) = (each for each in model.metadata_props if each.key == METADATA_KEY)
     card = json.loads(kept.value)
-    card["classes"] = card["classes"][:512]
+    card["classes"] = card["classes"][: 512 // THINNER]
     kept.value = json.dumps(card)
     onnx.save(model, place.export_path(name))
 

@@ -36,10 +36,10 @@ CUT = 2
 
 
 @pytest.fixture(scope="module")
-def calibrated(tmp_path_factory: pytest.TempPathFactory, exports: Path, digits: Path) -> Path:
+def calibrated(tmp_path_factory: pytest.TempPathFactory, full_exports: Path, digits: Path) -> Path:
     """A workspace whose models were calibrated on digits, by ModelOpt. Do not change it."""
     root = tmp_path_factory.mktemp("calibrated")
-    (root / "export").symlink_to(exports)
+    (root / "export").symlink_to(full_exports)
     shutil.copytree(digits, root / "calibration")
     with recorded() as reports:
         trtkit.build(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -16,6 +17,7 @@ from trtkit.engines.options import BuildOptions
 from trtkit.errors import TrtkitError
 from trtkit.photos.samples import generate_images
 from trtkit.runtime.device.chain import DeviceChain
+from trtkit.workspace import Workspace
 
 CARD = {"device_name": "NVIDIA A10", "compute_capability": (8, 6)}
 OTHER = {"device_name": "NVIDIA L4", "compute_capability": (8, 9)}
@@ -262,10 +264,13 @@ def test_a_gpu_cache_without_a_gpu(place):
         pipeline.logits_on_device(np.zeros((1, 64, 64, 3), np.uint8))
 
 
-def test_int8_from_a_quantized_export(monkeypatch, place, tmp_path):
+def test_int8_from_a_quantized_export(monkeypatch, full_exports, tmp_path):
     from tests.quantized import quantize
 
     install(monkeypatch)
+    place = Workspace(tmp_path)
+    (tmp_path / "export").mkdir()
+    os.link(full_exports / "resnet18.onnx", place.export_path("resnet18"))
     report = build(place, "resnet18", cut=2)
     images = generate_images(2, report.manifest.preprocessing, seed=1)
     quantize(place.export_path("resnet18"), place.export_path("small"), images)

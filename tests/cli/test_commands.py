@@ -202,7 +202,7 @@ def test_names_that_are_not_unicode(trtkit, workspace, photos, tmp_path):
         ),
         (
             ["build", "resnet18", "--cut", "2", "--calibration-images", "9"],
-            "fp32, which has no ranges",
+            "do not apply: fp32 has no ranges; leave them out",
         ),
         (["infer", ".", "--cache-dtype", "int8"], "are float16, and only quantizing knows"),
         (["infer", "x", "--gpu-cache", "0"], "was given as a GPU cache size"),
@@ -265,7 +265,7 @@ def test_cuts(trtkit, workspace):
     assert [point["cut"] for point in value] == list(range(1, 9))
     assert set(value[0]) == {"cut", "block", "tensor", "shape", "bytes", "flops_share"}
     table = trtkit("cuts", "resnet18", "--workspace", workspace.root).out.splitlines()
-    assert table[2].split("\t")[:4] == ["2", "layer1.1", "block_2", "64 x 16 x 16"]
+    assert table[2].split("\t")[:4] == ["2", "layer1.1", "block_2", "8 x 16 x 16"]
 
 
 def test_cache_commands(trtkit, workspace, photos, own_cache):
@@ -273,7 +273,7 @@ def test_cache_commands(trtkit, workspace, photos, own_cache):
     info = json.loads(trtkit("cache", "info", "--json").out)
     assert (info["entries"], info["folder"]) == (4, str(own_cache))
     assert trtkit("cache", "verify").code == 0
-    segment = max(own_cache.rglob("*"), key=lambda path: path.stat().st_size)
+    segment = max(own_cache.glob("segment-*"), key=lambda path: path.stat().st_size)
     content = bytearray(segment.read_bytes())
     content[len(content) // 2] ^= 1
     segment.write_bytes(content)
