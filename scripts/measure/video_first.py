@@ -15,7 +15,7 @@ from pathlib import Path
 from common import Outcome, Target, progress
 from video_subjects import CLASSES
 
-from trtkit.video.store.database import FILE
+from trtkit.video.footage.database import FILE
 
 FIRST_SECONDS = 0.3
 ASK = """

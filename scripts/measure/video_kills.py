@@ -16,7 +16,7 @@ import numpy as np
 from common import Outcome, Target, progress
 from video_subjects import BUNDLE, footage, ingested
 
-from trtkit.video.store.database import FILE
+from trtkit.video.footage.database import FILE
 
 # Of footage that is ingested again and again.
 CLIP_SECONDS = 60

@@ -18,15 +18,14 @@ from video_subjects import BUNDLE, CLASSES, EXPENSIVE, clip, ingested
 from trtkit.api.query import query
 from trtkit.api.tune import tune
 from trtkit.bundle import read_manifest
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.maps import MapReader
+from trtkit.video.footage.reading import Span, candidates, crop_of, keys_of, sightings_of
+from trtkit.video.footage.settings import QuerySettings, identity
+from trtkit.video.footage.writing import source_rows
 from trtkit.video.judging import Judge
 from trtkit.video.motion import Box
 from trtkit.video.query import Question, Search
-from trtkit.video.settings import Settings
-from trtkit.video.store.database import Database
-from trtkit.video.store.identity import identity
-from trtkit.video.store.maps import MapReader
-from trtkit.video.store.reading import Span, candidates, crop_of, keys_of, sightings_of
-from trtkit.video.store.writing import source_rows
 from trtkit.video.tails import VideoTail
 from trtkit.video.tuning.tune import Targets
 from trtkit.workspace import Workspace
@@ -174,7 +173,7 @@ class Questions:
         self._tail = VideoTail.load(folder, EXPENSIVE)
         self._maps = MapReader(self._database)
         self._known = known = identity(self._database)
-        self._settings = settings = Settings.of(self._database)
+        self._settings = settings = QuerySettings.of(self._database)
         self._spans = spans = tuple(Span(row.id) for row in source_rows(self._database))
         self._judges = {
             remember: Judge(

@@ -19,11 +19,11 @@ from trtkit.api.query import query
 from trtkit.api.store import store_compact, store_export, store_info, store_verify
 from trtkit.errors import TrtkitError
 from trtkit.runtime.pipeline import load
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.reading import crop_of
+from trtkit.video.footage.settings import QuerySettings
 from trtkit.video.motion import Box
 from trtkit.video.options import IngestOptions
-from trtkit.video.settings import Settings
-from trtkit.video.store.database import Database
-from trtkit.video.store.reading import crop_of
 
 CLASSES = 1000
 # Short segments, so that a short clip has several of them.
@@ -172,12 +172,12 @@ def test_the_same_again_does_nothing(clip, filled, workspace):
 
 
 def test_an_unknown_class_names_the_nearest(filled, workspace):
-    with pytest.raises(TrtkitError, match="which resnet18 does not know; it knows class 1"):
+    with pytest.raises(TrtkitError, match="'clas 1' not found in resnet18; available: class 1"):
         query("clas 1", store=filled, workspace=workspace)
 
 
 def test_an_unknown_camera_names_the_nearest(filled, workspace):
-    with pytest.raises(TrtkitError, match="camera 'gates' was asked for; the store has gate"):
+    with pytest.raises(TrtkitError, match="Camera 'gates' not found; available: gate"):
         query("class 1", store=filled, workspace=workspace, camera=["gates"])
 
 
@@ -185,7 +185,7 @@ def test_clusters_are_those_of_the_store_unless_they_are_given(tmp_path):
     assert ingest_options(tmp_path / "none").cluster == 0.3
     for tuned in (0.15, None):
         with Database.create(tmp_path) as database, database.transaction() as sql:
-            Settings(top=2, least=0.01, cluster=tuned).write(sql)
+            QuerySettings(top=2, least=0.01, cluster=tuned).write(sql)
         assert ingest_options(tmp_path, top=7) == IngestOptions(cluster=tuned, top=7)
         assert ingest_options(tmp_path, clusters="0.4").cluster == 0.4
         assert ingest_options(tmp_path, clusters="off").cluster is None
@@ -196,7 +196,7 @@ def test_a_store_that_was_tuned_with_a_flag_is_read(tmp_path):
         with database.transaction() as sql:
             stored = '{"top": 2, "least": 0.01, "cluster": 0.15, "tuned": true}'
             sql.execute("INSERT INTO settings VALUES ('tuned', ?)", (stored,))
-        assert Settings.of(database) == Settings(top=2, least=0.01, cluster=0.15)
+        assert QuerySettings.of(database) == QuerySettings(top=2, least=0.01, cluster=0.15)
 
 
 def test_a_bundle_without_embeddings_makes_no_clusters(tmp_path, clip, built):

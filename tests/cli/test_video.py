@@ -120,7 +120,10 @@ def test_what_cannot_be_remembered_is_answered_all_the_same(
     for _ in range(2):
         said = trtkit("query", "class 0", "--store", store, "--explain")
         assert said.code == 0
-        assert f"Not all of this is remembered. The store in {store} can only be read" in said.err
+        assert (
+            f"Not all of this is remembered. The footage store in {store} can only be read"
+            in said.err
+        )
         assert "\n0 verdicts remembered" in said.err
 
 
@@ -134,7 +137,7 @@ def test_too_small_a_store_cannot_be_tuned(trtkit, in_workspace, tmp_path):
 def test_there_is_no_store(trtkit, tmp_path):
     said = trtkit("query", "cat", "--store", tmp_path / "none")
     assert said.code == 2
-    assert said.err.startswith("Error: There is no video store in")
+    assert said.err.startswith("Error: No footage store in")
     assert "trtkit ingest VIDEO --store" in said.err
 
 
@@ -142,13 +145,16 @@ def test_there_is_no_store(trtkit, tmp_path):
     ("arguments", "sentence"),
     [
         (("ingest", "gat.mp4"), "gate.mp4"),
-        (("ingest", "gate.mp4", "--clusters", "wide"), "--clusters 'wide' was given"),
-        (("ingest", "gate.mp4", "--segment", "1"), "make them longer than that"),
-        (("ingest", "gate.mp4", "--top", "0"), "--top 0 was asked for; choose 1 or more"),
+        (("ingest", "gate.mp4", "--clusters", "wide"), "--clusters 'wide' is not a distance"),
+        (
+            ("ingest", "gate.mp4", "--segment", "1"),
+            "--segment 1 is not longer than --warmup 5; make it longer",
+        ),
+        (("ingest", "gate.mp4", "--top", "0"), "--top 0 is too small; choose 1 or more"),
         (("ingest", "gate.mp4", "gate.mp4"), "named twice"),
-        (("query", "class 1", "--store", "nowhere"), "There is no video store in nowhere"),
-        (("tune", "--recall", "1.5", "--store", "nowhere"), "--recall 1.5 was asked for"),
-        (("store", "info", "--store", "nowhere"), "There is no video store in nowhere"),
+        (("query", "class 1", "--store", "nowhere"), "No footage store in nowhere"),
+        (("tune", "--recall", "1.5", "--store", "nowhere"), "--recall 1.5 is out of range"),
+        (("store", "info", "--store", "nowhere"), "No footage store in nowhere"),
     ],
 )
 def test_one_sentence_each(trtkit, in_workspace, arguments, sentence):

@@ -18,19 +18,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from trtkit.errors import TrtkitError
 from trtkit.identity import bytes_digest, feature_key
 from trtkit.preprocessing import Preprocessing
+from trtkit.video.chunks import IngestProgress
 from trtkit.video.clusters import normalised
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.maps import MapReader
+from trtkit.video.footage.settings import Identity, claim
+from trtkit.video.footage.writing import source_rows
 from trtkit.video.frames import Frame, Gap
 from trtkit.video.ingest import ingest
 from trtkit.video.options import IngestOptions
-from trtkit.video.store.database import Database
-from trtkit.video.store.identity import Identity, claim
-from trtkit.video.store.maps import MapReader
-from trtkit.video.store.writing import source_rows
-from trtkit.video.tails import Seen
+from trtkit.video.tails import IndexEntry
 
 WIDTH, HEIGHT, FPS = 160, 120, 10
 STEP_US = 1_000_000 // FPS
@@ -180,11 +182,11 @@ class FakeTail:
     def key(self, crop: bytes) -> bytes:
         return feature_key(bytes_digest(crop), self.manifest.preprocessing.digest, PREFIX)
 
-    def index(self, crops: Sequence[bytes], top: int) -> list[Seen]:
+    def index(self, crops: Sequence[bytes], top: int) -> list[IndexEntry]:
         self.calls.append(len(crops))
         return [self._seen(crop, top, len(crops) * 8 + place) for place, crop in enumerate(crops)]
 
-    def _seen(self, crop: bytes, top: int, batch: int) -> Seen:
+    def _seen(self, crop: bytes, top: int, batch: int) -> IndexEntry:
         import cv2
         import simplejpeg
 
@@ -199,7 +201,7 @@ class FakeTail:
         labels = np.argsort(-scores, kind="stable")[:top]
         vector = normalised((small - 100).reshape(1, -1) + trace)[0] if self.gives_vectors else None
         feature = np.concatenate([small.reshape(-1), np.float32([trace])])
-        return Seen(labels, scores[labels].astype(np.float32), vector, feature)
+        return IndexEntry(labels, scores[labels].astype(np.float32), vector, feature)
 
 
 def run(
@@ -208,10 +210,14 @@ def run(
     options: IngestOptions = OPTIONS,
     tail: FakeTail | None = None,
     camera: str = "gate",
+    advance: Callable[[IngestProgress], object] | None = None,
     **more: Any,
 ) -> Any:
-    """Ingest, by default the usual footage."""
-    return ingest(store, tail or FakeTail(), camera, footage or FakeFootage(), options, **more)  # type: ignore[arg-type]
+    """Ingest, by default the usual footage; `advance` is called for every report of progress."""
+    with pytest.MonkeyPatch.context() as patched:
+        if advance is not None:
+            patched.setattr(IngestProgress, "report", advance)
+        return ingest(store, tail or FakeTail(), camera, footage or FakeFootage(), options, **more)  # type: ignore[arg-type]
 
 
 def claimed(store: Path) -> Path:
@@ -310,7 +316,7 @@ def ingest_and_kill(store: Path, kills: int, seed: int) -> None:
 
 def _ingest_telling(store: Path, told: int) -> None:
     """A byte for each frame; never returns."""
-    run(store, FakeFootage(delay=0.002), advance=lambda progress: os.write(told, b".") and None)
+    run(store, FakeFootage(delay=0.002), advance=lambda progress: os.write(told, b"."))
     os._exit(0)
 
 

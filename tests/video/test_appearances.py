@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtkit.video.appearances import grouped, merged
-from trtkit.video.store.reading import Candidate
+from trtkit.video.footage.reading import Candidate
+from trtkit.video.query import grouped, merged
 
 
 @st.composite

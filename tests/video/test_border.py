@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtkit.video.border import at_border, difference, grown, shrunk
 from trtkit.video.motion import Box
+from trtkit.video.objects import at_border, grown, part_difference, shrunk
 
 sides = st.integers(1, 60)
 boxes = st.builds(Box, st.integers(0, 40), st.integers(0, 40), sides, sides)
@@ -62,17 +62,17 @@ def test_a_part_is_found_wherever_it_lies_and_nothing_else(
     whole = texture(*size)
     across = max(4, round(share * size[1]))
     for left in (0, size[1] - across):
-        assert difference(whole[:, left : left + across], whole) < 12
-    assert difference(texture(size[0], across, seed=1), whole) > 12
+        assert part_difference(whole[:, left : left + across], whole) < 12
+    assert part_difference(texture(size[0], across, seed=1), whole) > 12
 
 
 def test_the_difference_is_in_grey_levels() -> None:
     whole = np.full((40, 40, 3), 100, np.uint8)
-    assert difference(whole[:, :10], whole) == pytest.approx(0, abs=0.1)
-    assert difference(whole[:, :10] + 30, whole) == pytest.approx(30, abs=0.1)
+    assert part_difference(whole[:, :10], whole) == pytest.approx(0, abs=0.1)
+    assert part_difference(whole[:, :10] + 30, whole) == pytest.approx(30, abs=0.1)
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 90), st.integers(1, 90))
 def test_any_two_sizes_can_be_compared(a: int, b: int, c: int, d: int) -> None:
     small, large = sorted([np.zeros((a, b, 3), np.uint8), np.zeros((c, d, 3), np.uint8)], key=len)
-    assert difference(small, large) == 0
+    assert part_difference(small, large) == 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from trtkit.video.tuning.bounds import lower_bound
+from trtkit.video.tuning.options import lower_bound
 
 
 @given(st.integers(1, 1000), st.floats(0, 1), st.floats(0.5, 0.9999))

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from trtkit.video.gallery import SHOWN, Shown, gallery
+from trtkit.video.gallery import MOST_THUMBNAILS, GalleryEntry, gallery
 
 
 class Page(HTMLParser):
@@ -44,8 +44,8 @@ def crop(number: int) -> bytes:
 
 def seen(
     start: float, end: float, *objects: int, camera: str = "gate", when: str = "then"
-) -> Shown:
-    return Shown(camera, start, end, when, 0.75, objects or (1,))
+) -> GalleryEntry:
+    return GalleryEntry(camera, start, end, when, 0.75, objects or (1,))
 
 
 def pictures(page: Page) -> list[bytes]:
@@ -124,10 +124,10 @@ def test_each_bar_leads_to_its_pictures() -> None:
 
 
 def test_thumbnails_are_the_crops_and_the_page_says_how_many_more_there_are() -> None:
-    text = gallery("car", [seen(0, 1, *range(SHOWN + 3))], crop, "")
-    assert pictures(Page(text)) == [crop(number) for number in range(SHOWN)]
+    text = gallery("car", [seen(0, 1, *range(MOST_THUMBNAILS + 3))], crop, "")
+    assert pictures(Page(text)) == [crop(number) for number in range(MOST_THUMBNAILS)]
     assert "and 3 more" in text
-    assert "more</span>" not in gallery("car", [seen(0, 1, *range(SHOWN))], crop, "")
+    assert "more</span>" not in gallery("car", [seen(0, 1, *range(MOST_THUMBNAILS))], crop, "")
 
 
 def test_a_crop_that_is_missing_is_left_out() -> None:

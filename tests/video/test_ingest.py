@@ -27,13 +27,12 @@ from tests.video.fakes import (
     stopping,
 )
 from trtkit.errors import TrtkitError
-from trtkit.video.ingest import IngestProgress
+from trtkit.video.chunks import IngestProgress
+from trtkit.video.footage import writing
+from trtkit.video.footage.database import Database, unpack_sightings, unpack_top, unpack_vector
+from trtkit.video.footage.maintenance import verify
+from trtkit.video.footage.maps import MapWriter
 from trtkit.video.motion import Box
-from trtkit.video.store import writing
-from trtkit.video.store.database import Database
-from trtkit.video.store.maintenance import verify
-from trtkit.video.store.maps import MapWriter
-from trtkit.video.store.packed import unpack_sightings, unpack_top, unpack_vector
 
 ROOT = Path(__file__).resolve().parents[2]
 # Half a minute of interruptions is too long for a test: shorter segments of a shorter clip.
@@ -165,7 +164,7 @@ def test_no_object_is_followed_into_the_next_segment(
     for _, segment, start, end, *_ in whole[GATE]["objects"]:
         assert segment * 2_000_000 <= start <= end < (segment + 1) * 2_000_000
     box = Box(60, 40, 30, 30)
-    monkeypatch.setattr("trtkit.video.ingest.MotionDetector.boxes", lambda self, frame: [box])
+    monkeypatch.setattr("trtkit.video.chunks.MotionDetector.boxes", lambda self, frame: [box])
     run(tmp_path, FakeFootage(45, (Patch(0, 45, (60, 40), (0, 0), 30),)))
     frames = [[each.frame for each in found] for found in sightings_of(tmp_path)]
     assert frames == [list(range(20)), list(range(20, 40)), list(range(40, 45))]
@@ -401,10 +400,8 @@ def breaking(store: Path, place: str, after: int) -> None:
             write = writing._write_object
             patched.setattr(writing, "_write_object", lambda *given: (write(*given), stop(None)))
         else:
-            commit = writing.commit_segment
-            patched.setattr(
-                writing, "commit_segment", lambda *a, **k: (commit(*a, **k), stop(None))
-            )
+            commit = writing.commit_chunk
+            patched.setattr(writing, "commit_chunk", lambda *a, **k: (commit(*a, **k), stop(None)))
         try:
             run(store, footage, BRIEF, tail, advance=advance)
         except (KeyboardInterrupt, TrtkitError):
@@ -463,10 +460,10 @@ def test_maps_that_were_lost_with_rows_not_there_are_computed_again(
 ) -> None:
     """They are on disk before the rows that name them."""
     order = []
-    flush, commit = MapWriter.flush, writing.commit_segment
+    flush, commit = MapWriter.flush, writing.commit_chunk
     monkeypatch.setattr(MapWriter, "flush", lambda self: (order.append("maps"), flush(self)))
     monkeypatch.setattr(
-        writing, "commit_segment", lambda *a, **k: (order.append("rows"), commit(*a, **k))
+        writing, "commit_chunk", lambda *a, **k: (order.append("rows"), commit(*a, **k))
     )
     run(tmp_path)
     assert order == ["maps", "rows"] * 4
@@ -478,14 +475,14 @@ def test_other_footage_and_options_are_refused(tmp_path: Path) -> None:
     before = content(tmp_path)
     with pytest.raises(
         TrtkitError,
-        match=r"^gate.mp4 was ingested as gate with other options \(min_size 8, top 3\), and its rest "
-        r"needs the same; give those, or another --store\.$",
+        match=r"^gate.mp4 was ingested as gate with other options \(min_size 8, top 3\); use those for "
+        r"the rest of it, or another --store\.$",
     ):
         run(tmp_path, options=replace(OPTIONS, top=4, min_size=9))
     with pytest.raises(
         TrtkitError,
-        match=r"^gate.mp4 was ingested as gate when it held other footage; give it another camera name, "
-        r"as in NAME=gate.mp4\.$",
+        match=r"^gate.mp4 held other footage when it was ingested as gate; choose another camera name, as "
+        r"in NAME=gate.mp4\.$",
     ):
         run(tmp_path, FakeFootage(fingerprint="f2"))
     assert content(tmp_path) == before
@@ -545,12 +542,12 @@ def test_the_same_source_twice_at_once_is_refused(tmp_path: Path, whole: dict[st
 
     run(tmp_path, advance=meanwhile)
     assert refused == [
-        f"gate.mp4 is being ingested into {tmp_path} by another process; wait for it, or give it "
-        "another camera name."
+        f"Another process is ingesting gate.mp4 into {tmp_path}; wait for it, or choose another camera "
+        "name."
     ]
     assert content(tmp_path) == whole
     said = helper("together", tmp_path / "processes", "gate.mp4", "gate.mp4")
-    assert said.count("is being ingested into") == 1
+    assert said.count("Another process is ingesting") == 1
     assert content(tmp_path / "processes") == whole
 
 
@@ -624,7 +621,7 @@ def test_a_stream_goes_on_with_a_gap(tmp_path: Path) -> None:
 
 def test_a_stream_that_kept_nothing_begins_anew(tmp_path: Path) -> None:
     with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patched:
-        patched.setattr(writing, "commit_segment", lambda *a, **k: sys.exit(1))
+        patched.setattr(writing, "commit_chunk", lambda *a, **k: sys.exit(1))
         run(tmp_path, live(10))
     run(tmp_path, live(10, BEGUN + 60_000_000))
     found = content(tmp_path)[LIVE]
@@ -690,15 +687,15 @@ def test_ctrl_c_within_the_commit_of_a_stream(
     """Whether the transaction is there decides, not how far the program came."""
     run(tmp_path / "whole", live(21))
     stop = stopping(0, KeyboardInterrupt())
-    commit = writing.commit_segment
+    commit = writing.commit_chunk
 
     def interrupted(*given: Any, **more: Any) -> None:
-        monkeypatch.setattr(writing, "commit_segment", commit)
+        monkeypatch.setattr(writing, "commit_chunk", commit)
         if place == "after":
             commit(*given, **more)
         stop(None)
 
-    monkeypatch.setattr(writing, "commit_segment", interrupted)
+    monkeypatch.setattr(writing, "commit_chunk", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", live(50))
     found, whole = content(tmp_path / "broken")[LIVE], content(tmp_path / "whole")[LIVE]
@@ -743,7 +740,7 @@ def test_what_is_told_meanwhile(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_what_was_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Any]
 ) -> None:
-    commit = writing.commit_segment
+    commit = writing.commit_chunk
 
     def full(database: Database, source: int, record: Any, **more: Any) -> None:
         if record.number == 2:
@@ -752,10 +749,10 @@ def test_a_full_disk_keeps_what_was_committed(
         commit(database, source, record, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(writing, "commit_segment", full)
+        patched.setattr(writing, "commit_chunk", full)
         with pytest.raises(
             TrtkitError,
-            match=r"cannot be used \(database or disk is full\).*goes on where it ended",
+            match=r"cannot be used \(database or disk is full\).*continues where it stopped",
         ):
             run(tmp_path)
     found = content(tmp_path)[GATE]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.video.pictures import Pixels
 from trtkit.video.frames import Frame
 from trtkit.video.motion import Box
-from trtkit.video.objects import Found, ObjectFinder, Sighting, cut_out
+from trtkit.video.objects import MovingObject, ObjectFinder, Sighting, cut_out
 from trtkit.video.options import IngestOptions
 
 WIDTH, HEIGHT, SIDE = 120, 80, 32
@@ -39,7 +39,7 @@ def finder(duplicate: float = 6.0, margin: float = 0.2) -> ObjectFinder:
     return ObjectFinder(IngestOptions(duplicate=duplicate, margin=margin), SIDE)
 
 
-def decoded(found: Found) -> np.ndarray:
+def decoded(found: MovingObject) -> np.ndarray:
     return simplejpeg.decode_jpeg(found.crop, colorspace="RGB")
 
 
@@ -220,7 +220,7 @@ def passing(x: int, y: int, card: np.ndarray = CARD) -> tuple[np.ndarray, Box]:
     return pixels, Box(left, top, right - left, bottom - top)
 
 
-def follow(looking: ObjectFinder, corners: list[tuple[int, int]]) -> list[list[Found]]:
+def follow(looking: ObjectFinder, corners: list[tuple[int, int]]) -> list[list[MovingObject]]:
     """What is found frame by frame, and in the end the rest."""
     found = []
     for number, corner_ in enumerate(corners):
@@ -247,7 +247,7 @@ def test_what_comes_into_the_picture_is_one_object_shown_whole(way: list[tuple[i
     whole = [n for n, (x, y) in enumerate(way) if 1 < x < 89 and 1 < y < 49]
     assert [len(new) for new in found].index(1) == whole[0]
     pixels, box = passing(*way[whole[0]])
-    assert only.shown == box
+    assert only.crop_box == box
     assert decoded(only).shape[0] == SIDE
     expected = decoded(finder().find(frame(pixels), 0, [box])[0])
     assert np.array_equal(decoded(only), expected)
@@ -261,7 +261,7 @@ def test_what_leaves_the_picture_stays_the_object_that_it_was(way: list[tuple[in
     assert [len(new) for new in found] == [1] + [0] * (len(back) - 1)
     assert rest == []
     assert len(only.sightings) == len(back)
-    assert only.shown == only.sightings[0].box
+    assert only.crop_box == only.sightings[0].box
 
 
 def test_what_is_never_whole_is_shown_where_most_is_seen_of_it() -> None:
@@ -270,7 +270,7 @@ def test_what_is_never_whole_is_shown_where_most_is_seen_of_it() -> None:
     *found, rest = follow(looking, way)
     assert [*found] == [[]] * len(way)
     (only,) = rest
-    assert only.shown == passing(40, -12)[1]
+    assert only.crop_box == passing(40, -12)[1]
     # And it is given when it is gone.
     assert looking.find(frame(scene()), len(way), []) == [only]
     assert looking.rest() == []
@@ -284,7 +284,7 @@ def test_at_the_border_another_thing_is_another_object() -> None:
     pixels, grown = passing(-6, 25, other)
     (first,) = looking.find(frame(pixels), 1, [grown])
     (second,) = looking.rest()
-    assert ([each.box for each in first.sightings], second.shown) == ([box], grown)
+    assert ([each.box for each in first.sightings], second.crop_box) == ([box], grown)
 
 
 def test_what_steps_out_of_a_thing_at_the_border_is_another_object() -> None:
@@ -294,11 +294,11 @@ def test_what_steps_out_of_a_thing_at_the_border_is_another_object() -> None:
     # A part of what was seen, but not at the border: nothing is hidden of it.
     inner = Box(8, 30, 12, 12)
     (stepped,) = looking.find(frame(pixels), 1, [both, inner])
-    assert stepped.shown == inner
+    assert stepped.crop_box == inner
     assert [len(each.sightings) for each in looking.rest()] == [2]
     # Also where nothing else is left of it.
     gone, alone = looking.find(frame(pixels), 2, [Box(9, 32, 6, 6)])
-    assert (len(gone.sightings), alone.shown) == (2, Box(9, 32, 6, 6))
+    assert (len(gone.sightings), alone.crop_box) == (2, Box(9, 32, 6, 6))
 
 
 def test_what_grows_away_from_the_border_is_another_object() -> None:
@@ -315,7 +315,7 @@ def test_what_came_in_grows_no_more_once_it_is_inside() -> None:
     pixels, box = passing(*way[-1])
     larger = Box(box.x, box.y - 14, 60, 60)
     (other,) = looking.find(frame(pixels), len(way), [larger])
-    assert other.shown == larger
+    assert other.crop_box == larger
 
 
 def test_duplicate_0_keeps_every_sight_at_the_border_too() -> None:

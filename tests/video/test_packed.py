@@ -6,9 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtkit.video.motion import Box
-from trtkit.video.objects import Sighting
-from trtkit.video.store.packed import (
+from trtkit.video.footage.database import (
     pack_sightings,
     pack_top,
     pack_vector,
@@ -16,6 +14,8 @@ from trtkit.video.store.packed import (
     unpack_top,
     unpack_vector,
 )
+from trtkit.video.motion import Box
+from trtkit.video.objects import Sighting
 
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 SIGHTINGS = st.builds(Sighting, WHOLE, WHOLE, st.builds(Box, WHOLE, WHOLE, WHOLE, WHOLE))

@@ -102,5 +102,7 @@ def test_a_moment_before_the_footage_is_negative() -> None:
 
 
 def test_a_moment_of_footage_that_says_no_time_is_refused() -> None:
-    with pytest.raises(TrtkitError, match="gate, whose footage does not say when it was taken"):
+    with pytest.raises(
+        TrtkitError, match="cannot be located in gate, whose footage does not say when it was taken"
+    ):
         since_start(datetime.now(timezone.utc), None, "gate")

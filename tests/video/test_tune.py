@@ -14,17 +14,23 @@ from hypothesis import strategies as st
 
 from trtkit.errors import TrtkitError
 from trtkit.video.clusters import normalised
-from trtkit.video.store.verdicts import Verdict
+from trtkit.video.judging import Verdict
 from trtkit.video.tuning import tune as module
-from trtkit.video.tuning.bounds import lower_bound
-from trtkit.video.tuning.choices import Choice, Tally, asked_per_question, grid, tally
-from trtkit.video.tuning.objects import Clustering, StoredObjects, clustered, rows_of
+from trtkit.video.tuning.objects import Clustering, StoredObjects, clustered
+from trtkit.video.tuning.options import (
+    SampleCounts,
+    TuningOption,
+    all_options,
+    count_returned,
+    lower_bound,
+    verdicts_per_question,
+)
 from trtkit.video.tuning.tune import (
     LEAST,
     MOST_TRIED,
-    Costs,
     Goal,
-    Option,
+    OptionResult,
+    QueryCosts,
     Targets,
     Tuned,
     sample_rows,
@@ -32,7 +38,7 @@ from trtkit.video.tuning.tune import (
 )
 
 CLASSES = 5
-COSTS = Costs(ingest=0.001, verdict=0.01)
+COSTS = QueryCosts(ingest=0.001, verdict=0.01)
 SAME = {label: label for label in range(CLASSES)}
 
 
@@ -96,7 +102,7 @@ def run(
 
 
 @st.composite
-def judged(draw: st.DrawFn) -> tuple[StoredObjects, Clustering, dict[int, Verdict], Choice]:
+def judged(draw: st.DrawFn) -> tuple[StoredObjects, Clustering, dict[int, Verdict], TuningOption]:
     """Anything, with fewer best classes of some objects, and of clusters of any kind."""
     count, most = draw(st.integers(1, 12)), draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -108,7 +114,7 @@ def judged(draw: st.DrawFn) -> tuple[StoredObjects, Clustering, dict[int, Verdic
     for row in range(1, count):
         asked[row] = asked[rng.integers(0, row + 1)] if rng.random() < 0.5 else row
     verdicts = {row: Verdict(int(rng.integers(0, 5)), 0.5) for row in range(count)}
-    choice = Choice(draw(st.integers(1, most)), draw(st.integers(0, 4)) / 4, None)
+    choice = TuningOption(draw(st.integers(1, most)), draw(st.integers(0, 4)) / 4, None)
     return stored(labels, scores), Clustering(None, asked, {}, 0.0), verdicts, choice
 
 
@@ -118,27 +124,29 @@ OTHERWISE = {0: 2, 1: 0, 3: 1, 4: 3}
 
 def returned(
     label: int,
-    choice: Choice,
+    choice: TuningOption,
     objects: StoredObjects,
     clustering: Clustering,
     verdicts: Mapping[int, Verdict],
 ) -> tuple[set[int], int]:
     """The rows that a question about a class of the expensive tail returns, and how many it asks."""
     leaders = set()
-    for row in set(clustering.asked.tolist()):
+    for row in set(clustering.representatives.tolist()):
         ranks = list(zip(objects.labels[row].tolist(), objects.scores[row].tolist(), strict=True))
         if (OTHERWISE.get(label), True) in [
             (cheap, score >= choice.least) for cheap, score in ranks[: choice.top]
         ]:
             leaders.add(row)
     said = {row for row in leaders if verdicts[row].label == label}
-    return {row for row, asked in enumerate(clustering.asked) if asked in said}, len(leaders)
+    return {row for row, asked in enumerate(clustering.representatives) if asked in said}, len(
+        leaders
+    )
 
 
 @given(judged(), st.data())
 @settings(deadline=None)
 def test_a_tally_is_what_questions_about_all_classes_return(
-    given_: tuple[StoredObjects, Clustering, dict[int, Verdict], Choice], data: st.DataObject
+    given_: tuple[StoredObjects, Clustering, dict[int, Verdict], TuningOption], data: st.DataObject
 ) -> None:
     objects, clustering, verdicts, choice = given_
     rows = np.array(sorted(data.draw(st.sets(st.integers(0, len(objects) - 1)))), np.int64)
@@ -147,7 +155,7 @@ def test_a_tally_is_what_questions_about_all_classes_return(
     }
     found = sum(int(row) in answers[verdicts[int(row)].label] for row in rows)
     any_class = sum(int(row) in answer for answer in answers.values() for row in rows)
-    assert tally(choice, rows, objects, clustering, verdicts, OTHERWISE) == Tally(
+    assert count_returned(choice, rows, objects, clustering, verdicts, OTHERWISE) == SampleCounts(
         len(rows), found, any_class
     )
 
@@ -155,21 +163,21 @@ def test_a_tally_is_what_questions_about_all_classes_return(
 @given(judged())
 @settings(deadline=None)
 def test_a_question_asks_so_many_on_average(
-    given_: tuple[StoredObjects, Clustering, dict[int, Verdict], Choice],
+    given_: tuple[StoredObjects, Clustering, dict[int, Verdict], TuningOption],
 ) -> None:
     objects, clustering, verdicts, choice = given_
     asked = [returned(label, choice, objects, clustering, verdicts)[1] for label in range(5)]
-    assert asked_per_question(choice, objects, clustering, 5) == pytest.approx(np.mean(asked))
+    assert verdicts_per_question(choice, objects, clustering, 5) == pytest.approx(np.mean(asked))
 
 
 def test_shares_of_nothing() -> None:
-    assert (Tally(0, 0, 0).recall, Tally(0, 0, 0).precision) == (0.0, 0.0)
-    assert (Tally(8, 2, 4).recall, Tally(8, 2, 4).precision) == (0.25, 0.5)
+    assert (SampleCounts(0, 0, 0).recall, SampleCounts(0, 0, 0).precision) == (0.0, 0.0)
+    assert (SampleCounts(8, 2, 4).recall, SampleCounts(8, 2, 4).precision) == (0.25, 0.5)
 
 
 def test_the_grid_is_everything() -> None:
     objects, _ = confused(10)
-    choices = grid(objects, (None, 0.1), (0.0, 0.5))
+    choices = all_options(objects, (None, 0.1), (0.0, 0.5))
     assert len(set(choices)) == len(choices) == 2 * 3 * 2
     assert {choice.top for choice in choices} == {1, 2, 3}
 
@@ -189,25 +197,25 @@ def test_objects_are_clustered_by_source_as_ingest_does() -> None:
         vectors=lines(angles), limits={1: 10, 2: 10},
     )  # fmt: skip
     found = clustered(objects, 0.1)
-    assert found.asked.tolist() == [0, 0, 2, 3, 3, 5]
+    assert found.representatives.tolist() == [0, 0, 2, 3, 3, 5]
     assert found.used == {0: 2, 2: 3, 3: 2, 5: 3}
     assert found.seconds > 0
     # Limits are those of each source.
     small = replace(objects, limits={1: 1, 2: 10}, vectors=lines([0, 1, 0, 0, 1, 0]))
-    assert clustered(small, 0.1).asked.tolist() == [0, 1, 2, 3, 4, 3]
+    assert clustered(small, 0.1).representatives.tolist() == [0, 1, 2, 3, 4, 3]
 
 
 def test_without_a_distance_or_features_each_is_its_own() -> None:
     objects = replace(confused(5)[0], vectors=lines([0] * 5))
-    assert clustered(objects, None).asked.tolist() == [0, 1, 2, 3, 4]
-    assert clustered(replace(objects, vectors=None), 0.5).asked.tolist() == [0, 1, 2, 3, 4]
+    assert clustered(objects, None).representatives.tolist() == [0, 1, 2, 3, 4]
+    assert clustered(replace(objects, vectors=None), 0.5).representatives.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     assert len(set(clustered(objects, None).used.values())) == 5
-
-
-@given(st.permutations(range(1, 9)), st.lists(st.integers(0, 7)))
-def test_rows_by_their_ids(ids: list[int], rows: list[int]) -> None:
-    objects = replace(confused(8)[0], ids=np.array(ids))
-    assert rows_of(objects, [ids[row] for row in rows]).tolist() == rows
 
 
 # Choosing
@@ -218,26 +226,26 @@ def test_what_is_provable_is_chosen_and_no_more_is_asked() -> None:
     tuned = run(*confused(second=0.3))
     assert tuned.chosen is not None
     # Of those that cost as much the one that leaves out least.
-    assert tuned.chosen.choice == Choice(2, 0.0, None)
+    assert tuned.chosen.choice == TuningOption(2, 0.0, None)
     assert tuned.chosen.asked == pytest.approx(2 * 4000 / CLASSES)
     assert tuned.chosen.query_seconds == pytest.approx(0.01 * 2 * 4000 / CLASSES)
     assert tuned.chosen.ingest_seconds == pytest.approx(0.001)
-    assert tuned.chosen.second == Tally(2000, 2000, 2000)
+    assert tuned.chosen.second == SampleCounts(2000, 2000, 2000)
     assert (tuned.sampled, tuned.tried) == (4000, 1)
 
 
 def test_one_best_class_is_chosen_where_that_is_enough() -> None:
     tuned = run(*confused(second=0.02))
     assert tuned.chosen is not None
-    assert tuned.chosen.choice == Choice(1, 0.0, None)
+    assert tuned.chosen.choice == TuningOption(1, 0.0, None)
 
 
 def test_a_least_score_that_loses_too_much_is_not_chosen() -> None:
     # The third of a tenth has 0.02, which a least score of 0.05 would leave out.
     tuned = run(*confused(second=0.3, third=0.1))
     assert tuned.chosen is not None
-    assert tuned.chosen.choice == Choice(3, 0.0, None)
-    tenth = [each for each in tuned.options if each.choice == Choice(3, 0.05, None)]
+    assert tuned.chosen.choice == TuningOption(3, 0.0, None)
+    tenth = [each for each in tuned.options if each.choice == TuningOption(3, 0.05, None)]
     assert 0.85 < tenth[0].first.recall < 0.95
 
 
@@ -297,9 +305,9 @@ def test_goals_differ() -> None:
     assert ingest.ingest_seconds < query.ingest_seconds
 
 
-def option(top: int, ingest: float, query: float, share: float = 1.0) -> Option:
-    counted = Tally(1000, round(1000 * share), round(1000 * share))
-    return Option(Choice(top, 0.0, None), counted, 1.0, ingest, query)
+def option(top: int, ingest: float, query: float, share: float = 1.0) -> OptionResult:
+    counted = SampleCounts(1000, round(1000 * share), round(1000 * share))
+    return OptionResult(TuningOption(top, 0.0, None), counted, 1.0, ingest, query)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +323,9 @@ def test_the_order_by_each_goal(goal: Goal, order: list[int]) -> None:
 
 def test_the_goals_are_named() -> None:
     objects, truth = confused(10)
-    with pytest.raises(TrtkitError, match="'cheap' was asked for; choose balance, ingest, query"):
+    with pytest.raises(
+        TrtkitError, match="Unknown goal 'cheap'; available: balance, ingest, query"
+    ):
         run(objects, truth, goal="cheap")  # type: ignore[arg-type]
 
 
@@ -339,7 +349,9 @@ def test_a_sample_that_can_prove_nothing_is_refused_before_anything_is_asked() -
     targets = Targets(0.95, 0.95)
     asked = Asked(truth)
     few = sample_rows(objects, 2 * targets.fewest - 1)
-    with pytest.raises(TrtkitError, match=rf"need {2 * targets.fewest} objects .* {len(few)} in"):
+    with pytest.raises(
+        TrtkitError, match=rf"need {2 * targets.fewest} objects .* sample has {len(few)};"
+    ):
         tune(objects, few, asked, SAME, CLASSES, COSTS, targets)
     assert asked.rows == []
     enough = sample_rows(objects, 2 * targets.fewest)
@@ -349,7 +361,7 @@ def test_a_sample_that_can_prove_nothing_is_refused_before_anything_is_asked() -
 @pytest.mark.parametrize("name", ["recall", "precision", "confidence"])
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.5, float("nan")])
 def test_targets_are_shares(name: str, value: float) -> None:
-    with pytest.raises(TrtkitError, match=f"--{name} {value:g} was asked for"):
+    with pytest.raises(TrtkitError, match=f"--{name} {value:g} is out of range"):
         Targets(**{name: value})
 
 
@@ -373,7 +385,7 @@ def test_what_passes_on_the_first_half_alone_is_not_chosen() -> None:
     assert tuned.chosen is None
     assert tuned.tried == 1  # nothing did better on the first half than without a mistake
     (tried,) = [each for each in tuned.options if each.second is not None]
-    assert tried.second == Tally(2000, 1900, 1900)
+    assert tried.second == SampleCounts(2000, 1900, 1900)
     sure = 1 - 0.05 / (2 * MOST_TRIED)
     assert tried.recall == lower_bound(1900, 2000, sure) < 0.95
     assert tried.precision == 1.0 or tried.precision == lower_bound(1900, 1900, sure)
@@ -382,7 +394,7 @@ def test_what_passes_on_the_first_half_alone_is_not_chosen() -> None:
 def test_what_finds_enough_but_returns_too_much_that_is_wrong_is_not_chosen() -> None:
     objects, truth = clusters_of(3000, wrong=0.0)
     rows = sample_rows(objects, 3000)
-    leaders = set(clustered(objects, 0.1).asked.tolist())
+    leaders = set(clustered(objects, 0.1).representatives.tolist())
     changed = [row for row in rows[1500::20].tolist() if row not in leaders]
     truth = truth.copy()
     truth[changed] = objects.labels[changed, 1]
@@ -396,7 +408,7 @@ def test_what_finds_enough_but_returns_too_much_that_is_wrong_is_not_chosen() ->
     assert tried.precision < 0.97
 
 
-def outcome(each: Option) -> tuple[Choice, Tally]:
+def outcome(each: OptionResult) -> tuple[TuningOption, SampleCounts]:
     return each.choice, each.first
 
 
@@ -415,7 +427,8 @@ def test_the_second_half_has_no_part_in_ranking(seed: int) -> None:
     looked_at = [each.choice for each in changed.options if each.second is not None]
     assert tuned.chosen.choice in looked_at
     assert all(
-        each.first == Tally(400, each.first.found, each.first.returned) for each in tuned.options
+        each.first == SampleCounts(400, each.first.found, each.first.returned)
+        for each in tuned.options
     )
 
 
@@ -441,7 +454,7 @@ def test_nothing_is_chosen_whose_bound_is_below_a_target(
     # And the bounds are those of the half that proves.
     verdicts = Asked(truth)(range(len(truth)))
     clustering = clustered(objects, chosen.choice.distance)
-    counted = tally(chosen.choice, rows[350:], objects, clustering, verdicts, SAME)
+    counted = count_returned(chosen.choice, rows[350:], objects, clustering, verdicts, SAME)
     assert chosen.second == counted
     sure = 1 - 0.1 / (2 * MOST_TRIED)
     assert chosen.recall == lower_bound(counted.found, counted.objects, sure)
@@ -449,15 +462,15 @@ def test_nothing_is_chosen_whose_bound_is_below_a_target(
 
 
 @cache
-def near_the_target() -> tuple[StoredObjects, np.ndarray, dict[Choice, float]]:
+def near_the_target() -> tuple[StoredObjects, np.ndarray, dict[TuningOption, float]]:
     """A store with choices just below and just above a recall of 0.9; the true recall of each."""
     objects, truth = confused(6000, second=0.102, third=0.01, seed=3)
     everything = Asked(truth)(range(len(truth)))
     clustering = clustered(objects, None)
     rows = np.arange(len(truth))
     recalls = {
-        choice: tally(choice, rows, objects, clustering, everything, SAME).recall
-        for choice in grid(objects, (None,), LEAST)
+        choice: count_returned(choice, rows, objects, clustering, everything, SAME).recall
+        for choice in all_options(objects, (None,), LEAST)
     }
     return objects, truth, recalls
 
@@ -543,5 +556,5 @@ def test_the_sample_and_those_asked_in_its_place_are_asked_about_once() -> None:
     assert len(asked.rows) == len(set(asked.rows))
     wanted = set(rows.tolist())
     for distance in module.DISTANCES:
-        wanted |= set(clustered(objects, distance).asked[rows].tolist())
+        wanted |= set(clustered(objects, distance).representatives[rows].tolist())
     assert set(asked.rows) == wanted

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.video.clips import HEIGHT, WIDTH, number, overwrite, packets, pattern, write_clip
 from trtkit.errors import TrtkitError
-from trtkit.video import soundness, timeline, videofile
+from trtkit.video import frames, soundness, videofile
 from trtkit.video.frames import Frame, Gap
 from trtkit.video.videofile import VideoFile
 
@@ -133,11 +133,11 @@ class TestTimes:
         assert told(VideoFile(path).read()) == [(40 * n, n) for n in range(20)]
 
     def test_thirds_of_a_microsecond_are_rounded(self, folder: Path) -> None:
-        clock = timeline.Clock(10, Fraction(1, 30_000), 33_333)
+        clock = frames.Clock(10, Fraction(1, 30_000), 33_333)
         assert [clock.time_us(10 + 1001 * n)[0] for n in range(4)] == [0, 33367, 66733, 100100]
 
     def test_a_clock_that_stands_still_or_goes_back(self) -> None:
-        clock = timeline.Clock(0, Fraction(1, 1000), 40_000)
+        clock = frames.Clock(0, Fraction(1, 1000), 40_000)
         read = [clock.time_us(ms) for ms in (0, 40, 40, 80, 30, 70)]
         assert read == [
             (0, None), (40_000, None), (80_000, 0), (120_000, None), (160_000, 50_000),

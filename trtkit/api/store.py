@@ -1,34 +1,35 @@
-"""`trtkit store info|verify|compact|export`: looking after a video store."""
+"""`trtkit store info|verify|compact|export`: maintaining a footage store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from trtkit.api.ingest import DEFAULT_STORE
-from trtkit.bundle import Manifest, read_manifest
-from trtkit.errors import TrtkitError
-from trtkit.video.store import maintenance
-from trtkit.video.store.database import Database
-from trtkit.video.store.export import export
-from trtkit.video.store.identity import identity
-from trtkit.video.store.maintenance import VideoStoreInfo, VideoStoreReport
-from trtkit.video.tails import expensive_tail
+from trtkit.video.footage import maintenance
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.export import export
+from trtkit.video.footage.maintenance import VideoStoreInfo, VideoStoreReport
+from trtkit.video.footage.settings import identity
+from trtkit.video.ingest import DEFAULT_STORE
+from trtkit.video.tails import bundle_of_store, expensive_stage
 from trtkit.workspace import Workspace
 
 
 def store_info(store: str | Path = DEFAULT_STORE) -> VideoStoreInfo:
-    """What a store holds. Raises TrtkitError when there is none."""
+    """What a store holds. Raises TrtkitError when there is none.
+
+    print(trtkit.store_info("video-store").sources)
+    """
     with Database.open(Path(store)) as database:
         return maintenance.info(database)
 
 
-def store_verify(
-    store: str | Path = DEFAULT_STORE, *, advance: Callable[[float], None] = lambda share: None
-) -> VideoStoreReport:
-    """Read all of a store and compare what must agree. Raises TrtkitError when it cannot be read."""
+def store_verify(store: str | Path = DEFAULT_STORE) -> VideoStoreReport:
+    """Read all of a store and check its consistency. Raises TrtkitError when it cannot be read.
+
+    assert not trtkit.store_verify("video-store").problems
+    """
     with Database.open(Path(store)) as database:
-        return maintenance.verify(database, advance)
+        return maintenance.verify(database)
 
 
 def store_compact(
@@ -37,9 +38,12 @@ def store_compact(
     bundle: str | Path | None = None,
     workspace: str | Path | None = None,
 ) -> int:
-    """Forget the verdicts of tails that the bundle no longer has, and give back disk space, in bytes."""
+    """Delete the verdicts of tails that the bundle no longer has; returns the disk space freed, in bytes.
+
+    freed = trtkit.store_compact("video-store")
+    """
     with Database.open(Path(store)) as database:
-        manifest = _manifest(database, bundle, workspace)
+        _, manifest = bundle_of_store(database, Workspace.at(workspace), bundle)
         return maintenance.compact(database, frozenset(stage.id for stage in manifest.tails))
 
 
@@ -51,23 +55,15 @@ def store_export(
     tail: str | None = None,
     workspace: str | Path | None = None,
 ) -> int:
-    """Write every object as a row of a Parquet file, with what `tail` said of it; how many there are.
+    """Write every object as a row of a Parquet file, with the verdicts of `tail`; returns their number.
 
-    `tail`: by default the other one of two, none where that is not clear. Raises TrtkitError.
+    `tail`: by default the other one of two, none where that is ambiguous. Raises TrtkitError.
+
+        trtkit.store_export("objects.parquet", store="video-store")
     """
     with Database.open(Path(store)) as database:
-        manifest = _manifest(database, bundle, workspace)
-        try:
-            stage = manifest.tail(expensive_tail(manifest, identity(database).tail, tail))
-        except TrtkitError:
-            if tail is not None:
-                raise
+        _, manifest = bundle_of_store(database, Workspace.at(workspace), bundle)
+        stage = expensive_stage(manifest, identity(database).tail, tail)
+        if stage is None:
             return export(database, Path(path))
         return export(database, Path(path), stage.id, stage.classes or ())
-
-
-def _manifest(
-    database: Database, bundle: str | Path | None, workspace: str | Path | None
-) -> Manifest:
-    chosen = bundle if bundle is not None else identity(database).bundle
-    return read_manifest(Workspace.at(workspace).find_bundle(chosen))

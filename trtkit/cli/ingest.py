@@ -32,7 +32,7 @@ class MapDtypeChoice(str, Enum):
 StoreOption = Annotated[
     Path,
     typer.Option(
-        metavar="DIR", envvar="TRTKIT_STORE", help="The video store. Default: ./video-store."
+        metavar="DIR", envvar="TRTKIT_STORE", help="The footage store. Default: ./video-store."
     ),
 ]
 
@@ -82,7 +82,7 @@ def ingest(
     ] = CodecChoice.none,
     map_size: Annotated[str, typer.Option(help="Disk space for the maps of each source.")] = "50G",
     frame_rate: Annotated[
-        float, typer.Option(help="Of a folder of frames, frames a second.")
+        float, typer.Option(help="Frames a second of a folder of frames.")
     ] = 25.0,
     duration: Annotated[
         float | None, typer.Option(help="Seconds of footage after which it ends, for streams.")
@@ -93,12 +93,12 @@ def ingest(
     """Index footage for `trtkit query`.
 
     Moving objects are cut out and go through the bundle's prefix and cheap model; their best classes
-    and their feature maps are stored. What is committed is never done again: the same command goes on
-    after whatever stopped it. Exits with 1 when some sources could not be read.
+    and their feature maps are stored. Whatever stopped it, the same command continues after the last
+    commit. Exits with 1 when some sources could not be read.
     """
     from trtkit.api.ingest import ingest as run
     from trtkit.api.ingest import ingest_options
-    from trtkit.cli.footage import IngestDisplay, ingest_summary
+    from trtkit.cli.footage import ingest_reporter, ingest_summary
     from trtkit.sizes import parse_size
 
     options = ingest_options(
@@ -107,11 +107,11 @@ def ingest(
         warmup_seconds=warmup, top=top, maps=maps.value, map_dtype=map_dtype.value,
         map_codec=map_codec.value,
     )  # fmt: skip
-    with IngestDisplay() as display:
+    with ingest_reporter():
         report = run(
             sources, store=store, bundle=bundle, tail=tail, options=options,
             map_bytes=parse_size(map_size, "a size for feature maps"), frame_rate=frame_rate,
-            seconds=duration, workspace=workspace, progress=note, advance=display.advance,
+            seconds=duration, workspace=workspace,
         )  # fmt: skip
     for line in ingest_summary(report):
         note(line)

@@ -16,7 +16,7 @@ def query(
     label: Annotated[str, typer.Argument(metavar="CLASS", help="The class to look for.")],
     store: StoreOption = Path("video-store"),
     camera: Annotated[
-        list[str] | None, typer.Option(help="Only this camera; may be given several times.")
+        list[str] | None, typer.Option(help="Only this camera; can be repeated.")
     ] = None,
     since: Annotated[
         str | None, typer.Option("--from", help="Only from then: seconds, H:MM:SS or an ISO date.")
@@ -33,10 +33,11 @@ def query(
         float, typer.Option(min=0, help="Seconds an appearance may be interrupted.")
     ] = 1.0,
     budget: Annotated[
-        float | None, typer.Option(min=0, help="Seconds after which it stops asking.")
+        float | None,
+        typer.Option(min=0, help="Seconds after which no more objects are classified."),
     ] = None,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Neither use nor keep what was asked before.")
+        bool, typer.Option("--forget", help="Neither use nor store verdicts.")
     ] = False,
     bundle: Annotated[str | None, typer.Option(help="Default: the bundle of the store.")] = None,
     tail: Annotated[
@@ -52,14 +53,14 @@ def query(
         Path | None, typer.Option(metavar="FILE.html", help="Write a page of thumbnails there.")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say what was looked at, and how long it took.")
+        bool, typer.Option("--explain", help="Tell what the answer took, step by step.")
     ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Say when a class of objects appears in ingested footage.
 
-    The index gives the candidates, and the bundle's expensive model looks at one object of each cluster
-    of them, by its stored feature map. What it said is remembered.
+    The index gives the candidates, and the bundle's expensive model classifies one object of each of
+    their clusters, from its stored feature map. Its verdicts are remembered.
     """
     from trtkit.api.query import query as ask
     from trtkit.cli.footage import explained, follow_answers, summary
@@ -71,14 +72,16 @@ def query(
         remember=not forget, workspace=workspace,
     ) as answers:  # fmt: skip
         with destination(output) as stream:
-            shown = follow_answers(answers, choose_format(format and format.value, output), stream)
+            written = follow_answers(
+                answers, choose_format(format and format.value, output), stream
+            )
         sentence = summary(answers.explanation, label)
         note(sentence)
         forgotten = answers.explanation.judged.forgotten
         if forgotten is not None:
             note(f"Not all of this is remembered. {forgotten}")
         if gallery is not None:
-            answers.gallery(shown, gallery, sentence)
+            answers.gallery(written, gallery, sentence)
         if explain:
             for line in explained(answers.explanation):
                 note(line)

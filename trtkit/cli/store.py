@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +10,10 @@ import typer
 from trtkit.cli.ingest import StoreOption
 from trtkit.cli.options import JsonOption, WorkspaceOption
 from trtkit.cli.output import note, print_json, print_table
+from trtkit.serialization import to_plain
 from trtkit.sizes import human_bytes
 
-app = typer.Typer(no_args_is_help=True, help="Look at a video store, check it, export it.")
+app = typer.Typer(no_args_is_help=True, help="Show a footage store, check it, export it.")
 
 BundleOption = Annotated[str | None, typer.Option(help="Default: the bundle of the store.")]
 
@@ -24,38 +24,38 @@ def info(store: StoreOption = Path("video-store"), json: JsonOption = False) -> 
     from trtkit.api.store import store_info
     from trtkit.video.times import clock
 
-    found = store_info(store)
+    held = store_info(store)
     if json:
-        print_json(asdict(found))
+        print_json(to_plain(held))
         return
     rows = [
         [
-            each.row.camera, each.row.location, clock(each.row.end_us),
-            "complete" if each.row.complete else "not complete", each.objects, each.clusters,
-            each.gaps, human_bytes(each.map_bytes),
+            source.row.camera, source.row.location, clock(source.row.end_us),
+            "complete" if source.row.complete else "not complete", source.objects, source.clusters,
+            source.gaps, human_bytes(source.map_bytes),
         ]
-        for each in found.sources
+        for source in held.sources
     ]  # fmt: skip
     columns = [
         "camera", "source", "up to", "state", "objects", "clusters", "gaps", "feature maps",
     ]  # fmt: skip
     print_table(columns, rows)
-    if found.identity is not None:
-        note(f"Indexed by {found.identity.tail} of {found.identity.bundle}.")
+    if held.identity is not None:
+        note(f"Indexed by {held.identity.tail} of {held.identity.bundle}.")
     note(
-        f"{sum(found.verdicts.values())} verdicts of {len(found.verdicts)} models are remembered; the "
-        f"database has {human_bytes(found.database_bytes)}."
+        f"{sum(held.verdicts.values())} verdicts of {len(held.verdicts)} models are remembered; the "
+        f"database has {human_bytes(held.database_bytes)}."
     )
 
 
 @app.command()
 def verify(store: StoreOption = Path("video-store"), json: JsonOption = False) -> None:
-    """Read everything and compare what must agree. Exits with 1 when something is wrong."""
+    """Read everything and check its consistency. Exits with 1 when something is wrong."""
     from trtkit.api.store import store_verify
 
     report = store_verify(store)
     if json:
-        print_json(asdict(report))
+        print_json(to_plain(report))
     for problem in report.problems:
         note(problem)
     state = f"{len(report.problems)} problems" if report.problems else "all is well"
@@ -69,7 +69,7 @@ def compact(
     bundle: BundleOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Give back disk space, and forget what models said that the bundle no longer has."""
+    """Free disk space and delete the verdicts of models that the bundle no longer has."""
     from trtkit.api.store import store_compact
 
     freed = store_compact(store, bundle=bundle, workspace=workspace)

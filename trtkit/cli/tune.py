@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,12 +11,13 @@ import typer
 from trtkit.cli.ingest import StoreOption
 from trtkit.cli.options import JsonOption, WorkspaceOption
 from trtkit.cli.output import note, print_json, print_table
+from trtkit.cli.progress import terminal_reporter
+from trtkit.serialization import to_plain
 
 if TYPE_CHECKING:
-    from trtkit.video.tuning.tune import Option
+    from trtkit.video.tuning.tune import OptionResult
 
-
-# Choices that are shown when none meets the targets.
+# Options that are shown when none meets the targets.
 NEAREST = 5
 
 
@@ -30,15 +30,15 @@ class GoalChoice(str, Enum):
 def tune(
     store: StoreOption = Path("video-store"),
     recall: Annotated[float, typer.Option(help="Share of objects to be found.")] = 0.99,
-    precision: Annotated[float, typer.Option(help="Share of what is found to be right.")] = 0.99,
-    confidence: Annotated[float, typer.Option(help="With which both are to hold.")] = 0.95,
+    precision: Annotated[float, typer.Option(help="Share of the answers to be right.")] = 0.99,
+    confidence: Annotated[float, typer.Option(help="Of both, 0 to 1.")] = 0.95,
     goal: Annotated[
         GoalChoice, typer.Option(help="Cheapest ingest, fastest query, or both in balance.")
     ] = GoalChoice.balance,
     sample: Annotated[
-        int, typer.Option(min=2, help="Objects that the expensive model is shown.")
+        int, typer.Option(min=2, help="Objects that the expensive model classifies.")
     ] = 4000,
-    seed: Annotated[int, typer.Option(help="Of drawing them.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of drawing the sample.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Leave the store as it is.")] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw ingest cost against query cost.")
@@ -50,67 +50,63 @@ def tune(
     json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Choose how a store is asked, so that questions find enough and are cheap.
+    """Choose how a store is queried, so that questions find enough and are cheap.
 
-    Objects are shown to the expensive model; how many best classes count, which objects are alike and
-    from which score on is then chosen, so that recall and precision against that model are proved. Exits
-    with 1 when no choice could be proved; the store is then as it was.
+    The expensive model classifies a sample of objects. From that follows how many best classes count,
+    which objects share a cluster and from which score on, so that recall and precision against that model
+    are proved. Exits with 1 when no option could be proved; the store is then as it was.
     """
     from trtkit.api.tune import draw
     from trtkit.api.tune import tune as run
     from trtkit.video.tuning.tune import Targets
 
-    report = run(
-        store=store, bundle=bundle, tail=tail, targets=Targets(recall, precision, confidence),
-        goal=goal.value, sample=sample, seed=seed, dry_run=dry_run, workspace=workspace, progress=note,
-    )  # fmt: skip
+    with terminal_reporter():
+        report = run(
+            store=store, bundle=bundle, tail=tail, targets=Targets(recall, precision, confidence),
+            goal=goal.value, sample=sample, seed=seed, dry_run=dry_run, workspace=workspace,
+        )  # fmt: skip
     if plot is not None:
         draw(report, plot)
     tuned = report.tuned
     if json:
-        print_json(asdict(report))
+        print_json(to_plain(report))
     else:
         shown = [
-            each
-            for each in tuned.options
-            if each.recall is not None
-            or (each.first.recall >= recall and each.first.precision >= precision)
-        ]
-        # What came nearest, where nothing was good enough.
-        shown = (
-            shown
-            or sorted(
-                tuned.options, key=lambda each: -min(each.first.recall, each.first.precision)
-            )[:NEAREST]
-        )
+            result
+            for result in tuned.options
+            if result.recall is not None
+            or report.targets.hold(result.first.recall, result.first.precision)
+        ] or sorted(
+            tuned.options, key=lambda result: -min(result.first.recall, result.first.precision)
+        )[:NEAREST]
         print_table(
             ["classes", "least score", "clusters", "recall", "proved", "precision", "proved",
              "asked", "question ms", "ingest ms", ""],
-            [_row(each, each is tuned.chosen or each == tuned.chosen) for each in shown],
+            [_row(result, result == tuned.chosen) for result in shown],
         )  # fmt: skip
     if tuned.chosen is None:
         note(
-            f"None of {len(tuned.options)} choices was proved to have a recall of {recall:g} and a "
-            f"precision of {precision:g} ({tuned.tried} were looked at); index more classes of an object "
-            "(--top), take a larger --sample, or ask for less."
+            f"None of {len(tuned.options)} options is proved to have a recall of {recall:g} and a "
+            f"precision of {precision:g} ({tuned.tried} were tried); index more classes of an "
+            "object (--top), take a larger --sample, or lower the targets."
         )
         raise typer.Exit(1)
     if report.applied:
-        note("The store is asked so from now on.")
+        note("The store is queried so from now on.")
 
 
-def _row(option: Option, chosen: bool) -> list[object]:
-    choice = option.choice
+def _row(result: OptionResult, chosen: bool) -> list[object]:
+    option = result.choice
     return [
-        choice.top,
-        f"{choice.least:g}",
-        "off" if choice.distance is None else f"{choice.distance:g}",
-        f"{option.first.recall:.2%}",
-        "" if option.recall is None else f"{option.recall:.2%}",
-        f"{option.first.precision:.2%}",
-        "" if option.precision is None else f"{option.precision:.2%}",
-        f"{option.asked:.1f}",
-        f"{1e3 * option.query_seconds:.1f}",
-        f"{1e3 * option.ingest_seconds:.3f}",
+        option.top,
+        f"{option.least:g}",
+        "off" if option.distance is None else f"{option.distance:g}",
+        f"{result.first.recall:.2%}",
+        "" if result.recall is None else f"{result.recall:.2%}",
+        f"{result.first.precision:.2%}",
+        "" if result.precision is None else f"{result.precision:.2%}",
+        f"{result.asked:.1f}",
+        f"{1e3 * result.query_seconds:.1f}",
+        f"{1e3 * result.ingest_seconds:.3f}",
         "chosen" if chosen else "",
     ]

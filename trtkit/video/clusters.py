@@ -1,9 +1,9 @@
-"""Clusters of objects that look alike to the cheap model, so that one of them is asked for all.
+"""Clusters of objects that look alike to the cheap model, so that one stands for all of them.
 
 Incremental, as in Focus (Hsieh et al., OSDI 2018, section 4.2): an object joins the nearest cluster
-within a distance, or begins one; of all clusters the longest unused can no longer be joined. Distances
-are those to the object that began the cluster, which does not move, and objects whose best class differs
-are never in one.
+within a distance, or starts one; the least recently used clusters can no longer be joined. The distance
+to a cluster is the distance to its first object, so it never moves. Objects with different best classes
+never share a cluster.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import numpy as np
 
 from trtkit.tensors import Array
 
-# What float32 may make of the squared distance of a vector to itself, so that 0 means the same one.
+# The rounding error of a float32 squared distance, so that distance 0 still matches equal vectors.
 _ROUNDING = 1e-6
 
 
 @dataclass
 class Cluster:
-    """`vector`: the features, of length 1, of the object that began it; `label`: its best class.
+    """`vector`: the features, of length 1, of its first object; `label`: that object's best class.
 
-    `used`: the number of the object that joined it last. `id` is what the store calls it, None until
-    it is there.
+    `used`: the number of the object that joined it last. `id`: its id in the store, None before that.
     """
 
     vector: Array
@@ -35,17 +34,17 @@ class Cluster:
 
 
 class Clusters:
-    """The clusters of one camera that may still be joined, at most `limit`.
+    """The clusters of one camera that can still be joined, at most `limit`.
 
-    `distance`: up to which an object joins, 0 to 2. `known`: those that there are, the longest unused
-    first. Which cluster an object joins depends on these and on the objects since alone.
+    `distance`: up to which an object joins, 0 to 2. `stored`: the existing clusters, the least recently
+    used first. Which cluster an object joins depends only on these and on the objects since.
     """
 
-    def __init__(self, distance: float, limit: int, known: Sequence[Cluster] = ()) -> None:
+    def __init__(self, distance: float, limit: int, stored: Sequence[Cluster] = ()) -> None:
         self._distance = distance
         self._limit = limit
-        self._clusters = list(known)[-limit:]
-        self._count = max((cluster.used for cluster in known), default=0)
+        self._clusters = list(stored)[-limit:]
+        self._count = max((cluster.used for cluster in stored), default=0)
         self._labels = np.full(limit, -1, np.int64)
         self._lengths = np.zeros(limit, np.float32)
         self._vectors: Array | None = None
@@ -56,13 +55,13 @@ class Clusters:
         return len(self._clusters)
 
     def settled(self) -> Clusters:
-        """The same, in the order that a store gives them back in.
+        """The same clusters in the order in which a store returns them.
 
-        Sums of products depend in their last bit on where a row lies, so that a run which is broken
-        off and resumed has to compare in the order of one that is not.
+        The last bit of a sum of products depends on a row's place, so a run that is interrupted and
+        resumed has to compare in the same order as one that is not.
         """
-        known = sorted(self._clusters, key=lambda cluster: cluster.used)
-        return Clusters(self._distance, self._limit, known)
+        by_use = sorted(self._clusters, key=lambda cluster: cluster.used)
+        return Clusters(self._distance, self._limit, by_use)
 
     def assign(self, vector: Array, label: int) -> tuple[Cluster, bool]:
         """The cluster of an object with features `vector` (float32 D, length 1), and whether it is new."""
@@ -86,7 +85,7 @@ class Clusters:
         if self._vectors is None:
             return None
         count = len(self._clusters)
-        # |a - b|^2 = |a|^2 + |b|^2 - 2ab; in fp16's values the lengths are 1 to three digits only.
+        # |a - b|^2 = |a|^2 + |b|^2 - 2ab; rounded to fp16, the lengths are 1 only to three digits.
         lengths = self._lengths[:count] + _square(vector)
         squares = np.maximum(0.0, lengths - 2.0 * (self._vectors[:count] @ vector))
         squares[self._labels[:count] != label] = np.inf
@@ -106,8 +105,8 @@ def _square(vector: Array) -> np.float32:
 
 
 def normalised(vectors: Array) -> Array:
-    """Rows of length 1 as they are stored, in fp16's values, float32; a row of zeros stays one."""
+    """Rows scaled to length 1 and rounded to fp16 values, float32; a row of zeros stays zeros."""
     wide = vectors.reshape(len(vectors), math.prod(vectors.shape[1:])).astype(np.float32)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    # Rounded here, so that what is read from the store is what was compared.
+    # Rounded like the stored vectors, so that reading them back compares equal.
     return np.asarray((wide / np.maximum(lengths, 1e-12)).astype(np.float16).astype(np.float32))

@@ -1,4 +1,4 @@
-"""A folder of images as footage: one image a frame, in the order of their names."""
+"""A folder of images as footage: one image per frame, in the order of their names."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from trtkit.tensors import Array
 from trtkit.video.frames import MICROSECONDS, Frame, Gap
 
 DAMAGED = "damaged"
-# Never reached by a side of a photo: it has the decoder leave every photo at its full size.
+# No photo has such a side, so the decoder keeps every photo at its full size.
 _FULL_SIZE = 1 << 30
 
 
 class ImagePicture:
-    """An image that is decoded already. `pixels`: uint8 height x width x 3, RGB."""
+    """A decoded image. `pixels`: uint8 height x width x 3, RGB."""
 
     def __init__(self, pixels: Array) -> None:
         self._pixels = pixels
@@ -64,8 +64,7 @@ class FrameFolder:
     def __init__(self, folder: str | Path, frame_rate: float = 25.0) -> None:
         if not (math.isfinite(frame_rate) and frame_rate > 0):
             raise TrtkitError(
-                f"The frame rate {frame_rate:g} is not above 0; give how many images of {folder} "
-                "make a second, as 25."
+                f"The frame rate {frame_rate:g} of {folder} is not above 0; choose a number such as 25."
             )
         self.location = str(folder)
         self.start_us: int | None = None
@@ -83,7 +82,7 @@ class FrameFolder:
         while number < len(self._paths) and self._time_us(number) < since_us:
             number += 1
         damaged_from: int | None = None
-        # What stands at that time may be within a gap that began before it.
+        # That time may lie in a gap that began before it.
         while number > 0 and self._decoded(number - 1) is None:
             number -= 1
             damaged_from = number
@@ -121,7 +120,7 @@ class FrameFolder:
             try:
                 size = path.stat().st_size
             except OSError:
-                # It went away, or is a link that leads nowhere: a gap when it is read.
+                # Deleted, or a broken link: a gap when it is read.
                 size = -1
             name = str(path.relative_to(folder)).encode(errors="surrogateescape")
             content.update(name + b"\0" + str(size).encode() + b"\0")
@@ -132,17 +131,17 @@ def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise TrtkitError(f"{folder} {what}; name a folder of images.")
-    found = list(find_images([folder]))
-    for item in found:
+    images = list(find_images([folder]))
+    for item in images:
         if item.error is not None:
             raise TrtkitError(f"{item.path}: {item.error}")
-    return sorted((item.path for item in found), key=_natural)
+    return sorted((item.path for item in images), key=_natural)
 
 
 def _natural(path: Path) -> tuple[object, ...]:
-    """A key by which frame9 comes before frame10, folder by folder; the name itself decides ties."""
+    """A key that sorts frame9 before frame10, folder by folder; the path itself breaks ties."""
     parts = (re.split(r"([0-9]+)", part) for part in path.parts)
-    # Texts and numbers alternate in each part, so that only like is compared with like.
+    # Texts and numbers alternate in each part, so a text is never compared with a number.
     return (*(tuple(_values(part)) for part in parts), str(path))
 
 

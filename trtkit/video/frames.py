@@ -1,18 +1,24 @@
-"""What a source of video gives: frames with their times, and the stretches where there are none."""
+"""What a source of video gives: frames with times that always grow, and the gaps between them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from fractions import Fraction
+from itertools import islice, repeat
+from typing import Protocol, TypeVar
 
+from trtkit.photos.prefetch import ordered_map
 from trtkit.tensors import Array
+
+Item = TypeVar("Item")
 
 MICROSECONDS = 1_000_000
 
 
 class Picture(Protocol):
-    """A decoded frame, in whatever form the decoder left it; converting takes what is asked for alone."""
+    """A decoded frame in the decoder's own form, converted only on request."""
 
     @property
     def width(self) -> int: ...
@@ -39,9 +45,9 @@ class Frame:
 
 @dataclass(frozen=True)
 class Gap:
-    """A stretch of a source without frames that can be used, in microseconds since its first frame.
+    """A stretch of a source without usable frames, in microseconds since its first frame.
 
-    `reason`: what a message says of it, as "damaged" or "the stream dropped".
+    `reason`: a few words for messages, such as "damaged" or "the stream dropped".
     """
 
     start_us: int
@@ -52,10 +58,9 @@ class Gap:
 class Footage(Protocol):
     """An opened source.
 
-    `seekable`: whether it can be read again from any time, as files can and cameras cannot.
-    `start_us`: when the first frame was taken, in microseconds since 1970 in UTC, None if nothing says.
-    `duration_us`: how long it is, None for a stream. `fingerprint`: tells whether this is the same
-    footage as that of an earlier run.
+    `seekable`: whether it can be read again from any time: files can, cameras cannot. `start_us`: when
+    the first frame was taken, in microseconds since 1970 in UTC, None if unknown. `duration_us`: its
+    length, None for a stream. `fingerprint`: equal for the same footage in a later run.
     """
 
     location: str
@@ -65,10 +70,75 @@ class Footage(Protocol):
     fingerprint: str
 
     def read(self, since_us: int = 0) -> Iterator[Frame | Gap]:
-        """The frames from that time on, in the order of their times, and gaps where they are.
+        """The frames from that time on and the gaps between them, in the order of their times.
 
-        A frame has the same time and the same pixels whatever it is read from.
+        A frame has the same time and the same pixels from wherever the reading begins.
         """
         ...
 
     def close(self) -> None: ...
+
+
+@dataclass
+class Clock:
+    """From the container's times to those of the footage, which always grow.
+
+    `zero`: the first frame's time. It and all other container times are in `unit` of a second.
+    `step_us`: the usual time from frame to frame.
+    """
+
+    zero: int
+    unit: Fraction
+    step_us: int
+    shift_us: int = 0
+    last_us: int | None = None
+
+    def us(self, pts: int) -> int:
+        """A time of the container in microseconds of the footage, as the clock now goes."""
+        return self.length_us(pts - self.zero) + self.shift_us
+
+    def length_us(self, ticks: int | None) -> int:
+        """`ticks` units in microseconds, rounded; the usual time between frames for None."""
+        if not ticks:
+            return self.step_us if ticks is None else 0
+        return round(ticks * self.unit * MICROSECONDS)
+
+    def time_us(self, pts: int) -> tuple[int, int | None]:
+        """The time of the next frame, and by how much the clock went back, None where it went on."""
+        time = self.us(pts)
+        back = None
+        if self.last_us is not None and time <= self.last_us:
+            back = self.last_us - time
+            self.shift_us += self.last_us + self.step_us - time
+            time = self.last_us + self.step_us
+        self.last_us = time
+        return time, back
+
+
+def went_back(microseconds: int) -> str:
+    """The reason of a gap where a clock stood still or went back."""
+    if microseconds == 0:
+        return "the clock stood still"
+    return f"the clock went back by {microseconds / MICROSECONDS:g} s"
+
+
+def read_ahead(items: Iterator[Item], limit: int) -> Generator[Item]:
+    """The same items in the same order, read in a thread before they are needed.
+
+    Up to `limit` of them wait, and one more is being read. An error of `items` is raised where it
+    comes in the order. `items` is closed at the end, also when this is closed early.
+    """
+    try:
+        # One thread reads them in their order; an empty list is the end.
+        parts = ordered_map(
+            lambda _: list(islice(items, 1)), repeat(None), workers=1, ahead=limit + 2
+        )
+        with closing(parts):
+            for part in parts:
+                if not part:
+                    return
+                yield part[0]
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()

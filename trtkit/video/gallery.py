@@ -1,16 +1,20 @@
-"""A page of thumbnails on a time line: what a question found, to be looked at in a browser."""
+"""A page of thumbnails on time lines: the answers to a question, to look at in a browser."""
 
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-# Objects of one appearance that are shown; the page says how many more there are.
-SHOWN = 6
+# Objects of one appearance that the page shows; it tells how many more there are.
+MOST_THUMBNAILS = 6
 
-_STYLE = """
+_PAGE = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<title>{{ label }}</title>
+<style>
 body { font: 14px/1.4 system-ui, sans-serif; color: #111;
   margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -22,17 +26,45 @@ li { display: flex; gap: 1rem; align-items: center; border-top: 1px solid #ccc; 
 li:target { background: #ffd; }
 li div:first-child { min-width: 15rem; }
 img { height: 72px; border: 1px solid #999; }
+</style></head><body>
+<h1>{{ label }}</h1>
+<p>{{ summary }}</p>
+{% for name, entries, low, high in lines %}
+{% set line = loop.index0 %}
+{% set length = [high - low, 1e-6] | max %}
+<h2>{{ name }}</h2>
+<div class="line">
+{%- for entry in entries -%}
+<a href="#a{{ line }}-{{ loop.index0 }}" title="{{ entry.when }}" style="left:
+{{- "%.3f" | format(100 * (entry.start - low) / length) }}%;width:
+{{- "%.3f" | format(100 * (entry.end - entry.start) / length) }}%"></a>
+{%- endfor -%}
+</div><div class="ends"><span>{{ "%.1f" | format(low) }} s</span>
+{{- "" }}<span>{{ "%.1f" | format(high) }} s</span></div>
+<ol>
+{% for entry in entries %}
+<li id="a{{ line }}-{{ loop.index0 }}"><div>{{ entry.when }}<br>confidence
+{{- " %.3f" | format(entry.confidence) }}</div>
+{%- for number in entry.objects[:most] %}{% set jpeg = crop(number) %}
+{%- if jpeg %}<img alt="object {{ number }}" src="data:image/jpeg;base64,{{ jpeg }}">{% endif %}
+{%- endfor %}
+{%- set more = entry.objects | length - most %}
+{%- if more > 0 %}<span>and {{ more }} more</span>{% endif %}</li>
+{% endfor %}
+</ol>
+{% endfor %}
+</body></html>
 """
 
 
 @dataclass(frozen=True)
-class Shown:
+class GalleryEntry:
     """An appearance on the page: its times in seconds and as text, its objects' numbers.
 
-    `camera`: what its time line is called. Times on one line count from one beginning.
+    `time_line`: the name of the line that it is on. Times on one line count from one beginning.
     """
 
-    camera: str
+    time_line: str
     start: float
     end: float
     when: str
@@ -41,50 +73,30 @@ class Shown:
 
 
 def gallery(
-    label: str, shown: Sequence[Shown], crop_of: Callable[[int], bytes | None], summary: str
+    label: str,
+    entries: Sequence[GalleryEntry],
+    crop_of: Callable[[int], bytes | None],
+    summary: str,
 ) -> str:
-    """The page, self-contained: a time line for each camera, and its appearances with thumbnails.
+    """The page, self-contained: every time line with its appearances and their thumbnails.
 
-    `crop_of` gives the picture of an object, JPEG. Nothing is loaded from anywhere.
+    `crop_of` gives the picture of an object, JPEG. Nothing is loaded from elsewhere.
     """
-    name = html.escape(label)
-    cameras = sorted({each.camera for each in shown})
-    parts = [
-        "<!doctype html>", '<html lang="en"><head><meta charset="utf-8">', f"<title>{name}</title>",
-        f"<style>{_STYLE}</style></head><body>", f"<h1>{name}</h1>", f"<p>{html.escape(summary)}</p>",
-    ]  # fmt: skip
-    for number, camera in enumerate(cameras):
-        mine = sorted(
-            (each for each in shown if each.camera == camera), key=lambda each: each.start
-        )
-        parts += [f"<h2>{html.escape(camera)}</h2>", _time_line(number, mine), "<ol>"]
-        parts += [_item(number, place, each, crop_of) for place, each in enumerate(mine)]
-        parts.append("</ol>")
-    return "\n".join([*parts, "</body></html>", ""])
+    import jinja2
 
-
-def _time_line(camera: int, shown: Sequence[Shown]) -> str:
-    """Bars where the class was seen, each a link to its pictures."""
-    low, high = shown[0].start, max(each.end for each in shown)
-    length = max(high - low, 1e-6)
-    bars = "".join(
-        f'<a href="#a{camera}-{place}" title="{html.escape(each.when)}" '
-        f'style="left:{100 * (each.start - low) / length:.3f}%;'
-        f'width:{100 * (each.end - each.start) / length:.3f}%"></a>'
-        for place, each in enumerate(shown)
+    ordered = sorted(entries, key=lambda entry: (entry.time_line, entry.start))
+    lines = []
+    for name, group in groupby(ordered, key=lambda entry: entry.time_line):
+        on_line = list(group)
+        lines.append((name, on_line, on_line[0].start, max(entry.end for entry in on_line)))
+    page = jinja2.Environment(
+        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    ).from_string(_PAGE)  # fmt: skip
+    return page.render(
+        label=label,
+        summary=summary,
+        lines=lines,
+        most=MOST_THUMBNAILS,
+        crop=lambda number: base64.b64encode(crop_of(number) or b"").decode(),
     )
-    ends = f"<span>{low:.1f} s</span><span>{high:.1f} s</span>"
-    return f'<div class="line">{bars}</div><div class="ends">{ends}</div>'
-
-
-def _item(camera: int, place: int, each: Shown, crop_of: Callable[[int], bytes | None]) -> str:
-    pictures = []
-    for number in each.objects[:SHOWN]:
-        crop = crop_of(number)
-        if crop is not None:
-            data = base64.b64encode(crop).decode()
-            pictures.append(f'<img alt="object {number}" src="data:image/jpeg;base64,{data}">')
-    more = len(each.objects) - SHOWN
-    rest = f"<span>and {more} more</span>" if more > 0 else ""
-    said = f"{html.escape(each.when)}<br>confidence {each.confidence:.3f}"
-    return f'<li id="a{camera}-{place}"><div>{said}</div>{"".join(pictures)}{rest}</li>'

@@ -1,26 +1,67 @@
-"""Asking the expensive tail about objects: from memory, from their feature maps, from their crops."""
+"""Verdicts of an expensive tail on objects: remembered, or computed from feature maps or crops.
+
+They are remembered under the stage id of the tail, so that a tail which was trained again starts without
+any.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trtkit.errors import TrtkitError
 from trtkit.tensors import Array
-from trtkit.video.store.database import Database
-from trtkit.video.store.maps import MapReader
-from trtkit.video.store.reading import crop_of, keys_of
-from trtkit.video.store.verdicts import Verdict, Verdicts
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.maps import MapReader
+from trtkit.video.footage.reading import crop_of, keys_of
 from trtkit.video.tails import VideoTail
+
+
+class Verdict(NamedTuple):
+    """The best class of an object and its softmax score, 0 to 1."""
+
+    label: int
+    score: float
+
+
+class Verdicts:
+    """The remembered verdicts of one tail, by its stage id."""
+
+    def __init__(self, database: Database, stage: str) -> None:
+        self._database = database
+        self._stage = stage
+
+    def known(self, objects: Sequence[int]) -> dict[int, Verdict]:
+        """The verdicts on those of the objects that have one."""
+        rows = self._database.rows("SELECT id FROM tails WHERE stage = ?", (self._stage,))
+        if not rows:
+            return {}
+        rows = self._database.rows_among(
+            "SELECT object, class, score FROM verdicts WHERE tail = ? AND object IN",
+            objects,
+            (rows[0][0],),
+        )
+        return {number: Verdict(label, score) for number, label, score in rows}
+
+    def remember(self, verdicts: Mapping[int, Verdict]) -> None:
+        """Store verdicts. Raises TrtkitError if the store cannot be written."""
+        with self._database.transaction() as sql:
+            sql.execute("INSERT OR IGNORE INTO tails (stage) VALUES (?)", (self._stage,))
+            (tail,) = sql.execute("SELECT id FROM tails WHERE stage = ?", (self._stage,)).fetchone()
+            sql.executemany(
+                "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)",
+                [(tail, number, *verdict) for number, verdict in verdicts.items()],
+            )
 
 
 @dataclass
 class Judged:
-    """Counts of what was asked, and the seconds of each step.
+    """Where verdicts came from, and the seconds of each step.
 
-    `remembered`: answered before; `hits`: by a stored feature map; `recomputed`: from the crop;
-    `forgotten`: why verdicts could not be kept, None where they were.
+    `remembered`: counts those from earlier questions; `hits`: from stored feature maps; `recomputed`:
+    from crops; `forgotten`: why verdicts could not be stored, None if they were.
     """
 
     remembered: int = 0
@@ -34,7 +75,7 @@ class Judged:
 
 
 class Judge:
-    """Verdicts of one tail on objects of a store. The tail is loaded when one is not remembered."""
+    """Verdicts of one tail on objects of a store. `load` loads the tail when it is first needed."""
 
     def __init__(
         self,
@@ -58,29 +99,29 @@ class Judge:
             self._tail.close()
 
     def known(self, objects: Sequence[int]) -> dict[int, Verdict]:
-        """What is remembered about these objects."""
+        """The remembered verdicts on these objects; the caller counts them in `judged`."""
         return {} if self._verdicts is None else self._verdicts.known(objects)
 
     def ask(self, objects: Sequence[int]) -> dict[int, Verdict]:
         """The verdicts on these objects, remembered or computed. Raises TrtkitError."""
-        found = self.known(objects)
-        self.judged.remembered += len(found)
-        rest = [number for number in dict.fromkeys(objects) if number not in found]
-        return {**found, **self.compute(rest)}
+        verdicts = self.known(objects)
+        self.judged.remembered += len(verdicts)
+        missing = [number for number in dict.fromkeys(objects) if number not in verdicts]
+        return {**verdicts, **self.compute(missing)}
 
     def compute(self, objects: Sequence[int]) -> dict[int, Verdict]:
-        """The verdicts on objects that none is remembered of. Raises TrtkitError."""
+        """Compute and remember the verdicts on these objects. Raises TrtkitError."""
         if not objects:
             return {}
         tail = self._loaded()
-        found: dict[int, Verdict] = {}
+        verdicts: dict[int, Verdict] = {}
         for start in range(0, len(objects), tail.batch):
-            found.update(self._compute(tail, objects[start : start + tail.batch]))
-        return found
+            verdicts.update(self._compute(tail, objects[start : start + tail.batch]))
+        return verdicts
 
     @property
     def batch(self) -> int:
-        """How many objects it is best to ask about at once."""
+        """How many objects are best computed at once."""
         return self._loaded().batch
 
     def _loaded(self) -> VideoTail:
@@ -97,12 +138,12 @@ class Judge:
         read = time.perf_counter()
         scores = tail.scores(list(images.values()), list(hits.values()))
         computed = time.perf_counter()
-        best = scores.argmax(axis=1)
-        # The prefix's come first.
-        order = [*images, *hits]
+        # Objects that went through the prefix come first.
         verdicts = {
             number: Verdict(int(label), float(row[label]))
-            for number, label, row in zip(order, best, scores, strict=True)
+            for number, label, row in zip(
+                [*images, *hits], scores.argmax(axis=1), scores, strict=True
+            )
         }
         self._remember(verdicts)
         self.judged.hits += len(hits)
@@ -118,13 +159,13 @@ class Judge:
         try:
             self._verdicts.remember(verdicts)
         except TrtkitError as error:
-            # An answer is as good when it has to be computed again the next time.
+            # The answer is still right; the next question computes these verdicts again.
             self.judged.forgotten = str(error)
 
     def _inputs(
         self, tail: VideoTail, objects: Sequence[int]
     ) -> tuple[dict[int, Array], dict[int, Array]]:
-        """Feature maps of those that have one, prepared images of the others."""
+        """Feature maps of the objects that have one, prepared images of the others."""
         hits: dict[int, Array] = {}
         images: dict[int, Array] = {}
         places = keys_of(self._database, objects)
@@ -137,8 +178,8 @@ class Judge:
             crop = crop_of(self._database, number)
             if crop is None:
                 raise TrtkitError(
-                    f"The store in {self._database.folder} has neither feature map nor picture of its "
-                    f"object {number}; `trtkit store verify` lists what is missing."
+                    f"The footage store in {self._database.folder} has neither feature map nor picture of "
+                    f"its object {number}; `trtkit store verify` lists what is missing."
                 )
             images[number] = tail.prepared(crop)
         return hits, images

@@ -1,4 +1,4 @@
-"""Finding what moves: background subtraction, and boxes around what is not background."""
+"""Finding what moves: background subtraction, and boxes around the foreground."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from trtkit.tensors import Array
 from trtkit.video.frames import Frame
 from trtkit.video.options import IngestOptions, Method
 
-# OpenCV marks foreground with 255 and what it holds for a shadow with 127.
+# OpenCV marks foreground with 255 and shadows with 127.
 FOREGROUND = 200
-# More of the picture than this does not move at once: the light or the camera changed.
+# A larger share of the picture never moves at once: the light or the camera changed.
 MOST_MOVING = 0.6
-# Frames from which GMG learns before it says anything; its own default of 120 are four seconds.
+# Frames from which GMG learns before it reports anything; its default of 120 takes four seconds.
 GMG_FRAMES = 60
 
 
@@ -31,27 +31,27 @@ class Box(NamedTuple):
         return self.width * self.height
 
     def shared(self, other: Box) -> int:
-        """The area of both."""
+        """The area that lies in both, in pixels."""
         across = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
         down = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
         return max(0, across) * max(0, down)
 
     def overlap(self, other: Box) -> float:
-        """The area of both over the area of either, 0 to 1."""
+        """Intersection over union, 0 to 1."""
         both = self.shared(other)
         return both / (self.area + other.area - both) if both else 0.0
 
 
 class MotionDetector:
-    """A background model of a fixed camera. What it finds depends on the frames it saw alone."""
+    """A background model of a fixed camera. Its boxes depend only on the frames it has seen."""
 
     def __init__(self, options: IngestOptions) -> None:
         self._options = options
         self._model = _model(options.motion)
-        self._seen = 0
+        self._frames = 0
 
     def learn(self, frame: Frame) -> None:
-        """See a frame without looking for objects in it."""
+        """Update the model by a frame without looking for objects."""
         self._mask(frame)
 
     def boxes(self, frame: Frame) -> list[Box]:
@@ -61,23 +61,23 @@ class MotionDetector:
         mask = self._mask(frame)
         if np.count_nonzero(mask) > MOST_MOVING * mask.size:
             return []
-        # Specks go, and the parts of one object grow together.
+        # Remove specks, then join the parts of one object.
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-        # With room around it, so that at the border as well as much is added as is taken off below.
+        # With room around it, so that dilation adds as much at the border as is taken off below.
         mask = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
         mask = cv2.dilate(mask, np.ones((3, 3), np.uint8))
         count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
         across = frame.picture.width / (mask.shape[1] - 2)
         down = frame.picture.height / (mask.shape[0] - 2)
-        found = []
+        boxes = []
         for x, y, width, height, _ in stats[1:count]:
             left, top = round(x * across), round(y * down)
-            # Without what dilating added around it.
+            # Without what dilation added.
             right, bottom = round((x + width - 2) * across), round((y + height - 2) * down)
             box = Box(left, top, right - left, bottom - top)
             if max(box.width, box.height) >= self._options.min_size:
-                found.append(box)
-        return sorted(found, key=lambda box: (box.y, box.x, box.width, box.height))
+                boxes.append(box)
+        return sorted(boxes, key=lambda box: (box.y, box.x, box.width, box.height))
 
     def _mask(self, frame: Frame) -> Array:
         import cv2
@@ -85,9 +85,9 @@ class MotionDetector:
         picture = frame.picture
         width = min(self._options.motion_width, picture.width)
         small = picture.shrunk(width, max(1, round(picture.height * width / picture.width)))
-        # KNN draws from OpenCV's random numbers, which all detectors of a thread share.
-        cv2.setRNGSeed(self._seen)
-        self._seen += 1
+        # KNN uses OpenCV's random numbers, which all detectors of a thread share.
+        cv2.setRNGSeed(self._frames)
+        self._frames += 1
         mask = self._model.apply(small)
         return np.asarray(cv2.threshold(mask, FOREGROUND, 255, cv2.THRESH_BINARY)[1])
 

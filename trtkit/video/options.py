@@ -1,13 +1,14 @@
-"""What `trtkit ingest` may be told about finding objects and keeping them."""
+"""The options of ingest: how objects are found, grouped and stored."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from trtkit.errors import TrtkitError, listed
+from trtkit.serialization import from_plain, to_plain
 from trtkit.video.frames import MICROSECONDS
 
 Method = Literal["mog2", "knn", "gmg"]
@@ -18,22 +19,22 @@ MapCodec = Literal["none", "lz4", "zstd"]
 
 @dataclass(frozen=True)
 class IngestOptions:
-    """How objects are found, which of them are kept, and how they are grouped.
+    """How objects are found, grouped and stored.
 
     `motion`: the background model, OpenCV's MOG2 (Zivkovic 2004), KNN (Zivkovic and van der Heijden
     2006) or GMG (Godbehere et al. 2012). It looks at frames `motion_width` pixels wide.
-    `min_size`: objects whose longer side has fewer pixels of the frame are dropped. `margin`: what is
+    `min_size`: objects whose longer side is shorter, in pixels of the frame, are dropped. `margin`:
     added around an object on each side, as a share of its longer side. `duplicate`: an object that
-    differs from the one at its place in the frame before by less than this, root mean square of grey
-    levels (0 to 255), is that one seen again; 0 keeps all of them. On rendered footage (scripts/footage.py)
-    19 of 20 that are the same differ by less than 9, 99 of 100 that are not by more than 20.
+    differs by less than this from the one at its place in the frame before, root mean square of grey
+    levels (0 to 255), is the same one; 0 keeps every sighting. On rendered footage (scripts/footage.py)
+    19 of 20 equal ones differ by less than 9, and 99 of 100 others by more than 20.
 
-    `segment_seconds`: of footage that is committed at once; `warmup_seconds`: of footage before a
-    segment from which its background is learned. `top`: best classes of an object that go into the
+    `segment_seconds`: length of a chunk, which is committed at once; `warmup_seconds`: footage before a
+    chunk from which its background is learned. `top`: best classes of an object that go into the
     index. `cluster`: the distance (0 to 2, between features of length 1) up to which an object joins
-    another's cluster; None makes no clusters. `active_clusters`: how many of a camera may still be
-    joined, the longest unused left out. `maps`: whose feature maps are kept, fp32 ones as `map_dtype`,
-    compressed with `map_codec`.
+    a cluster; None makes no clusters. `active_clusters`: how many of a camera can be joined, the most
+    recently used ones. `maps`: whose feature maps are stored, fp32 ones as `map_dtype`, compressed with
+    `map_codec`.
     """
 
     motion: Method = "mog2"
@@ -53,8 +54,8 @@ class IngestOptions:
     def __post_init__(self) -> None:
         _one_of("background model", self.motion, get_args(Method))
         _one_of("choice of feature maps", self.maps, get_args(KeptMaps))
-        _one_of("dtype of feature maps", self.map_dtype, get_args(MapDtype))
-        _one_of("codec of feature maps", self.map_codec, get_args(MapCodec))
+        _one_of("map dtype", self.map_dtype, get_args(MapDtype))
+        _one_of("map codec", self.map_codec, get_args(MapCodec))
         for name, least in (
             ("motion_width", 16), ("min_size", 1), ("top", 1), ("active_clusters", 1),
             ("margin", 0), ("duplicate", 0), ("warmup_seconds", 0), ("segment_seconds", 0.001),
@@ -62,12 +63,12 @@ class IngestOptions:
             _at_least(name, getattr(self, name), least)
         if self.segment_seconds <= self.warmup_seconds:
             raise TrtkitError(
-                f"Segments of {self.segment_seconds:g} s were asked for with {self.warmup_seconds:g} s "
-                "to learn the background before each; make them longer than that."
+                f"--segment {self.segment_seconds:g} is not longer than --warmup "
+                f"{self.warmup_seconds:g}; make it longer than that."
             )
         if self.cluster is not None and not 0 <= self.cluster <= 2:
             raise TrtkitError(
-                f"A cluster distance of {self.cluster:g} was asked for; choose 0 to 2, or off."
+                f"A cluster distance of {self.cluster:g} is out of range; choose 0 to 2, or off."
             )
 
     @property
@@ -79,19 +80,19 @@ class IngestOptions:
         return round(self.warmup_seconds * MICROSECONDS)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(to_plain(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> IngestOptions:
-        return cls(**json.loads(text))
+        return from_plain(json.loads(text), cls)
 
 
-def _one_of(what: str, given: str, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise TrtkitError(f"The {what} {given!r} was asked for; choose {listed(known)}.")
+def _one_of(what: str, value: str, available: tuple[str, ...]) -> None:
+    if value not in available:
+        raise TrtkitError(f"Unknown {what} {value!r}; available: {listed(available)}.")
 
 
-def _at_least(name: str, given: float, least: float) -> None:
-    if not least <= given < math.inf:
+def _at_least(name: str, value: float, least: float) -> None:
+    if not least <= value < math.inf:
         option = name.removesuffix("_seconds").replace("_", "-")
-        raise TrtkitError(f"--{option} {given:g} was asked for; choose {least:g} or more.")
+        raise TrtkitError(f"--{option} {value:g} is too small; choose {least:g} or more.")

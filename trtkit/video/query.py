@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from trtkit.errors import TrtkitError, listed, nearest
-from trtkit.video.appearances import Appearance, grouped, merged
-from trtkit.video.judging import Judge, Judged
-from trtkit.video.store.database import Database
-from trtkit.video.store.identity import Identity
-from trtkit.video.store.reading import Candidate, Span, candidates, sightings_of
-from trtkit.video.store.verdicts import Verdict
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.reading import Candidate, Span, candidates, sightings_of
+from trtkit.video.footage.settings import Identity, QuerySettings
+from trtkit.video.footage.writing import SourceRow, source_rows
+from trtkit.video.frames import MICROSECONDS
+from trtkit.video.judging import Judge, Judged, Verdict
+from trtkit.video.objects import Sighting
+from trtkit.video.times import parse_time, since_start
 
-# How many verdicts are looked up at once, and how many objects are asked about in the first batch, which
-# is small so that the first answer comes soon.
+# How many verdicts are looked up at once, and how many objects the first batch has, which is small so
+# that the first answer comes soon.
 LOOKED_UP = 500
 FIRST_BATCH = 4
 
 
 @dataclass(frozen=True)
 class Question:
-    """`label`: the class asked for. `spans`: where; `limit`: of appearances.
+    """`label`: the class; `spans`: where to look; `limit`: of appearances.
 
-    `top` and `least`: an object is a candidate when the class is among so many best classes of the one
-    that began its cluster, with at least that score of the cheap tail. `confidence`: the least score of
-    the expensive tail. `gap_us`: for how long an appearance may be interrupted. `seconds`: after which
-    no more objects are asked about.
+    `top` and `least`: an object is a candidate if its cluster's representative has the class among its
+    `top` best ones with at least that score of the cheap tail. `confidence`: the least score of the
+    expensive tail. `gap_us`: for how long an appearance may be interrupted. `seconds`: after which no
+    more objects are classified.
     """
 
     label: str
@@ -39,10 +41,55 @@ class Question:
     gap_us: int = 1_000_000
     seconds: float | None = None
 
+    @classmethod
+    def to_store(
+        cls,
+        database: Database,
+        label: str,
+        *,
+        camera: Sequence[str] = (),
+        since: str | None = None,
+        until: str | None = None,
+        limit: int | None = None,
+        min_confidence: float = 0.0,
+        top: int | None = None,
+        gap: float = 1.0,
+        seconds: float | None = None,
+    ) -> Question:
+        """The question that the options of `trtkit query` describe. Raises TrtkitError."""
+        settings = QuerySettings.of(database)
+        return cls(
+            label=label,
+            spans=_spans(source_rows(database), camera, since, until),
+            top=_positive("--top", top if top is not None else settings.top),
+            least=settings.least if top is None else 0.0,
+            confidence=min_confidence,
+            limit=None if limit is None else _positive("--limit", limit),
+            gap_us=round(gap * MICROSECONDS),
+            seconds=seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """A stretch of one camera in which objects of a class were confirmed, with no gap above the limit.
+
+    `start_us` and `end_us`: microseconds since the source's first frame; `sightings`: every object on
+    every frame, by time; `confidence`: the expensive tail's highest score, 0 to 1; `objects`: their
+    numbers in the store.
+    """
+
+    source: int
+    start_us: int
+    end_us: int
+    confidence: float
+    objects: tuple[int, ...]
+    sightings: tuple[Sighting, ...]
+
 
 @dataclass
 class Explanation:
-    """What answering took: counts of objects, seconds of each step."""
+    """What the answer took: counts of objects, seconds of each step."""
 
     candidates: int = 0
     clusters: int = 0
@@ -56,42 +103,44 @@ class Explanation:
 
 
 class Search:
-    """One question to one store. `judge` answers for objects; `classes` are the expensive tail's."""
+    """One question to one store. `judge` gives verdicts; `classes` are the expensive tail's."""
 
     def __init__(
         self,
         database: Database,
-        known: Identity,
+        owner: Identity,
         judge: Judge,
         classes: Sequence[str],
-        asked: Question,
+        question: Question,
     ) -> None:
         self._database = database
         self._judge = judge
-        self._asked = asked
-        self._cheap = _class_index(known.classes, asked.label, known.tail)
-        self._wanted = _class_index(classes, asked.label, "the tail that answers")
+        self._question = question
+        self._cheap_label = _class_index(owner.classes, question.label, owner.tail)
+        self._label = _class_index(classes, question.label, "the tail that answers")
         self.explanation = Explanation(judged=judge.judged)
 
     def appearances(self) -> Iterator[Appearance]:
-        """The appearances as they are confirmed, those that look most like the class first."""
+        """The appearances as they are confirmed, the most likely ones first."""
         begun = time.perf_counter()
-        explanation = self.explanation
+        explanation, question = self.explanation, self._question
         groups = self._groups()
         explanation.finding_seconds = time.perf_counter() - begun
-        order = list(dict.fromkeys(each.asked for group in groups for each in group))
+        order = list(
+            dict.fromkeys(candidate.representative for group in groups for candidate in group)
+        )
         explanation.clusters = len(order)
-        deadline = None if self._asked.seconds is None else begun + self._asked.seconds
-        verdicts = _Verdicts(self._judge, order, deadline)
+        deadline = None if question.seconds is None else begun + question.seconds
+        verdicts = _VerdictQueue(self._judge, order, deadline)
         try:
             for group in groups:
-                for found in merged(self._confirmed(group, verdicts), self._asked.gap_us):
+                for confirmed in merged(self._confirmed(group, verdicts), question.gap_us):
                     if explanation.first_seconds is None:
                         explanation.first_seconds = time.perf_counter() - begun
                     explanation.appearances += 1
                     explanation.seconds = time.perf_counter() - begun
-                    yield self._appearance(found)
-                    if explanation.appearances == self._asked.limit:
+                    yield self._appearance(confirmed)
+                    if explanation.appearances == question.limit:
                         return
                 if verdicts.out_of_time:
                     return
@@ -100,51 +149,53 @@ class Search:
             explanation.seconds = time.perf_counter() - begun
 
     def _groups(self) -> list[list[Candidate]]:
-        """Candidates in groups that cannot be in one appearance, the best first.
+        """Candidates in groups that cannot share an appearance, the best first.
 
-        Of groups that look as good the smaller come first: there is nothing to show of one before all of
-        it was asked about.
+        Of groups with equal scores the smaller come first: a group shows nothing before all of its
+        objects are classified.
         """
+        question = self._question
         groups: list[list[Candidate]] = []
-        for span in self._asked.spans:
-            found = candidates(
-                self._database, self._cheap, span, self._asked.top, self._asked.least
+        for span in question.spans:
+            in_span = candidates(
+                self._database, self._cheap_label, span, question.top, question.least
             )
-            self.explanation.candidates += len(found)
-            groups += grouped(found, self._asked.gap_us)
-        groups.sort(key=lambda group: (-round(max(each.score for each in group), 2), len(group)))
+            self.explanation.candidates += len(in_span)
+            groups += grouped(in_span, question.gap_us)
+        groups.sort(key=lambda group: (-round(max(item.score for item in group), 2), len(group)))
         return groups
 
     def _confirmed(
-        self, group: Sequence[Candidate], verdicts: _Verdicts
+        self, group: Sequence[Candidate], verdicts: _VerdictQueue
     ) -> Iterator[tuple[Candidate, float]]:
-        for each in group:
-            said = verdicts.of(each.asked)
-            if said is None:
+        for candidate in group:
+            verdict = verdicts.of(candidate.representative)
+            if verdict is None:
                 return
-            if said.label == self._wanted and said.score >= self._asked.confidence:
+            if verdict.label == self._label and verdict.score >= self._question.confidence:
                 self.explanation.confirmed += 1
-                yield each, said.score
+                yield candidate, verdict.score
 
-    def _appearance(self, found: Sequence[tuple[Candidate, float]]) -> Appearance:
-        objects = tuple(each.object for each, _ in found)
-        seen = sightings_of(self._database, objects)
+    def _appearance(self, confirmed: Sequence[tuple[Candidate, float]]) -> Appearance:
+        members = [candidate for candidate, _ in confirmed]
+        objects = tuple(member.object for member in members)
+        by_object = sightings_of(self._database, objects)
         sightings = sorted(
-            (sighting for number in objects for sighting in seen.get(number, ())),
+            (sighting for number in objects for sighting in by_object.get(number, ())),
             key=lambda sighting: (sighting.time_us, sighting.box),
         )
         return Appearance(
-            source=found[0][0].source,
-            start_us=min(each.start_us for each, _ in found),
-            end_us=max(each.end_us for each, _ in found),
-            confidence=max(score for _, score in found),
+            source=members[0].source,
+            start_us=min(member.start_us for member in members),
+            end_us=max(member.end_us for member in members),
+            confidence=max(score for _, score in confirmed),
             objects=objects,
             sightings=tuple(sightings),
         )
 
 
-class _Verdicts:
-    """Verdicts in the order in which they will be wanted, asked for in batches a little ahead."""
+class _VerdictQueue:
+    """Verdicts in the order in which they are needed, computed in batches a little ahead."""
 
     def __init__(self, judge: Judge, order: Sequence[int], deadline: float | None) -> None:
         self._judge = judge
@@ -152,45 +203,100 @@ class _Verdicts:
         self._deadline = deadline
         self._looked_up = 0
         self._unknown: list[int] = []
-        self._found: dict[int, Verdict] = {}
+        self._verdicts: dict[int, Verdict] = {}
         self._batch = FIRST_BATCH
         self.out_of_time = False
 
     def of(self, number: int) -> Verdict | None:
-        """The verdict on an object, None when time was up before."""
-        while number not in self._found:
+        """The verdict on an object, None when time ran out before."""
+        while number not in self._verdicts:
             if self._unknown and (number in self._unknown or self._looked_up == len(self._order)):
                 if self._deadline is not None and time.perf_counter() >= self._deadline:
                     self.out_of_time = True
                     return None
-                self._ask()
+                self._compute()
             elif self._looked_up < len(self._order):
                 self._look_up()
             else:
                 raise TrtkitError(
-                    f"The object {number} was asked for, and no verdict on it came; `trtkit store verify` "
-                    "says whether the store is whole."
+                    f"Object {number} has no verdict; `trtkit store verify` checks whether the footage "
+                    "store is whole."
                 )
-        return self._found[number]
+        return self._verdicts[number]
 
     def _look_up(self) -> None:
         part = self._order[self._looked_up : self._looked_up + LOOKED_UP]
         self._looked_up += len(part)
         known = self._judge.known(part)
         self._judge.judged.remembered += len(known)
-        self._found.update(known)
+        self._verdicts.update(known)
         self._unknown += [number for number in part if number not in known]
 
-    def _ask(self) -> None:
+    def _compute(self) -> None:
         part, self._unknown = self._unknown[: self._batch], self._unknown[self._batch :]
-        self._found.update(self._judge.compute(part))
+        self._verdicts.update(self._judge.compute(part))
         self._batch = min(2 * self._batch, self._judge.batch)
+
+
+def grouped(candidates: Sequence[Candidate], gap_us: int) -> list[list[Candidate]]:
+    """Candidates of one source in order of time, split wherever there is none for longer than the gap.
+
+    Whichever are confirmed, objects of two groups are never in one appearance.
+    """
+    groups: list[list[Candidate]] = []
+    end = 0
+    for candidate in candidates:
+        if groups and candidate.start_us - end <= gap_us:
+            groups[-1].append(candidate)
+            end = max(end, candidate.end_us)
+        else:
+            groups.append([candidate])
+            end = candidate.end_us
+    return groups
+
+
+def merged(
+    confirmed: Iterable[tuple[Candidate, float]], gap_us: int
+) -> Iterator[list[tuple[Candidate, float]]]:
+    """Confirmed objects with their scores, in order of time, one list per appearance."""
+    running: list[tuple[Candidate, float]] = []
+    end = 0
+    for candidate, score in confirmed:
+        if running and candidate.start_us - end > gap_us:
+            yield running
+            running = []
+        end = max(end, candidate.end_us) if running else candidate.end_us
+        running.append((candidate, score))
+    if running:
+        yield running
 
 
 def _class_index(classes: Sequence[str], label: str, of: str) -> int:
     if label in classes:
         return list(classes).index(label)
     hint = nearest(label, classes) or classes
-    raise TrtkitError(
-        f"The class {label!r} was asked for, which {of} does not know; it knows {listed(hint)}."
+    raise TrtkitError(f"Class {label!r} not found in {of}; available: {listed(hint)}.")
+
+
+def _spans(
+    rows: Sequence[SourceRow], cameras: Sequence[str], since: str | None, until: str | None
+) -> tuple[Span, ...]:
+    available = list(dict.fromkeys(row.camera for row in rows))
+    for camera in cameras:
+        if camera not in available:
+            raise TrtkitError(
+                f"Camera {camera!r} not found; available: "
+                f"{listed(nearest(camera, available) or available)}."
+            )
+    low, high = (None if text is None else parse_time(text) for text in (since, until))
+    return tuple(
+        Span(row.id, *(since_start(when, row.start_us, row.camera) for when in (low, high)))
+        for row in rows
+        if not cameras or row.camera in cameras
     )
+
+
+def _positive(option: str, value: int) -> int:
+    if value < 1:
+        raise TrtkitError(f"{option} {value} is too small; choose 1 or more.")
+    return value

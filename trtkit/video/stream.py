@@ -12,8 +12,7 @@ from blake3 import blake3
 
 from trtkit.errors import TrtkitError
 from trtkit.tensors import Array
-from trtkit.video.frames import MICROSECONDS, Frame, Gap
-from trtkit.video.timeline import went_back
+from trtkit.video.frames import MICROSECONDS, Frame, Gap, went_back
 
 DROPPED: Final = "the stream dropped"
 

@@ -1,4 +1,4 @@
-"""A bundle's tail as video uses it: crops in, classes and features and feature maps out."""
+"""A bundle's tails as video uses them: crops in; classes, features and feature maps out."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from trtkit.runtime.chain import Runner, softmax
 from trtkit.runtime.loading import backend_of, load_chain
 from trtkit.tensors import Array
 from trtkit.video.clusters import normalised
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.settings import Identity, check_readable, identity
+from trtkit.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the cheap tail says of one object.
+class IndexEntry:
+    """The cheap tail's outputs for one object.
 
     `labels` and `scores`: its best classes, best first, int64 and float32; `vector`: its penultimate
-    features, float32 of length 1, None where the bundle does not give them; `feature`: its feature map.
+    features, float32 of length 1, None where the bundle has no embeddings; `feature`: its feature map.
     """
 
     labels: Array
@@ -33,7 +36,7 @@ class Seen:
 
 
 class VideoTail:
-    """One tail of a split bundle, loaded. Not for several threads at once."""
+    """One loaded tail of a split bundle. One thread at a time may use it."""
 
     def __init__(self, folder: Path, manifest: Manifest, tail: Stage, chain: Runner) -> None:
         self.folder = folder
@@ -44,13 +47,13 @@ class VideoTail:
 
     @classmethod
     def load(cls, folder: Path, tail: str | None = None) -> VideoTail:
-        """The tail of that name of the bundle in `folder`, by default its first. Raises TrtkitError."""
+        """Load the named tail of the bundle in `folder`, by default its first. Raises TrtkitError."""
         manifest = read_manifest(folder)
         chosen = manifest.tail(tail)
         if manifest.cut == 0:
             raise TrtkitError(
-                f"Video was to be indexed with the bundle {manifest.name}, which is not split, so that "
-                "it has no feature maps to keep; build one with --cut."
+                f"Bundle {manifest.name} is not split and has no feature maps to store; build one with "
+                "--cut to index video."
             )
         return cls(
             folder, manifest, chosen, load_chain(folder, manifest, chosen, backend_of(manifest))
@@ -71,24 +74,24 @@ class VideoTail:
 
     @property
     def gives_vectors(self) -> bool:
-        """Whether the bundle was built to hand out penultimate features."""
+        """Whether the bundle was built with embeddings (penultimate features)."""
         return self.manifest.has_embeddings(self.tail)
 
     @property
     def batch(self) -> int:
-        """Images of a run that the bundle was tuned for."""
+        """The batch size that the bundle is tuned for."""
         return self.manifest.batch[1]
 
     def key(self, crop: bytes) -> bytes:
-        """What the feature map of a crop is kept under: as that of a photo with these bytes."""
+        """The key of a crop's feature map, the same as for a photo with these bytes."""
         return feature_key(bytes_digest(crop), self.manifest.preprocessing.digest, self._prefix)
 
     def prepared(self, crop: bytes) -> Array:
-        """A crop's image as the engines take it, uint8 H x W x 3."""
+        """The image of a crop as the engines take it, uint8 H x W x 3."""
         return load_image(crop, self.manifest.preprocessing)
 
-    def index(self, crops: Sequence[bytes], top: int) -> list[Seen]:
-        """What the tail says of objects that were cut out just now, their feature maps among it."""
+    def index(self, crops: Sequence[bytes], top: int) -> list[IndexEntry]:
+        """Index entries of objects by their crops, with their `top` best classes."""
         images = [self.prepared(crop) for crop in crops]
         outcome = self.chain.submit(images, (), keep=True, penultimate=True).result()
         scores = softmax(outcome.logits)
@@ -96,10 +99,10 @@ class VideoTail:
         vectors = None if outcome.penultimate is None else normalised(outcome.penultimate)
         if outcome.features is None:
             raise TrtkitError(
-                f"The bundle {self.manifest.name} gave no feature maps; build it again with --cut."
+                f"Bundle {self.manifest.name} returned no feature maps; build it again with --cut."
             )
         return [
-            Seen(
+            IndexEntry(
                 # Copies: a view would keep all classes of its batch for as long.
                 labels=best.copy(),
                 scores=row[best].astype(np.float32),
@@ -114,18 +117,60 @@ class VideoTail:
         return softmax(self.chain.submit(list(images), list(maps)).result().logits)
 
 
-def expensive_tail(manifest: Manifest, cheap: str, asked: str | None) -> str:
-    """The tail that answers questions: the one asked for, else the only one that is not the cheap one.
+@dataclass(frozen=True)
+class ExpensiveTail:
+    """The tail that answers questions to a store, not loaded yet. `owner`: the store's identity."""
 
-    Raises TrtkitError when that leaves none or several.
+    owner: Identity
+    folder: Path
+    manifest: Manifest
+    stage: Stage
+
+    @classmethod
+    def of_store(
+        cls, database: Database, workspace: Workspace, bundle: str | Path | None, tail: str | None
+    ) -> ExpensiveTail:
+        """The tail `tail` of `bundle`, by default the store's bundle and its other tail.
+
+        Raises TrtkitError, also when it cannot start from the store's feature maps.
+        """
+        owner = identity(database)
+        folder, manifest = bundle_of_store(database, workspace, bundle)
+        stage = expensive_stage(manifest, owner.tail, tail)
+        if stage is None:
+            others = [other.name for other in manifest.tails if other.name != owner.tail]
+            raise TrtkitError(
+                f"Bundle {manifest.name} has several tails that can answer: {listed(others)}; choose one "
+                "with --tail."
+                if others
+                else f"Bundle {manifest.name} has no tail beside {owner.tail}, which indexed the footage; "
+                "build one with two models."
+            )
+        check_readable(owner, manifest, stage, folder)
+        return cls(owner, folder, manifest, stage)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.stage.classes or ()
+
+    def load(self) -> VideoTail:
+        return VideoTail.load(self.folder, self.stage.name)
+
+
+def bundle_of_store(
+    database: Database, workspace: Workspace, bundle: str | Path | None
+) -> tuple[Path, Manifest]:
+    """Folder and manifest of `bundle`, by default of the one that indexed the store. Raises TrtkitError."""
+    folder = workspace.find_bundle(bundle if bundle is not None else identity(database).bundle)
+    return folder, read_manifest(folder)
+
+
+def expensive_stage(manifest: Manifest, cheap: str, tail: str | None) -> Stage | None:
+    """The tail that answers questions: `tail`, else the only one beside the cheap one.
+
+    None without `tail` if there are several others or none. Raises TrtkitError for an unknown name.
     """
-    if asked is not None:
-        return manifest.tail(asked).name
-    others = [stage.name for stage in manifest.tails if stage.name != cheap]
-    if len(others) == 1:
-        return others[0]
-    raise TrtkitError(
-        f"Questions are answered by a tail other than {cheap}, which indexed the footage, and the "
-        f"bundle {manifest.name} has {listed(others)} beside it; "
-        + ("choose one with --tail." if others else "build one with two models.")
-    )
+    if tail is not None:
+        return manifest.tail(tail)
+    others = [stage for stage in manifest.tails if stage.name != cheap]
+    return others[0] if len(others) == 1 else None

@@ -1,4 +1,4 @@
-"""Times as people write them: from a source's beginning, or of the day."""
+"""Times as people write them: since a source's beginning, or as date and time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def parse_time(text: str) -> int | datetime:
-    """Microseconds from the beginning of `90`, `1:30` or `0:01:30.5`; a moment of an ISO date and time.
+    """Microseconds since the beginning for `90`, `1:30` or `0:01:30.5`, a datetime for an ISO date.
 
-    A date without a zone is of this machine's. Raises TrtkitError for anything else.
+    A date without a zone is in this machine's. Raises TrtkitError for anything else.
     """
     try:
         seconds = _seconds(text.strip())
@@ -28,13 +28,13 @@ def parse_time(text: str) -> int | datetime:
         return datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text.strip())).astimezone()
     except (ValueError, OverflowError) as error:
         raise TrtkitError(
-            f"{text!r} was given as a time; write seconds or H:MM:SS from the beginning, or a date and "
-            "time such as 2026-03-01T08:30."
+            f"{text!r} is not a time; write seconds or H:MM:SS from the beginning, or a date and time such "
+            "as 2026-03-01T08:30."
         ) from error
 
 
 def _seconds(text: str) -> float | None:
-    """None where it is no time since a beginning. Raises OverflowError beyond any footage."""
+    """Seconds since the beginning, None for another kind of time. OverflowError beyond any footage."""
     seconds, clock = _SECONDS.fullmatch(text), _CLOCK.fullmatch(text)
     if seconds:
         value = float(seconds[1])
@@ -48,16 +48,16 @@ def _seconds(text: str) -> float | None:
 
 
 def since_start(moment: int | datetime | None, start_us: int | None, camera: str) -> int | None:
-    """A time in microseconds since the beginning of a source that was begun at `start_us` since 1970.
+    """A time in microseconds since the beginning of a source, whose own is `start_us` since 1970.
 
-    Raises TrtkitError for a moment where nothing says when the source was taken.
+    Raises TrtkitError for a date and time if it is unknown when the source was taken.
     """
     if moment is None or isinstance(moment, int):
         return moment
     if start_us is None:
         raise TrtkitError(
-            f"{moment.isoformat()} was asked of {camera}, whose footage does not say when it was taken; "
-            "give seconds or H:MM:SS from its beginning."
+            f"{moment.isoformat()} cannot be located in {camera}, whose footage does not say when it was "
+            "taken; write seconds or H:MM:SS from its beginning."
         )
     return (moment - _EPOCH) // timedelta(microseconds=1) - start_us
 
@@ -71,7 +71,7 @@ def clock(time_us: int) -> str:
 
 
 def moment(start_us: int | None, time_us: int) -> str | None:
-    """ISO date and time, UTC, of a time in a source; None where nothing says when that was taken."""
+    """ISO date and time, UTC, of a time in a source; None if it is unknown when that was taken."""
     if start_us is None:
         return None
     return (_EPOCH + timedelta(microseconds=start_us + time_us)).isoformat(timespec="milliseconds")

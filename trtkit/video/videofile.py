@@ -29,9 +29,8 @@ from trtkit.video.container import (
     packets,
     unit,
 )
-from trtkit.video.frames import MICROSECONDS, Frame, Gap
+from trtkit.video.frames import MICROSECONDS, Clock, Frame, Gap, went_back
 from trtkit.video.soundness import Decoded, Number, Soundness
-from trtkit.video.timeline import Clock, went_back
 
 if TYPE_CHECKING:
     from av.container import InputContainer

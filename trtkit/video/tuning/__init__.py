@@ -1,1 +1,1 @@
-"""Choosing how a store is asked: how many best classes count, which objects are alike, from which score."""
+"""Choosing how a store is queried: how many best classes count, from which score, in which clusters."""

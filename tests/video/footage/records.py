@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from trtkit.identity import bytes_digest, feature_key
 from trtkit.video.clusters import Cluster
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.writing import (
+    ChunkRecord,
+    IndexedObject,
+    begin,
+    commit_chunk,
+    register,
+)
 from trtkit.video.frames import Gap
 from trtkit.video.motion import Box
 from trtkit.video.objects import Sighting
 from trtkit.video.options import IngestOptions
-from trtkit.video.store.database import Database
-from trtkit.video.store.writing import (
-    IndexedObject,
-    SegmentRecord,
-    begin,
-    commit_segment,
-    register,
-)
 
 LENGTH = 1000
 CLASSES = 5
@@ -77,7 +77,7 @@ def fill(database: Database, sources: list[dict[int, list[Drawn]]]) -> Filled:
         clusters: dict[int, tuple[Cluster, int]] = {}
         for number in sorted(segments):
             record = segment(number, segments[number], clusters, filled, source)
-            commit_segment(database, source, record)
+            commit_chunk(database, source, record)
     return filled
 
 
@@ -87,7 +87,7 @@ def segment(
     clusters: dict[int, tuple[Cluster, int]],
     filled: Filled,
     source: int,
-) -> SegmentRecord:
+) -> ChunkRecord:
     found = []
     for drawn in objects:
         if drawn.cluster not in clusters:
@@ -116,7 +116,7 @@ def segment(
         )  # fmt: skip
     last = (number + 1) * LENGTH - 1
     ends = [last, *(each.sightings[-1].time_us for each in found)]
-    return SegmentRecord(
+    return ChunkRecord(
         number, LENGTH, number * LENGTH, max(ends), found, [Gap(last, last + 1, "damaged")]
     )
 

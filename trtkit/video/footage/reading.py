@@ -1,4 +1,4 @@
-"""Reading a store: the candidates of a question, and what is known of an object."""
+"""Reading a footage store: the candidates of a question, and the parts of an object."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
+from trtkit.video.footage.database import Database, unpack_sightings
 from trtkit.video.objects import Sighting
-from trtkit.video.store.database import Database
-from trtkit.video.store.packed import unpack_sightings
 
 
 class Candidate(NamedTuple):
-    """An object that may be of the class asked for.
+    """An object that may be of the class in question.
 
-    `asked`: the object that began its cluster, which is asked in its place; `score`: the cheap tail's
-    for that one and the class, 0 to 1.
+    `representative`: the object that the expensive tail classifies for the whole cluster; `score`: what
+    the cheap tail gives that one for the class, 0 to 1.
     """
 
     object: int
     source: int
     start_us: int
     end_us: int
-    asked: int
+    representative: int
     score: float
 
 
@@ -39,12 +38,12 @@ class Span:
 def candidates(
     database: Database, label: int, span: Span, top: int, least: float
 ) -> list[Candidate]:
-    """Objects of a source in whose cluster's `top` best classes is `label`, with at least that score.
+    """Objects of a source whose cluster ranks `label` in its `top` best classes, in order of time.
 
-    In the order of their times.
+    `least`: the score that the class has at least.
     """
-    low, high = _segments(database, span)
-    # Of objects only what the index holds, so that no row of them is read.
+    low, high = _chunks(database, span)
+    # Only columns of objects that an index holds, so that none of their rows is read.
     rows = database.rows(
         "SELECT o.id, r.source, o.start_us, o.end_us, c.representative, r.score "
         "FROM ranks r JOIN objects o ON o.cluster = r.cluster AND o.segment = r.segment "
@@ -53,18 +52,17 @@ def candidates(
         "AND r.rank < ? AND r.score >= ?",
         (label, span.source, low, high, top, least),
     )
-    found = [
-        each
-        for each in map(Candidate._make, rows)
-        if (span.start_us is None or each.end_us >= span.start_us)
-        and (span.end_us is None or each.start_us <= span.end_us)
+    inside = [
+        candidate
+        for candidate in map(Candidate._make, rows)
+        if (span.start_us is None or candidate.end_us >= span.start_us)
+        and (span.end_us is None or candidate.start_us <= span.end_us)
     ]
-    found.sort(key=attrgetter("start_us", "object"))
-    return found
+    return sorted(inside, key=attrgetter("start_us", "object"))
 
 
-def _segments(database: Database, span: Span) -> tuple[int, int]:
-    """The first and the last segment that a span can have frames in."""
+def _chunks(database: Database, span: Span) -> tuple[int, int]:
+    """The first and the last chunk in which a span can have frames."""
     (bounds,) = database.rows(
         "SELECT min(number), max(number) FROM segments WHERE source = ? "
         "AND (? IS NULL OR end_us >= ?) AND (? IS NULL OR start_us <= ?)",
@@ -81,12 +79,12 @@ def keys_of(database: Database, objects: Sequence[int]) -> dict[int, tuple[int, 
 
 
 def crop_of(database: Database, number: int) -> bytes | None:
-    """An object's picture, JPEG; None where it is missing."""
+    """An object's crop, JPEG; None where it is missing."""
     rows = database.rows("SELECT jpeg FROM crops WHERE object = ?", (number,))
     return bytes(rows[0][0]) if rows else None
 
 
 def sightings_of(database: Database, objects: Sequence[int]) -> dict[int, list[Sighting]]:
-    """The frames that each object was seen on."""
+    """The sightings of each object."""
     rows = database.rows_among("SELECT object, packed FROM sightings WHERE object IN", objects)
     return {number: unpack_sightings(packed) for number, packed in rows}

@@ -1,4 +1,4 @@
-"""Writing a store: sources, and the objects of one segment at a time."""
+"""Writing a footage store: sources, and the objects of one chunk at a time."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from typing import Any
 from trtkit.errors import TrtkitError
 from trtkit.tensors import Array
 from trtkit.video.clusters import Cluster
-from trtkit.video.frames import Gap
-from trtkit.video.objects import Sighting
-from trtkit.video.store.database import Database
-from trtkit.video.store.packed import (
+from trtkit.video.footage.database import (
+    Database,
     pack_sightings,
     pack_top,
     pack_vector,
     unpack_top,
     unpack_vector,
 )
+from trtkit.video.frames import Gap
+from trtkit.video.objects import Sighting
 
 
 @dataclass(frozen=True)
 class SourceRow:
     """A source as the store knows it.
 
-    `next_segment` is the first one that is not committed, `frames` how many were before it; `end_us`
-    where the last frame was; `start_us` when the first one was taken, microseconds since 1970, if known.
+    `next_segment`: the first chunk that is not committed; `frames`: how many come before it; `end_us`:
+    the time of the last one; `start_us`: when the first one was taken, microseconds since 1970, None if
+    unknown.
     """
 
     id: int
@@ -45,9 +46,9 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class IndexedObject:
-    """An object as it is committed. `vector`: its features, None where the bundle gives none.
+    """An object to commit. `vector`: its features, None where the bundle gives none.
 
-    The first object of a cluster that is not in the store yet is the one that began it.
+    The first object of a cluster without an id is the cluster's representative.
     """
 
     key: bytes
@@ -60,8 +61,8 @@ class IndexedObject:
 
 
 @dataclass(frozen=True)
-class SegmentRecord:
-    """What ingest found in a segment: `frames` of it, the times of the first and the last one."""
+class ChunkRecord:
+    """The frames of a chunk, the times of the first and the last one, its objects and its gaps."""
 
     number: int
     frames: int
@@ -83,7 +84,7 @@ def source_rows(database: Database) -> list[SourceRow]:
 
 
 def source_row(database: Database, source: int) -> SourceRow:
-    """The source of that id."""
+    """The source with that id."""
     return _source(database.rows(f"{_SOURCE} WHERE id = ?", (source,))[0])
 
 
@@ -92,7 +93,7 @@ def register(
 ) -> SourceRow:
     """The source's row, made the first time.
 
-    Raises TrtkitError when some of it was ingested and it was other footage, or with other options.
+    Raises TrtkitError when a part of it was ingested from other footage or with other options.
     """
     with database.transaction() as sql:
         sql.execute(
@@ -108,12 +109,12 @@ def register(
 def begin(
     database: Database, camera: str, location: str, fingerprint: str, options: str
 ) -> SourceRow:
-    """The row of a source that nobody else writes to: what is told of it holds from now on.
+    """The row of a source whose lock is held, with this fingerprint and these options from now on.
 
     Raises TrtkitError as `register` does.
     """
     with database.transaction() as sql:
-        # What was broken off before its first commit binds nobody.
+        # An ingest that was interrupted before its first commit does not bind the next one.
         sql.execute(
             "UPDATE sources SET fingerprint = ?, options = ? "
             "WHERE camera = ? AND location = ? AND frames = 0 AND complete = 0",
@@ -125,88 +126,83 @@ def begin(
 
 
 def _named(sql: sqlite3.Connection, camera: str, location: str) -> SourceRow:
-    found = sql.execute(f"{_SOURCE} WHERE camera = ? AND location = ?", (camera, location))
-    return _source(found.fetchone())
+    query = f"{_SOURCE} WHERE camera = ? AND location = ?"
+    return _source(sql.execute(query, (camera, location)).fetchone())
 
 
 def _check_same(row: SourceRow, fingerprint: str, options: str) -> None:
     location, camera = row.location, row.camera
     if row.fingerprint != fingerprint:
         raise TrtkitError(
-            f"{location} was ingested as {camera} when it held other footage; give it another camera "
-            f"name, as in NAME={location}."
+            f"{location} held other footage when it was ingested as {camera}; choose another camera name, "
+            f"as in NAME={location}."
         )
     if row.options != options:
         raise TrtkitError(
-            f"{location} was ingested as {camera} with other options ({_differing(row.options, options)}), "
-            "and its rest needs the same; give those, or another --store."
+            f"{location} was ingested as {camera} with other options ({_differing(row.options, options)}); "
+            "use those for the rest of it, or another --store."
         )
 
 
-def _differing(theirs: str, mine: str) -> str:
-    """What the options of an earlier run were, where they are not those of this one."""
-    before, now = json.loads(theirs), json.loads(mine)
+def _differing(earlier: str, current: str) -> str:
+    """The options of an earlier run that differ from those of this one."""
+    before, now = json.loads(earlier), json.loads(current)
     return ", ".join(
         f"{name} {before[name]}" for name in before if name not in now or before[name] != now[name]
     )
 
 
 def known_clusters(database: Database, source: int, limit: int) -> list[Cluster]:
-    """The clusters of a source that were used last, at most `limit`, the longest unused first."""
+    """The most recently used clusters of a source, at most `limit`, the least recent first."""
     rows = database.rows(
         "SELECT c.id, c.label, c.used, v.packed FROM clusters c JOIN vectors v "
         "ON v.object = c.representative WHERE c.source = ? ORDER BY c.used DESC LIMIT ?",
         (source, limit),
     )
-    return [Cluster(unpack_vector(packed), label, used, id) for id, label, used, packed in rows][
-        ::-1
-    ]
+    clusters = [Cluster(unpack_vector(packed), label, used, id) for id, label, used, packed in rows]
+    return clusters[::-1]
 
 
-def commit_segment(
+def commit_chunk(
     database: Database,
     source: int,
-    record: SegmentRecord,
+    record: ChunkRecord,
     *,
     start_us: int | None = None,
     last: bool = False,
 ) -> None:
-    """Write a segment's objects and that it is done, all at once. New clusters get their ids.
+    """Write a chunk's objects and mark it as committed, in one transaction. New clusters get their ids.
 
-    `start_us`: when the source's first frame was taken, microseconds since 1970, which is kept unless
-    it is known. `last`: the source has no more.
+    `start_us`: when the source's first frame was taken, microseconds since 1970; ignored where the store
+    has it already. `last`: the source ends with this chunk.
     """
-    begun = [each.cluster for each in record.objects if each.cluster.id is None]
+    new_clusters = [item.cluster for item in record.objects if item.cluster.id is None]
     try:
         with database.transaction() as sql:
-            for each in record.objects:
-                _write_object(sql, source, record.number, each)
+            for item in record.objects:
+                _write_object(sql, source, record.number, item)
             _write_ranks(sql, source, record)
             _write_gaps(sql, source, record.gaps)
             sql.execute(
                 "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)",
                 (
-                    source,
-                    record.number,
-                    record.start_us,
-                    record.end_us,
-                    record.frames,
+                    source, record.number, record.start_us, record.end_us, record.frames,
                     len(record.objects),
                 ),
-            )
+            )  # fmt: skip
             sql.execute(
                 "UPDATE sources SET next_segment = ?, frames = frames + ?, end_us = ?, complete = ?, "
                 "start_us = coalesce(start_us, ?) WHERE id = ?",
                 (record.number + 1, record.frames, record.end_us, last, start_us, source),
             )
     except BaseException:
-        for cluster in begun:
+        for cluster in new_clusters:
             cluster.id = None
         raise
 
 
 def complete(database: Database, source: int, gaps: Sequence[Gap]) -> None:
-    """Say that the source was ingested to its end, where no frames are left but maybe gaps."""
+    """Mark a source as ingested to its end where no frames are left, only gaps at most."""
     with database.transaction() as sql:
         _write_gaps(sql, source, gaps)
         sql.execute("UPDATE sources SET complete = 1 WHERE id = ?", (source,))
@@ -223,32 +219,32 @@ def _write_gaps(sql: sqlite3.Connection, source: int, gaps: Sequence[Gap]) -> No
     )
 
 
-def _write_object(sql: sqlite3.Connection, source: int, segment: int, each: IndexedObject) -> None:
-    cluster = each.cluster
-    begins = cluster.id is None
-    if begins:
+def _write_object(sql: sqlite3.Connection, source: int, chunk: int, item: IndexedObject) -> None:
+    cluster = item.cluster
+    is_representative = cluster.id is None
+    if is_representative:
         cluster.id = sql.execute(
             "INSERT INTO clusters (source, representative, label, used) VALUES (?, 0, ?, 0)",
             (source, cluster.label),
         ).lastrowid
-    times = (each.sightings[0].time_us, each.sightings[-1].time_us)
+    times = (item.sightings[0].time_us, item.sightings[-1].time_us)
     number = sql.execute(
         "INSERT INTO objects (source, segment, cluster, start_us, end_us, key, top) "
         "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (source, segment, cluster.id, *times, each.key, pack_top(each.labels, each.scores)),
+        (source, chunk, cluster.id, *times, item.key, pack_top(item.labels, item.scores)),
     ).lastrowid
-    if begins:
+    if is_representative:
         sql.execute("UPDATE clusters SET representative = ? WHERE id = ?", (number, cluster.id))
     sql.execute("UPDATE clusters SET used = ? WHERE id = ?", (cluster.used, cluster.id))
-    sql.execute("INSERT INTO sightings VALUES (?, ?)", (number, pack_sightings(each.sightings)))
-    sql.execute("INSERT INTO crops VALUES (?, ?)", (number, each.crop))
-    if each.vector is not None:
-        sql.execute("INSERT INTO vectors VALUES (?, ?)", (number, pack_vector(each.vector)))
+    sql.execute("INSERT INTO sightings VALUES (?, ?)", (number, pack_sightings(item.sightings)))
+    sql.execute("INSERT INTO crops VALUES (?, ?)", (number, item.crop))
+    if item.vector is not None:
+        sql.execute("INSERT INTO vectors VALUES (?, ?)", (number, pack_vector(item.vector)))
 
 
-def _write_ranks(sql: sqlite3.Connection, source: int, record: SegmentRecord) -> None:
-    """For each cluster with objects in the segment, the best classes of what began it."""
-    for cluster in {each.cluster.id for each in record.objects}:
+def _write_ranks(sql: sqlite3.Connection, source: int, record: ChunkRecord) -> None:
+    """For each cluster with objects in the chunk, the best classes of its representative."""
+    for cluster in {item.cluster.id for item in record.objects}:
         (packed,) = sql.execute(
             "SELECT o.top FROM clusters c JOIN objects o ON o.id = c.representative WHERE c.id = ?",
             (cluster,),

@@ -1,4 +1,4 @@
-"""The feature maps of a store: a feature store for each source, since each has one writer."""
+"""The feature maps of a footage store: one feature store per source, since a source has one writer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from trtkit.errors import TrtkitError
 from trtkit.store import FeatureStore
 from trtkit.tensors import Array
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.writing import SourceRow, source_rows
 from trtkit.video.options import IngestOptions
-from trtkit.video.store.database import Database
-from trtkit.video.store.writing import SourceRow, source_rows
 
 DEFAULT_BYTES = 50 * 2**30
-# Waiting to be written at most; above this the feature store would begin to leave maps out.
+# Flush before more than this waits to be written: the feature store would begin to drop maps.
 WAITING_BYTES = 32 * 2**20
 
 
@@ -23,7 +23,7 @@ def maps_folder(store: Path, source: int) -> Path:
 
 
 class MapWriter:
-    """Keeps the feature maps of one source, at most `max_bytes` of them, the longest unused leaving."""
+    """Keeps the feature maps of one source, evicting the least recently used above `max_bytes`."""
 
     def __init__(self, store: Path, source: int, options: IngestOptions, max_bytes: int) -> None:
         self._store = FeatureStore(
@@ -32,7 +32,7 @@ class MapWriter:
         )  # fmt: skip
         self._waiting = 0
         self._dtype = options.map_dtype
-        # As they are kept, before any codec.
+        # In the stored dtype, before any codec.
         self.bytes = 0
 
     def put(self, key: bytes, feature: Array) -> None:
@@ -44,15 +44,15 @@ class MapWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Return once they are on disk. Raises TrtkitError when the disk does not take them."""
+        """Return once the maps are on disk. Raises TrtkitError when they cannot be written."""
         self._store.flush()
         self._waiting = 0
         reason = self._store.read_only_reason
         if reason is not None:
-            # Its last clause says that a run goes on without it; this one does not.
+            # Its last clause says that the run continues without the store; this one does not.
             raise TrtkitError(
                 f"{reason.rpartition(';')[0]}; free space or make the folder writable, and run the "
-                "command again: it goes on with the first segment that is not committed."
+                "command again: it continues with the first chunk that is not committed."
             )
 
     def close(self) -> None:
@@ -60,13 +60,13 @@ class MapWriter:
 
 
 class MapReader:
-    """Finds feature maps of all sources. Thread-safe."""
+    """Reads feature maps of all sources. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._stores = {row.id: _reading(database.folder, row) for row in source_rows(database)}
 
     def get(self, source: int, key: bytes) -> Array | None:
-        """The feature map, None when it was not kept, was evicted or is damaged."""
+        """The feature map, None if it was not kept, was evicted or is damaged."""
         store = self._stores.get(source)
         return None if store is None else store.get(key)
 

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.video.store.records import CLASSES, SOURCES, Drawn, made, segment
-from trtkit.video.store.database import Database
-from trtkit.video.store.reading import (
+from tests.video.footage.records import CLASSES, SOURCES, Drawn, made, segment
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.reading import (
     Span,
     candidates,
     crop_of,
     keys_of,
     sightings_of,
 )
-from trtkit.video.store.writing import commit_segment
+from trtkit.video.footage.writing import commit_chunk
 
 ONE = Drawn(5, 10, 0, (2, 1, 0), (0.5, 0.25, 0.125))
 TWO = Drawn(50, 900, 1, (1, 2, 3), (0.75, 0.25, 0.0))
@@ -120,7 +120,7 @@ def test_readers_do_not_wait_for_a_writer_and_see_what_was_before(tmp_path: Path
     with database, Database.open(tmp_path) as reader:
         before = candidates(reader, 2, Span(1), 3, 0.0)
         assert len(before) == 1
-        from trtkit.video.store import writing
+        from trtkit.video.footage import writing
 
         record = segment(1, [TWO, ONE], {}, filled, 1)
         with database.transaction() as sql:
@@ -134,7 +134,7 @@ def test_readers_do_not_wait_for_a_writer_and_see_what_was_before(tmp_path: Path
             sql.execute("BEGIN")
         for each in record.objects:
             each.cluster.id = None
-        commit_segment(database, 1, record)
+        commit_chunk(database, 1, record)
         assert len(candidates(reader, 2, Span(1), 3, 0.0)) == 3
 
 

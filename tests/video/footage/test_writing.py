@@ -8,24 +8,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tests.video.store.records import SOURCES, Drawn, fill, made, row, segment
+from tests.video.footage.records import SOURCES, Drawn, fill, made, row, segment
 from trtkit.errors import TrtkitError
 from trtkit.video.clusters import Cluster
-from trtkit.video.frames import Gap
-from trtkit.video.options import IngestOptions
-from trtkit.video.store import writing
-from trtkit.video.store.database import Database
-from trtkit.video.store.packed import unpack_sightings, unpack_top, unpack_vector
-from trtkit.video.store.writing import (
-    SegmentRecord,
+from trtkit.video.footage import writing
+from trtkit.video.footage.database import Database, unpack_sightings, unpack_top, unpack_vector
+from trtkit.video.footage.writing import (
+    ChunkRecord,
     begin,
-    commit_segment,
+    commit_chunk,
     complete,
     known_clusters,
     register,
     source_row,
     source_rows,
 )
+from trtkit.video.frames import Gap
+from trtkit.video.options import IngestOptions
 
 ONE = Drawn(5, 10, 0, (2, 1, 0), (0.5, 0.25, 0.125))
 TWO = Drawn(50, 0, 1, (1, 2, 3), (0.75, 0.25, 0.0))
@@ -108,15 +107,15 @@ def test_an_error_within_leaves_the_commit_before(
             with monkeypatch.context() as patched:
                 patched.setattr(writing, name, broken)
                 with pytest.raises(KeyboardInterrupt):
-                    commit_segment(database, 1, record)
+                    commit_chunk(database, 1, record)
             assert list(database._sql.iterdump()) == before
             # New clusters have no id again, known ones keep theirs.
             assert (new.id, cluster.id) == (None, 1)
-        commit_segment(database, 1, record)
+        commit_chunk(database, 1, record)
         assert new.id is not None
         assert source_row(database, 1).next_segment == 2
         with pytest.raises(TrtkitError):
-            commit_segment(database, 1, record)
+            commit_chunk(database, 1, record)
 
 
 def test_the_first_of_a_cluster_began_it(tmp_path: Path) -> None:
@@ -124,10 +123,10 @@ def test_the_first_of_a_cluster_began_it(tmp_path: Path) -> None:
     with Database.create(tmp_path) as database:
         source = row(database, "a")
         cluster = Cluster(np.ones(2, np.float32), 2, 1)
-        from tests.video.store.records import Filled
+        from tests.video.footage.records import Filled
 
         record = segment(0, [ONE, ONE], {0: (cluster, 0)}, Filled(), source)
-        commit_segment(database, source, record)
+        commit_chunk(database, source, record)
         assert database.rows("SELECT representative FROM clusters") == [(1,)]
         assert database.rows("SELECT cluster FROM objects") == [(1,), (1,)]
 
@@ -135,11 +134,11 @@ def test_the_first_of_a_cluster_began_it(tmp_path: Path) -> None:
 def test_start_and_end(tmp_path: Path) -> None:
     with Database.create(tmp_path) as database:
         source = row(database, "a")
-        empty = SegmentRecord(0, 3, 0, 2, [], [])
-        commit_segment(database, source, empty)
+        empty = ChunkRecord(0, 3, 0, 2, [], [])
+        commit_chunk(database, source, empty)
         assert source_row(database, source).start_us is None
-        commit_segment(database, source, SegmentRecord(1, 3, 3, 5, [], []), start_us=70)
-        commit_segment(database, source, SegmentRecord(2, 3, 6, 8, [], []), start_us=90, last=True)
+        commit_chunk(database, source, ChunkRecord(1, 3, 3, 5, [], []), start_us=70)
+        commit_chunk(database, source, ChunkRecord(2, 3, 6, 8, [], []), start_us=90, last=True)
         found = source_row(database, source)
         assert (found.start_us, found.frames, found.end_us, found.complete) == (70, 9, 8, True)
         other = row(database, "b")
@@ -159,12 +158,12 @@ def test_registering(tmp_path: Path) -> None:
         assert register(database, "gate", "a.mp4", "f2", other).options == OPTIONS
         changed = begin(database, "gate", "a.mp4", "f2", other)
         assert (changed.fingerprint, changed.options) == ("f2", other)
-        commit_segment(database, first.id, SegmentRecord(0, 1, 0, 0, [], []))
+        commit_chunk(database, first.id, ChunkRecord(0, 1, 0, 0, [], []))
         for function in (register, begin):
             assert function(database, "gate", "a.mp4", "f2", other).frames == 1
-            with pytest.raises(TrtkitError, match=r"with other options \(top 9\), and its rest"):
+            with pytest.raises(TrtkitError, match=r"with other options \(top 9\); use those"):
                 function(database, "gate", "a.mp4", "f2", OPTIONS)
-            with pytest.raises(TrtkitError, match="when it held other footage"):
+            with pytest.raises(TrtkitError, match="held other footage when"):
                 function(database, "gate", "a.mp4", "f1", other)
         assert source_row(database, first.id).options == other
 

@@ -1,4 +1,4 @@
-"""Exporting a store to Parquet: a row for each object."""
+"""Exporting a footage store to Parquet: a row for each object."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 from trtkit.atomic import whole_file
 from trtkit.extras import require
+from trtkit.video.footage.database import Database, unpack_sightings, unpack_top
+from trtkit.video.footage.settings import identity
+from trtkit.video.footage.writing import source_rows
 from trtkit.video.frames import MICROSECONDS
-from trtkit.video.store.database import Database
-from trtkit.video.store.identity import identity
-from trtkit.video.store.packed import unpack_sightings, unpack_top
-from trtkit.video.store.writing import source_rows
 from trtkit.video.times import moment
 
 # Rows that are in memory at once.
@@ -22,13 +21,13 @@ _AT_ONCE = 10_000
 def export(
     database: Database, path: Path, stage: str | None = None, classes: Sequence[str] = ()
 ) -> int:
-    """Write every object as a row of a Parquet file; how many there are.
+    """Write every object as a row of a Parquet file; returns the number of rows.
 
-    Columns: camera, source, object, cluster, representative (whether it is asked for its cluster),
-    start, end (seconds since the beginning of the footage), start_time, end_time (ISO, null where
-    unknown), frames (how many it is on), frame, x, y, width, height (of its first), classes and scores
-    (of the cheap tail, best first), and class and confidence that the tail with stage id `stage` and
-    those `classes` gave, null where it was not asked. Raises TrtkitError.
+    Columns: camera, source, object, cluster, representative (whether it stands for its cluster), start,
+    end (seconds since the beginning of the footage), start_time, end_time (ISO, null where unknown),
+    frames (their number), frame, x, y, width, height (of the first one), classes and scores (of the
+    cheap tail, best first), class and confidence (of the tail with stage id `stage` and these
+    `classes`, null where it has no verdict). Raises TrtkitError.
     """
     require("video", "Exporting", "pyarrow")
     import pyarrow
@@ -60,8 +59,8 @@ def _schema(pyarrow: Any) -> Any:
 def _rows(
     database: Database, stage: str | None, classes: Sequence[str]
 ) -> Iterator[list[dict[str, Any]]]:
-    known = identity(database).classes
-    # What is committed meanwhile may be of a source that is not known here.
+    cheap_classes = identity(database).classes
+    # Objects that are committed meanwhile may belong to a source that is missing here.
     (newest,) = database.rows("SELECT coalesce(max(id), 0) FROM objects")[0]
     sources = {row.id: row for row in source_rows(database)}
     last = 0
@@ -73,22 +72,23 @@ def _rows(
         "ORDER BY o.id LIMIT ?",
         (stage, last, newest, _AT_ONCE),
     ):
-        found = []
-        for number, source, cluster, asked, start, end, top, packed, label, score in rows:
+        exported = []
+        for number, source, cluster, representative, start, end, top, packed, label, score in rows:
             row, sightings = sources[source], unpack_sightings(packed)
             labels, scores = unpack_top(top)
             first = sightings[0]
-            found.append(
+            exported.append(
                 {
                     "camera": row.camera, "source": row.location, "object": number,
-                    "cluster": cluster, "representative": asked == number,
+                    "cluster": cluster, "representative": representative == number,
                     "start": start / MICROSECONDS, "end": end / MICROSECONDS,
                     "start_time": moment(row.start_us, start), "end_time": moment(row.start_us, end),
                     "frames": len(sightings), "frame": first.frame, "x": first.box.x,
                     "y": first.box.y, "width": first.box.width, "height": first.box.height,
-                    "classes": [known[each] for each in labels.tolist()], "scores": scores.tolist(),
+                    "classes": [cheap_classes[index] for index in labels.tolist()],
+                    "scores": scores.tolist(),
                     "class": None if label is None else classes[label], "confidence": score,
                 }
             )  # fmt: skip
-        yield found
+        yield exported
         last = rows[-1][0]

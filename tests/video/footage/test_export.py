@@ -10,12 +10,11 @@ import pytest
 from tests.video.fakes import CLASSES, IDENTITY, FakeFootage, claimed, content, run
 from trtkit import extras
 from trtkit.errors import TrtkitError
-from trtkit.video.store import export as exporting
-from trtkit.video.store.database import FILE, Database
-from trtkit.video.store.export import export
-from trtkit.video.store.packed import unpack_sightings, unpack_top
-from trtkit.video.store.verdicts import Verdict, Verdicts
-from trtkit.video.store.writing import source_rows
+from trtkit.video.footage import export as exporting
+from trtkit.video.footage.database import FILE, Database, unpack_sightings, unpack_top
+from trtkit.video.footage.export import export
+from trtkit.video.footage.writing import source_rows
+from trtkit.video.judging import Verdict, Verdicts
 
 parquet = pytest.importorskip("pyarrow.parquet")
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.reports import recorded
 from tests.video.fakes import IDENTITY, OPTIONS, FakeFootage, claimed, content, run, stopping
 from trtkit.errors import TrtkitError
-from trtkit.video.store.database import FILE, Database
-from trtkit.video.store.maintenance import compact, info, verify
-from trtkit.video.store.maps import maps_folder
-from trtkit.video.store.verdicts import Verdict, Verdicts
+from trtkit.video.footage.database import FILE, Database
+from trtkit.video.footage.maintenance import compact, info, verify
+from trtkit.video.footage.maps import maps_folder
+from trtkit.video.judging import Verdict, Verdicts
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +60,14 @@ def test_an_empty_store(tmp_path: Path) -> None:
     with Database.create(tmp_path) as database:
         held = info(database)
         assert (held.identity, held.sources, held.verdicts) == (None, (), {})
-        with pytest.raises(TrtkitError, match="Nothing was ingested"):
+        with pytest.raises(TrtkitError, match="is empty; fill it"):
             verify(database)
 
 
 def test_a_whole_store(made: Path) -> None:
-    shares: list[float] = []
-    with Database.open(made) as database:
-        report = verify(database, shares.append)
+    with Database.open(made) as database, recorded() as reports:
+        report = verify(database)
+    shares = [share for _, share in reports.phases]
     objects = sum(len(each["objects"]) for each in content(made).values())
     assert report.problems == ()
     assert report.objects == objects

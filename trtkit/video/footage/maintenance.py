@@ -1,19 +1,18 @@
-"""Looking after a store: what it holds, whether it is whole, making it smaller."""
+"""Maintaining a footage store: what it holds, whether it is whole, making it smaller."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from trtkit.errors import TrtkitError
 from trtkit.identity import bytes_digest, feature_key
+from trtkit.reporting import advance
 from trtkit.store import store_bytes
 from trtkit.store import verify as verify_maps
-from trtkit.video.store.database import FILE, DamagedStore, Database
-from trtkit.video.store.identity import Identity, identity
-from trtkit.video.store.maps import maps_folder
-from trtkit.video.store.packed import SIGHTING_BYTES
-from trtkit.video.store.writing import SourceRow, source_rows
+from trtkit.video.footage.database import FILE, SIGHTING_BYTES, DamagedStore, Database
+from trtkit.video.footage.maps import maps_folder
+from trtkit.video.footage.settings import Identity, identity
+from trtkit.video.footage.writing import SourceRow, source_rows
 
 # Crops are read so many at once.
 _AT_ONCE = 1000
@@ -21,7 +20,7 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """One source: `row` is what the store knows of it; counts, and bytes of its feature maps on disk."""
+    """One source: its row, counts, and the bytes of its feature maps on disk."""
 
     row: SourceRow
     segments: int
@@ -33,7 +32,7 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class VideoStoreInfo:
-    """A store. `identity`: None where nothing was ingested; `verdicts`: by the stage id of their tail."""
+    """A store. `identity`: None while it is empty; `verdicts`: their number by their tail's stage id."""
 
     identity: Identity | None
     sources: tuple[SourceInfo, ...]
@@ -43,10 +42,7 @@ class VideoStoreInfo:
 
 @dataclass(frozen=True)
 class VideoStoreReport:
-    """What verifying found: sentences on what is wrong, none where all is well.
-
-    `objects`, `maps`: how many of each were looked at.
-    """
+    """How many objects and feature maps were checked; `problems`: a sentence for each."""
 
     objects: int
     maps: int
@@ -56,35 +52,33 @@ class VideoStoreReport:
 def info(database: Database) -> VideoStoreInfo:
     """What the store holds. Raises TrtkitError when it cannot be read."""
     try:
-        known = identity(database)
+        owner = identity(database)
     except TrtkitError:
-        # A store that was made and never filled.
-        known = None
+        # The store was made and never filled.
+        owner = None
     verdicts = database.rows(
         "SELECT t.stage, count(v.object) FROM tails t LEFT JOIN verdicts v ON v.tail = t.id GROUP BY t.id"
     )
     return VideoStoreInfo(
-        known,
+        owner,
         tuple(_source_info(database, row) for row in source_rows(database)),
         dict(verdicts),
         _file_bytes(database),
     )
 
 
-def verify(
-    database: Database, advance: Callable[[float], None] = lambda share: None
-) -> VideoStoreReport:
-    """Read everything and compare what must agree. Nothing is changed. Raises TrtkitError."""
+def verify(database: Database) -> VideoStoreReport:
+    """Read everything and check its consistency, changing nothing. Raises TrtkitError."""
     try:
-        said = [row[0] for row in database.rows("PRAGMA integrity_check")]
+        findings = [row[0] for row in database.rows("PRAGMA integrity_check")]
     except DamagedStore as error:
-        # Too much of it for SQLite to go through it.
-        said = [str(error.__cause__)]
-    problems = [f"SQLite: {each}" for each in said if each != "ok"]
+        # Too much is damaged for SQLite to check the rest.
+        findings = [str(error.__cause__)]
+    problems = [f"SQLite: {finding}" for finding in findings if finding != "ok"]
     if problems:
         return VideoStoreReport(0, 0, tuple(problems))
     problems += _missing_rows(database)
-    objects = _check_crops(database, identity(database), problems, advance)
+    objects = _check_crops(database, identity(database), problems)
     maps = 0
     for row in source_rows(database):
         folder = maps_folder(database.folder, row.id)
@@ -92,14 +86,14 @@ def verify(
             report = verify_maps(folder)
             maps += report.entries
             problems += [
-                f"A feature map of {row.camera} is damaged ({each.reason}); it is computed again."
-                for each in report.damaged
+                f"A feature map of {row.camera} is damaged ({damage.reason}); it is computed again."
+                for damage in report.damaged
             ]
     return VideoStoreReport(objects, maps, tuple(problems))
 
 
 def compact(database: Database, kept_stages: frozenset[str]) -> int:
-    """Give back disk space: verdicts of other tails than those go; how many bytes the file lost."""
+    """Delete the verdicts of all other tails and free disk space; returns the bytes freed."""
     before = _file_bytes(database)
     with database.transaction() as sql:
         for number, stage in sql.execute("SELECT id, stage FROM tails").fetchall():
@@ -112,15 +106,15 @@ def compact(database: Database, kept_stages: frozenset[str]) -> int:
 
 
 def _file_bytes(database: Database) -> int:
-    """The file and the log of what was written last."""
+    """Bytes of the file and its write-ahead log."""
     files = [database.folder / f"{FILE}{suffix}" for suffix in ("", "-wal")]
     return sum(file.stat().st_size for file in files if file.exists())
 
 
 def _source_info(database: Database, row: SourceRow) -> SourceInfo:
     def count(table: str) -> int:
-        found = database.rows(f"SELECT count(*) FROM {table} WHERE source = ?", (row.id,))
-        return int(found[0][0])
+        rows = database.rows(f"SELECT count(*) FROM {table} WHERE source = ?", (row.id,))
+        return int(rows[0][0])
 
     folder = maps_folder(database.folder, row.id)
     return SourceInfo(
@@ -133,7 +127,7 @@ def _source_info(database: Database, row: SourceRow) -> SourceInfo:
     )
 
 
-# What every row needs elsewhere: the sentence, and the query that counts those without.
+# What every row needs in other tables: the sentence, and the query that counts the rows without it.
 _NEEDS = (
     (
         "objects without a picture",
@@ -163,7 +157,7 @@ _NEEDS = (
     ),
     (
         "objects that no question can find",
-        # The best class of what began a cluster is among its ranks.
+        # The best class of a cluster's representative is among its ranks.
         "objects o JOIN clusters c ON c.id = o.cluster WHERE NOT EXISTS (SELECT 1 FROM ranks "
         "WHERE class = c.label AND source = o.source AND segment = o.segment AND cluster = c.id)",
     ),
@@ -191,10 +185,8 @@ def _missing_rows(database: Database) -> list[str]:
     return [f"{count} {what}." for what, count in counts.items() if count]
 
 
-def _check_crops(
-    database: Database, known: Identity, problems: list[str], advance: Callable[[float], None]
-) -> int:
-    """Whether each picture is the one whose feature map its object names."""
+def _check_crops(database: Database, owner: Identity, problems: list[str]) -> int:
+    """Check that every picture is the one whose feature map its object names."""
     (total,) = database.rows("SELECT count(*) FROM objects")[0]
     last, checked = 0, 0
     while rows := database.rows(
@@ -203,9 +195,9 @@ def _check_crops(
         (last, _AT_ONCE),
     ):
         for number, key, crop in rows:
-            if feature_key(bytes_digest(crop), known.preprocessing.digest, known.prefix) != key:
+            if feature_key(bytes_digest(crop), owner.preprocessing.digest, owner.prefix) != key:
                 problems.append(f"The picture of object {number} is not the one that was indexed.")
         last, checked = rows[-1][0], checked + len(rows)
         # More may have been committed since they were counted.
-        advance(min(1.0, checked / total))
+        advance("Checking pictures", min(1.0, checked / total))
     return checked

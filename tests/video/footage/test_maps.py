@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.video.store.records import row
+from tests.video.footage.records import row
 from trtkit.errors import TrtkitError
 from trtkit.store.append import Appender
+from trtkit.video.footage import maps
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.maps import MapReader, MapWriter, maps_folder
 from trtkit.video.options import IngestOptions
-from trtkit.video.store import maps
-from trtkit.video.store.database import Database
-from trtkit.video.store.maps import MapReader, MapWriter, maps_folder
 
 OPTIONS = IngestOptions(map_dtype="fp32")
 ROOM = 1 << 20
@@ -137,7 +137,7 @@ def test_a_disk_that_takes_no_more(database: Database, monkeypatch: pytest.Monke
             with pytest.raises(
                 TrtkitError,
                 match=r"^The feature store in .* takes no more entries: .*No space left on device.*; free "
-                r"space or make the folder writable, and run the command again: it goes on with the first "
+                r"space or make the folder writable, and run the command again: it continues with the "
                 r"segment that is not committed\.$",
             ):
                 writer.flush()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from trtkit.errors import TrtkitError
-from trtkit.video.store.database import APPLICATION_ID, FILE, FORMAT, LOCK, Database
+from trtkit.video.footage.database import FILE, KIND, LOCK, Database
 
 ADD = "INSERT INTO settings VALUES (?, ?)"
 ALL = "SELECT name, value FROM settings ORDER BY name"
@@ -69,9 +69,7 @@ def test_made_by_several_at_once(tmp_path: Path) -> None:
 
 
 def test_there_is_none(tmp_path: Path) -> None:
-    sentence = (
-        rf"There is no video store in {tmp_path}; `trtkit ingest VIDEO --store {tmp_path}` makes"
-    )
+    sentence = rf"No footage store in {tmp_path}; `trtkit ingest VIDEO --store {tmp_path}` makes"
     with pytest.raises(TrtkitError, match=sentence):
         Database.open(tmp_path)
     # As an ingest leaves it that is killed before it has made the tables.
@@ -81,7 +79,7 @@ def test_there_is_none(tmp_path: Path) -> None:
     with Database.create(tmp_path) as database:
         put(database, "a")
     (tmp_path / "file").touch()
-    with pytest.raises(TrtkitError, match=r"cannot be made in .*file.*; choose another --store"):
+    with pytest.raises(TrtkitError, match=r"cannot be made in .*file.*, or choose another --store"):
         Database.create(tmp_path / "file")
 
 
@@ -94,7 +92,7 @@ def test_a_file_of_another_program_is_left_alone(tmp_path: Path, version: int) -
     before = (tmp_path / FILE).read_bytes()
     for attempt in (Database.create, Database.open):
         with pytest.raises(
-            TrtkitError, match=r"video.sqlite is of another program, .*choose another"
+            TrtkitError, match=r"video.sqlite is a file of another program, .*choose another"
         ):
             attempt(tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
@@ -103,16 +101,17 @@ def test_a_file_of_another_program_is_left_alone(tmp_path: Path, version: int) -
 
 def test_a_newer_format(store: Path) -> None:
     sql = sqlite3.connect(store / FILE)
-    sql.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    sql.execute(f"PRAGMA user_version = {KIND.version + 1}")
     sql.close()
     for attempt in (Database.create, Database.open):
         with pytest.raises(
-            TrtkitError, match=rf"is of format {FORMAT + 1}, and this .* {FORMAT}; "
+            TrtkitError,
+            match=rf"is a footage store of format {KIND.version + 1}, but this .* {KIND.version}; ",
         ):
             attempt(store)
     sql = sqlite3.connect(store / FILE)
-    assert sql.execute("PRAGMA user_version").fetchone() == (FORMAT + 1,)
-    assert sql.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    assert sql.execute("PRAGMA user_version").fetchone() == (KIND.version + 1,)
+    assert sql.execute("PRAGMA application_id").fetchone() == (KIND.application,)
     sql.close()
 
 
@@ -121,7 +120,7 @@ def test_a_damaged_file(store: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(b"This is no database." * 500)
     for attempt in (Database.create, Database.open):
-        with pytest.raises(TrtkitError, match=r"is damaged \(.*\); `trtkit store verify` says"):
+        with pytest.raises(TrtkitError, match=r"is damaged \(.*\); `trtkit store verify` lists"):
             attempt(store)
     path.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
     with Database.open(store) as database, pytest.raises(TrtkitError, match="is damaged"):
@@ -147,7 +146,7 @@ def test_a_full_disk(store: Path) -> None:
         with pytest.raises(
             TrtkitError,
             match=r"cannot be used \(database or disk is full\); free space .*run the command again: it "
-            r"goes on where it ended\.$",
+            r"continues where it stopped\.$",
         ):
             put(database, "b", "much" * 10_000)
         assert database.rows(ALL) == [("a", "v")]
@@ -184,10 +183,12 @@ def test_a_commit_that_fails(store: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_one_that_another_holds_for_too_long(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trtkit.video.store.database.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("trtkit.video.footage.database.WAIT_SECONDS", 0.05)
     with Database.open(store) as mine, Database.open(store) as theirs, theirs.transaction() as sql:
         sql.execute(ADD, ("b", "v"))
-        with pytest.raises(TrtkitError, match=r"\(database is locked\).* wait for who is writing"):
+        with pytest.raises(
+            TrtkitError, match=r"\(database is locked\).* wait for the process that writes"
+        ):
             put(mine, "c")
         # Reading does not wait.
         assert mine.rows(ALL) == [("a", "v")]
@@ -216,8 +217,8 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from trtkit.errors import TrtkitError
-from trtkit.video.store.database import Database
-from trtkit.video.store.verdicts import Verdict, Verdicts
+from trtkit.video.footage.database import Database
+from trtkit.video.judging import Verdict, Verdicts
 store = Path(sys.argv[1])
 if os.getuid() == 0:
     # Nothing is forbidden to root.
@@ -262,10 +263,10 @@ def test_a_store_that_cannot_be_written_can_be_read(tmp_path: Path, log: bool) -
         lines = done.stdout.splitlines()
         assert lines[0] == "False [('a',)]"
         assert lines[1] == (
-            f"The store in {store} can only be read; mend its permissions to have it written."
+            f"The footage store in {store} can only be read; fix its permissions to write to it."
         )
         assert lines[2] == "{}"
-        assert "mend its permissions" in lines[3]
+        assert "fix its permissions" in lines[3]
     finally:
         for path in folder.glob("*"):
             path.chmod(0o755)

@@ -12,14 +12,14 @@ from tests.video.fakes import IDENTITY
 from trtkit.bundle import Manifest, Stage
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
-from trtkit.video.store.database import Database
-from trtkit.video.store.identity import Identity, check_readable, claim, identity
+from trtkit.video.footage.database import Database
+from trtkit.video.footage.settings import Identity, check_readable, claim, identity
 
 
 def test_claimed_once(tmp_path: Path) -> None:
     with Database.create(tmp_path) as database:
         with pytest.raises(
-            TrtkitError, match=r"Nothing was ingested into the store in .* yet; `trtkit"
+            TrtkitError, match=r"The footage store in .* is empty; fill it with `trtkit"
         ):
             identity(database)
         claim(database, IDENTITY)
@@ -50,8 +50,8 @@ def test_other_models_are_refused(tmp_path: Path, other: dict) -> None:
         mine = replace(IDENTITY, bundle="engines/mine", **other)
         with pytest.raises(
             TrtkitError,
-            match=rf"The store in {tmp_path} was indexed by fake of engines/fake, which is not {mine.tail} "
-            r"of engines/mine as it is now; choose another --store, or that bundle\.",
+            match=rf"The footage store in {tmp_path} was indexed by fake of engines/fake, not by "
+            rf"{mine.tail} of engines/mine as it is now; use that bundle, or another --store\.",
         ):
             claim(database, mine)
         assert identity(database) == IDENTITY
@@ -82,7 +82,9 @@ def test_of_a_bundle(tmp_path: Path) -> None:
         ("a", "b"),
         str(tmp_path / "pair"),
     )
-    assert Identity.from_json(mine.to_json()) == mine
+    with Database.create(tmp_path) as database:
+        claim(database, mine)
+        assert identity(database) == mine
     # The other tail may go on from the same feature maps.
     check_readable(mine, manifest, expensive, tmp_path)
     for other in (
@@ -91,6 +93,6 @@ def test_of_a_bundle(tmp_path: Path) -> None:
         replace(mine, preprocessing_digest=Preprocessing(height=64, width=64, resize=99).digest),
     ):
         with pytest.raises(
-            TrtkitError, match=r"whose prefix is not that of .*; give that bundle, or"
+            TrtkitError, match=r"whose prefix differs from that of .*; use that bundle, or"
         ):
             check_readable(other, manifest, expensive, tmp_path)

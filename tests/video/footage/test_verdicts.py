@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from trtkit.errors import TrtkitError
-from trtkit.video.store.database import Database
-from trtkit.video.store.verdicts import Verdict, Verdicts
+from trtkit.video.footage.database import Database
+from trtkit.video.judging import Verdict, Verdicts
 
 
 def test_a_tail_that_was_trained_again_finds_nothing(tmp_path: Path) -> None:
@@ -58,6 +58,8 @@ def test_all_or_none(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_it_says_so(tmp_path: Path) -> None:
     with Database.create(tmp_path) as database:
         database.writable = False
-        with pytest.raises(TrtkitError, match=r"^The store in .* can only be read; mend its perm"):
+        with pytest.raises(
+            TrtkitError, match=r"^The footage store in .* can only be read; fix its perm"
+        ):
             Verdicts(database, "aa").remember({1: Verdict(1, 0.5)})
         assert database.rows("SELECT * FROM tails") == []

@@ -1,0 +1,1 @@
+"""The footage store: an SQLite file with objects and clusters, and feature maps beside it."""

@@ -1,0 +1,334 @@
+"""The SQLite file of a footage store, for several writers and readers at once."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from trtkit import sqlite
+from trtkit.errors import TrtkitError, os_reason
+from trtkit.sqlite import FileKind, Mode
+from trtkit.tensors import Array
+from trtkit.video.motion import Box
+from trtkit.video.objects import Sighting
+
+FILE = "video.sqlite"
+LOCK = "making.lock"
+# "TRTV" tells this file from any other SQLite file.
+KIND = FileKind(application=0x54525456, version=1)
+# A commit of another ingest takes a fraction of a second.
+WAIT_SECONDS = 60.0
+_CACHE_BYTES = 64 * 2**20
+# SQLite takes at least 32,766 parameters in a statement since 3.32; fewer take no longer.
+_AT_ONCE = 500
+
+# Times are microseconds since a source's first frame. The table `segments` holds the chunks that were
+# committed. `ranks` has a row for every chunk in which a cluster has objects, so that a question about
+# a class and a time reads one stretch of one table.
+_SCHEMA = """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE sources (
+    id INTEGER PRIMARY KEY,
+    camera TEXT NOT NULL,
+    location TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    options TEXT NOT NULL,
+    start_us INTEGER,
+    next_segment INTEGER NOT NULL DEFAULT 0,
+    frames INTEGER NOT NULL DEFAULT 0,
+    end_us INTEGER NOT NULL DEFAULT 0,
+    complete INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (camera, location)
+);
+CREATE TABLE segments (
+    source INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    start_us INTEGER NOT NULL,
+    end_us INTEGER NOT NULL,
+    frames INTEGER NOT NULL,
+    objects INTEGER NOT NULL,
+    PRIMARY KEY (source, number)
+) WITHOUT ROWID;
+CREATE TABLE gaps (
+    source INTEGER NOT NULL,
+    start_us INTEGER NOT NULL,
+    end_us INTEGER NOT NULL,
+    reason TEXT NOT NULL
+);
+CREATE TABLE clusters (
+    id INTEGER PRIMARY KEY,
+    source INTEGER NOT NULL,
+    representative INTEGER NOT NULL,
+    label INTEGER NOT NULL,
+    used INTEGER NOT NULL
+);
+CREATE INDEX clusters_by_use ON clusters (source, used);
+CREATE TABLE objects (
+    id INTEGER PRIMARY KEY,
+    source INTEGER NOT NULL,
+    segment INTEGER NOT NULL,
+    cluster INTEGER NOT NULL,
+    start_us INTEGER NOT NULL,
+    end_us INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    top BLOB NOT NULL
+);
+CREATE INDEX objects_by_cluster ON objects (cluster, segment, start_us, end_us);
+CREATE TABLE sightings (object INTEGER PRIMARY KEY, packed BLOB NOT NULL);
+CREATE TABLE crops (object INTEGER PRIMARY KEY, jpeg BLOB NOT NULL);
+CREATE TABLE vectors (object INTEGER PRIMARY KEY, packed BLOB NOT NULL);
+CREATE TABLE ranks (
+    class INTEGER NOT NULL,
+    source INTEGER NOT NULL,
+    segment INTEGER NOT NULL,
+    cluster INTEGER NOT NULL,
+    rank INTEGER NOT NULL,
+    score REAL NOT NULL,
+    PRIMARY KEY (class, source, segment, cluster)
+) WITHOUT ROWID;
+CREATE TABLE tails (id INTEGER PRIMARY KEY, stage TEXT NOT NULL UNIQUE);
+CREATE TABLE verdicts (
+    tail INTEGER NOT NULL,
+    object INTEGER NOT NULL,
+    class INTEGER NOT NULL,
+    score REAL NOT NULL,
+    PRIMARY KEY (tail, object)
+) WITHOUT ROWID;
+"""
+
+
+class DamagedStore(TrtkitError):
+    """SQLite cannot make sense of the file."""
+
+
+class Database:
+    """One connection to a store's file. One thread at a time may use it.
+
+    A commit is stored whole or not at all, whatever happens to the process; until then readers see the
+    state before it.
+    """
+
+    def __init__(
+        self, folder: Path, connection: sqlite3.Connection, *, writable: bool = True
+    ) -> None:
+        self.folder = folder
+        self.writable = writable
+        self._sql = connection
+
+    @classmethod
+    def create(cls, folder: Path) -> Database:
+        """The store in `folder`, made if it is missing. Raises TrtkitError."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _not_made(folder, os_reason(error)) from error
+        # SQLite does not wait where two processes change a new file's journal at once.
+        lock = FileLock(folder / LOCK, timeout=WAIT_SECONDS)
+        with (
+            _acquired(lock, lambda error: _not_made(folder, error)),
+            _opened(folder, "create") as connection,
+        ):
+            # A file of another program is left as it is.
+            if _empty(connection):
+                connection.execute("PRAGMA journal_mode = WAL")
+                with sqlite.transaction(connection):
+                    sqlite.create_tables(connection, _SCHEMA, KIND)
+            _check_kind(folder, connection)
+            return cls(folder, connection)
+
+    @classmethod
+    def open(cls, folder: Path) -> Database:
+        """The store in `folder`, for reading alone where it cannot be written.
+
+        Raises TrtkitError when there is no store.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            raise _missing(folder)
+        writable = os.access(path, os.W_OK) and os.access(folder, os.W_OK)
+        with _opened(folder, "write" if writable else _reading_mode(path)) as connection:
+            # An ingest was killed before it had made the tables.
+            if _empty(connection):
+                raise _missing(folder)
+            _check_kind(folder, connection)
+            return cls(folder, connection, writable=writable)
+
+    def close(self) -> None:
+        self._sql.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Everything written inside is stored afterwards, or after an error none of it.
+
+        Raises TrtkitError, before the block runs if the store can only be read.
+        """
+        if not self.writable:
+            raise TrtkitError(
+                f"The footage store in {self.folder} can only be read; fix its permissions to write to it."
+            )
+        with _explained(self.folder), sqlite.transaction(self._sql):
+            yield self._sql
+
+    def rows(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        """The rows of a query. Raises TrtkitError when the file is damaged."""
+        with _explained(self.folder):
+            return self._sql.execute(query, parameters).fetchall()
+
+    def rows_among(
+        self, query: str, numbers: Sequence[int], parameters: tuple[Any, ...] = ()
+    ) -> list[Any]:
+        """The rows of a query that ends in `IN`, for all of these numbers together.
+
+        `parameters`: those before the numbers. Raises TrtkitError when the file is damaged.
+        """
+        rows = []
+        for start in range(0, len(numbers), _AT_ONCE):
+            part = tuple(numbers[start : start + _AT_ONCE])
+            marks = ", ".join("?" * len(part))
+            rows += self.rows(f"{query} ({marks})", (*parameters, *part))
+        return rows
+
+
+def source_lock(store: Path, source: int, location: str) -> AbstractContextManager[object]:
+    """Hold a source, to which one process at a time writes. Raises TrtkitError when another holds it."""
+    path = store / f"source-{source}.lock"
+
+    def refusal(error: OSError) -> TrtkitError:
+        if isinstance(error, Timeout):
+            return TrtkitError(
+                f"Another process is ingesting {location} into {store}; wait for it, or choose another "
+                "camera name."
+            )
+        return TrtkitError(
+            f"{path} cannot be locked ({os_reason(error)}); fix the permissions of the folder, or choose "
+            "another --store."
+        )
+
+    return _acquired(FileLock(path, timeout=0), refusal)
+
+
+def _acquired(
+    lock: FileLock, refusal: Callable[[OSError], TrtkitError]
+) -> AbstractContextManager[object]:
+    """The lock, held until the block ends."""
+    try:
+        return lock.acquire()
+    except OSError as error:  # filelock's Timeout is one
+        raise refusal(error) from error
+
+
+@contextmanager
+def _opened(folder: Path, mode: Mode) -> Iterator[sqlite3.Connection]:
+    """A connection that is closed again when the block raises."""
+    # In WAL mode a power cut may lose the last commits with NORMAL, but never half of one.
+    with (
+        _explained(folder),
+        sqlite.connected(
+            folder / FILE, mode, wait_seconds=WAIT_SECONDS, synchronous="NORMAL",
+            cache_bytes=_CACHE_BYTES,
+        ) as connection,
+    ):  # fmt: skip
+        yield connection
+
+
+def _reading_mode(path: Path) -> Mode:
+    # SQLite writes beside a file in WAL mode even to read it, unless it may assume that nobody writes.
+    log = path.with_name(f"{path.name}-wal")
+    return "read" if log.exists() and log.stat().st_size else "immutable"
+
+
+def _empty(connection: sqlite3.Connection) -> bool:
+    """Whether nothing was ever written to the file."""
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    return not tables and sqlite.file_kind(connection) == FileKind(0, 0)
+
+
+def _check_kind(folder: Path, connection: sqlite3.Connection) -> None:
+    kind = sqlite.file_kind(connection)
+    if kind != KIND:
+        own = kind.application == KIND.application
+        what = f"a footage store of format {kind.version}" if own else "a file of another program"
+        raise TrtkitError(
+            f"{folder / FILE} is {what}, but this trtkit reads footage stores of format {KIND.version}; "
+            "choose another --store, or use the trtkit that made it."
+        )
+
+
+def _missing(folder: Path) -> TrtkitError:
+    return TrtkitError(
+        f"No footage store in {folder}; `trtkit ingest VIDEO --store {folder}` makes one."
+    )
+
+
+def _not_made(folder: Path, reason: object) -> TrtkitError:
+    return TrtkitError(
+        f"A footage store cannot be made in {folder} ({reason}); fix its permissions, or choose another "
+        "--store."
+    )
+
+
+def _explained(folder: Path) -> AbstractContextManager[None]:
+    """Turn SQLite's errors into sentences."""
+    return sqlite.explained(
+        lambda error: TrtkitError(
+            f"The footage store in {folder} cannot be used ({error}); free space there, fix its "
+            "permissions or wait for the process that writes to it, and run the command again: it "
+            "continues where it stopped."
+        ),
+        lambda error: DamagedStore(
+            f"The footage store in {folder} is damaged ({error}); `trtkit store verify` lists the damage, "
+            "and ingesting into a new --store replaces it."
+        ),
+    )
+
+
+# Columns that hold numbers which are always read and written together. A sighting has six.
+SIGHTING_BYTES = 48
+_RANK = np.dtype([("label", "<u4"), ("score", "<f4")])
+
+
+def pack_sightings(sightings: Sequence[Sighting]) -> bytes:
+    """Frame number, time, x, y, width, height of each, int64, little-endian."""
+    rows = [(sighting.frame, sighting.time_us, *sighting.box) for sighting in sightings]
+    return np.array(rows, "<i8").tobytes()
+
+
+def unpack_sightings(packed: bytes) -> list[Sighting]:
+    rows = np.frombuffer(packed, "<i8").reshape(-1, 6).tolist()
+    return [Sighting(frame, time_us, Box(*box)) for frame, time_us, *box in rows]
+
+
+def pack_top(labels: Array, scores: Array) -> bytes:
+    """The best classes, best first: index uint32 and score float32 of each, little-endian."""
+    packed = np.empty(len(labels), _RANK)
+    packed["label"], packed["score"] = labels, scores
+    return packed.tobytes()
+
+
+def unpack_top(packed: bytes) -> tuple[Array, Array]:
+    """Indexes, int64, and scores, float32, best first."""
+    rows = np.frombuffer(packed, _RANK)
+    return rows["label"].astype(np.int64), rows["score"].astype(np.float32)
+
+
+def pack_vector(vector: Array) -> bytes:
+    """Features, kept as fp16."""
+    return vector.astype("<f2").tobytes()
+
+
+def unpack_vector(packed: bytes) -> Array:
+    """Features, float32."""
+    return np.frombuffer(packed, "<f2").astype(np.float32)

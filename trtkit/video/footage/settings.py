@@ -1,0 +1,113 @@
+"""What a footage store belongs to, and how it is queried: the rows of its table `settings`.
+
+Feature maps and indexes of one model are never read with another.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from trtkit.bundle import Manifest, Stage
+from trtkit.errors import TrtkitError
+from trtkit.preprocessing import Preprocessing
+from trtkit.serialization import from_plain, to_plain
+from trtkit.video.footage.database import Database
+
+_SELECT = "SELECT value FROM settings WHERE name = ?"
+# Above the number of classes that any index holds.
+ALL = 1_000_000
+# Objects that are no further apart share one cluster, unless `tune` chose another distance.
+USUAL_DISTANCE = 0.3
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The prefix and the cheap tail that a store was indexed with.
+
+    `prefix` and `tail_id` are stage ids; `preprocessing_digest` also covers the revision of the code
+    that prepares pictures; `classes` are the cheap tail's labels in the order of its indexes; `bundle`
+    is the bundle's folder, the default of commands.
+    """
+
+    prefix: str
+    preprocessing: Preprocessing
+    preprocessing_digest: str
+    tail: str
+    tail_id: str
+    classes: tuple[str, ...]
+    bundle: str
+
+    @classmethod
+    def of(cls, manifest: Manifest, tail: Stage, folder: Path) -> Identity:
+        return cls(
+            prefix=manifest.path_to(tail)[0].id,
+            preprocessing=manifest.preprocessing,
+            preprocessing_digest=manifest.preprocessing.digest,
+            tail=tail.name,
+            tail_id=tail.id,
+            classes=tail.classes or (),
+            bundle=str(folder.absolute()),
+        )
+
+
+@dataclass(frozen=True)
+class QuerySettings:
+    """How candidates are chosen: `tune` writes it, the defaults hold until then.
+
+    `top`: how many best classes of the cheap tail count; `least`: its least score, 0 to 1; `cluster`:
+    the distance up to which objects share a cluster, None for no clusters.
+    """
+
+    top: int = ALL
+    least: float = 0.0
+    cluster: float | None = USUAL_DISTANCE
+
+    @classmethod
+    def of(cls, database: Database) -> QuerySettings:
+        rows = database.rows(_SELECT, ("tuned",))
+        # Earlier versions wrote a flag besides, which is ignored.
+        return from_plain(json.loads(rows[0][0]), cls) if rows else cls()
+
+    def write(self, sql: sqlite3.Connection) -> None:
+        """Write it in the open transaction."""
+        sql.execute(
+            "INSERT OR REPLACE INTO settings VALUES ('tuned', ?)", (json.dumps(to_plain(self)),)
+        )
+
+
+def claim(database: Database, own: Identity) -> None:
+    """Give an unclaimed store this identity. Raises TrtkitError when the store has another one."""
+    with database.transaction() as sql:
+        row = sql.execute(_SELECT, ("identity",)).fetchone()
+        if row is None:
+            sql.execute("INSERT INTO settings VALUES ('identity', ?)", (json.dumps(to_plain(own)),))
+            return
+    owner = from_plain(json.loads(row[0]), Identity)
+    if replace(owner, bundle=own.bundle) != own:
+        raise TrtkitError(
+            f"The footage store in {database.folder} was indexed by {owner.tail} of {owner.bundle}, not "
+            f"by {own.tail} of {own.bundle} as it is now; use that bundle, or another --store."
+        )
+
+
+def identity(database: Database) -> Identity:
+    """What the store was indexed with. Raises TrtkitError when nothing was ingested into it."""
+    rows = database.rows(_SELECT, ("identity",))
+    if not rows:
+        raise TrtkitError(
+            f"The footage store in {database.folder} is empty; fill it with `trtkit ingest`."
+        )
+    return from_plain(json.loads(rows[0][0]), Identity)
+
+
+def check_readable(owner: Identity, manifest: Manifest, tail: Stage, folder: Path) -> None:
+    """Raise TrtkitError unless `tail` of a bundle can start from the store's feature maps."""
+    prefix = manifest.path_to(tail)[0]
+    if (prefix.id, manifest.preprocessing.digest) != (owner.prefix, owner.preprocessing_digest):
+        raise TrtkitError(
+            f"The store's feature maps come from {owner.bundle}, whose prefix differs from that of "
+            f"{folder}; use that bundle, or ingest into another --store with this one."
+        )
