@@ -18,6 +18,7 @@ from video_subjects import BUNDLE, CLASSES, EXPENSIVE, clip, ingested
 from trtkit.api.query import query
 from trtkit.api.tune import tune
 from trtkit.bundle import read_manifest
+from trtkit.cli.progress import terminal_reporter
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.maps import MapReader
 from trtkit.video.footage.reading import Span, candidates, crop_of, keys_of, sightings_of
@@ -41,9 +42,8 @@ def questions(options: argparse.Namespace, root: Path, outcome: Outcome) -> None
     if not options.untuned:
         progress("Tuning")
         targets = Targets(options.reached, options.reached)
-        tuned = tune(
-            store=store, workspace=root, targets=targets, sample=options.sample, progress=progress
-        ).tuned
+        with terminal_reporter():
+            tuned = tune(store=store, workspace=root, targets=targets, sample=options.sample).tuned
         outcome.data["tuned"] = None if tuned.chosen is None else vars(tuned.chosen.choice)
         found_of_everything(options, root, store, outcome)
     timed_questions(options, root, store, outcome)
