@@ -206,7 +206,7 @@ def test_a_bundle_without_embeddings_makes_no_clusters(tmp_path, clip, built):
 
 
 def test_a_store_is_not_read_with_another_bundle(filled, built):
-    with pytest.raises(TrtkitError, match="feature maps are those of"):
+    with pytest.raises(TrtkitError, match="feature maps come from .*whose prefix differs from"):
         query("class 1", store=filled, workspace=built, bundle="resnet18+resnet34-cut2-fp16")
 
 

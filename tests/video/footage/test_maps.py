@@ -138,7 +138,7 @@ def test_a_disk_that_takes_no_more(database: Database, monkeypatch: pytest.Monke
                 TrtkitError,
                 match=r"^The feature store in .* takes no more entries: .*No space left on device.*; free "
                 r"space or make the folder writable, and run the command again: it continues with the "
-                r"segment that is not committed\.$",
+                r"first chunk that is not committed\.$",
             ):
                 writer.flush()
     monkeypatch.undo()
