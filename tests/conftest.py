@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,13 @@ def full_exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_random("resnet18", root)
     export_random("resnet34", root)
     return root / "export"
+
+
+@pytest.fixture
+def thin() -> Iterator[None]:
+    """torchvision's networks are thin, like those of `exports`, which baselines rebuild."""
+    with thin_networks():
+        yield
 
 
 def export_random(architecture: str, root: Path, name: str | None = None, seed: int = 0) -> None:

@@ -12,7 +12,6 @@ import torch
 
 import trtkit
 from tests.pictures import write_photos
-from tests.thin import thin_networks
 from trtkit.benchmark import baselines, loaded, torch_networks
 from trtkit.benchmark.competitors import load
 from trtkit.benchmark.kinds import missing
@@ -25,16 +24,11 @@ from trtkit.workspace import Workspace
 COUNT, BATCH = 5, 2
 BASELINES = ("onnxruntime", "torch", "openvino")
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 def bundle_of(root: Path) -> Path:
     return next(Workspace(root).engines.glob("*/bundle.json")).parent
-
-
-@pytest.fixture(autouse=True)
-def thin():
-    """The baselines rebuild the network of the exports, which is thin."""
-    with thin_networks():
-        yield
 
 
 @pytest.fixture(scope="module")

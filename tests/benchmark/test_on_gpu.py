@@ -40,6 +40,9 @@ LOGITS = run(classifier(), PHOTOS)
 # torch and ONNX Runtime, with the CPU as their device.
 
 
+pytestmark = pytest.mark.usefixtures("thin")
+
+
 @pytest.fixture(scope="module")
 def exported(built):
     folder = Workspace(built).bundles()[0]
