@@ -20,6 +20,8 @@ MEASURED = {
 }  # fmt: skip
 # Keys whose values are prose, which may be put into other words.
 PROSE = {"error", "note", "notes", "problem", "problems", "reason", "unverified", "why"}
+# Keys of objects whose own keys depend on what is installed.
+KEYED = {"edges", "entries_by_codec", "entries_by_dtype", "packages"}
 LONG = 40
 # Of some files only that they are there: pictures, pages, and databases.
 BINARY = {".png", ".html", ".sqlite", ".seg", ".mp4", ".jpg"}
@@ -51,12 +53,22 @@ def without_folder(text: str) -> str:
     return text.replace(str(Path.cwd()), "<workspace>")
 
 
-def form(value: Any) -> Any:
-    """The keys and types of `value`, as one for all elements of a list; None fits every type."""
+def form(value: Any, *, loose: bool = False) -> Any:
+    """The keys and types of `value`, as one for all elements of a list; None fits every type.
+
+    With `loose` the keys that are data, such as names of packages, are left out.
+    """
     if isinstance(value, dict):
-        return {plain_name(name): form(part) for name, part in value.items()}
+        forms = {plain_name(name): form(part, loose=loose) for name, part in value.items()}
+        if loose:
+            forms |= {
+                name: [_common(list(part.values()))]
+                for name, part in forms.items()
+                if name in KEYED and isinstance(part, dict)
+            }
+        return forms
     if isinstance(value, list):
-        return [_common([form(part) for part in value])] if value else None
+        return [_common([form(part, loose=loose) for part in value])] if value else None
     if value is None:
         return None
     return {int: "number", float: "number"}.get(type(value), type(value).__name__)
@@ -97,16 +109,16 @@ def printed(text: str, *, columns: tuple[str, ...] = ()) -> Any:
 
 def written(path: Path) -> Any:
     """The contents of a file in the form that is recorded."""
-    if path.suffix in BINARY or path.name.endswith(("-wal", "-shm", ".lock")):
+    if path.suffix in BINARY or path.name.endswith(("-wal", "-shm")):
         return "exists"
     if path.suffix == ".parquet":
         return _table(path)
     if path.suffix == ".csv":
         return list(csv.reader(io.StringIO(path.read_text())))
-    if path.suffix in {".json", ".jsonl"}:
-        parsed = _as_json(path.read_text())
-        if parsed is not None:
-            return parsed
+    if path.suffix == ".json":
+        return normalised_json(json.loads(path.read_text()))
+    if path.suffix == ".jsonl":
+        return _lines_of_json(path.read_text())
     return digest(path.read_bytes())
 
 
@@ -115,15 +127,17 @@ def digest(data: bytes) -> str:
 
 
 def _as_json(text: str) -> Any:
+    """A JSON document of several lines, lines of objects, or None for anything else."""
     try:
+        if text.startswith("{") and not text.startswith(("{\n", "{}\n")):
+            return _lines_of_json(text)
         return normalised_json(json.loads(text))
     except ValueError:
-        pass
-    try:
-        lines = [json.loads(line) for line in text.splitlines()]
-    except ValueError:
         return None
-    return normalised_json(lines) if lines and all(isinstance(s, dict) for s in lines) else None
+
+
+def _lines_of_json(text: str) -> Any:
+    return normalised_json([json.loads(line) for line in text.splitlines()])
 
 
 def _table(path: Path) -> Any:
