@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from trtkit.video.gallery import MOST_THUMBNAILS, GalleryEntry, gallery
+from trtkit.video.answers import MOST_THUMBNAILS, Answer, gallery
 
 
 class Page(HTMLParser):
@@ -44,8 +45,10 @@ def crop(number: int) -> bytes:
 
 def seen(
     start: float, end: float, *objects: int, camera: str = "gate", when: str = "then"
-) -> GalleryEntry:
-    return GalleryEntry(camera, start, end, when, 0.75, objects or (1,))
+) -> Answer:
+    return Answer(
+        "car", camera, f"{camera}.mp4", start, end, when, when, (), (), 0.75, objects or (1,)
+    )
 
 
 def pictures(page: Page) -> list[bytes]:
@@ -88,9 +91,10 @@ def test_names_are_shown_as_they_are() -> None:
     page = Page(text)
     assert not page.all("script")
     assert page.text.count(evil) == 2  # title and heading
-    for number in ("1", "2", "3"):
-        assert evil + number in page.text
-    assert page.all("a")[0]["title"] == evil + "2"
+    times = f"{evil}2 to {evil}2"
+    for text in (evil + "1", times, evil + "3"):
+        assert text in page.text
+    assert page.all("a")[0]["title"] == times
 
 
 def test_bars_lie_where_they_were_in_percent() -> None:
@@ -137,7 +141,7 @@ def test_a_crop_that_is_missing_is_left_out() -> None:
 
 def test_what_is_said_of_each() -> None:
     page = Page(gallery("car", [seen(0, 1, when="noon")], crop, "1 appearance"))
-    assert "noon" in page.text
+    assert "noon to noon" in page.text
     assert "confidence 0.750" in page.text
     assert "1 appearance" in page.text
 
@@ -147,3 +151,12 @@ def test_nothing_found_is_a_page_that_says_so() -> None:
     assert "0 appearances" in page.text
     assert not page.all("img")
     assert not page.open
+
+
+def test_files_of_one_camera_have_lines_of_their_own() -> None:
+    morning = seen(0, 1, camera="gate")
+    evening = replace(morning, source="evening.mp4")
+    page = Page(gallery("car", [morning, evening], crop, ""))
+    assert [text for text in page.text if "gate, " in text] == [
+        "gate, evening.mp4", "gate, gate.mp4",
+    ]  # fmt: skip

@@ -13,7 +13,7 @@ from tests.video.clips import write_clip
 from trtkit.errors import TrtkitError
 from trtkit.video.framefolder import FrameFolder
 from trtkit.video.sources import Source, find_sources, open_source, parse_source
-from trtkit.video.stream import Stream
+from trtkit.video.stream import LiveStream
 from trtkit.video.videofile import VideoFile
 
 
@@ -64,20 +64,20 @@ def refusal(*texts: str) -> str:
 
 def test_what_is_not_there() -> None:
     assert refusal("gat.mp4") == (
-        "There is no file or folder gat.mp4; its folder has gate.mp4, a=b.mp4, so correct the name."
+        "File or folder gat.mp4 not found; its folder has gate.mp4, a=b.mp4, so correct the name."
     )
-    assert "There is no file or folder gat.mp4; its folder has gate.mp4" in refusal("x=gat.mp4")
+    assert "File or folder gat.mp4 not found; its folder has gate.mp4" in refusal("x=gat.mp4")
     assert "its folder has 7, a=b.mp4, frames, gate.mp4, yard.2024.mkv" in refusal("zzzzzzzzz")
     assert "its folder no/such does not exist either" in refusal("no/such/file.mp4")
     # A digit to Python, but no camera's number.
-    assert "There is no file or folder ²" in refusal("²")
-    assert "There is no file or folder -1" in refusal("-1")
+    assert "File or folder ² not found" in refusal("²")
+    assert "File or folder -1 not found" in refusal("-1")
     assert "cannot be read" in refusal("gate.mp4/x")
 
 
 def test_what_says_nothing() -> None:
-    assert "No source was named" in refusal()
-    assert "An empty source" in refusal(" ")
+    assert "No source; name a video file" in refusal()
+    assert "A source is empty; name" in refusal(" ")
     assert "no camera before its `=`" in refusal("=gate.mp4")
     assert "nothing after its `=`" in refusal("door=")
     assert "names no host" in refusal("rtsp:///path")
@@ -129,5 +129,5 @@ def test_each_kind_is_opened(here: Path) -> None:
     assert folder.duration_us == 250_000
     assert open_source(parse_source("frames")).duration_us == 40_000
     camera = open_source(parse_source("rtsp://me:secret@gate/1"))
-    assert isinstance(camera, Stream)
+    assert isinstance(camera, LiveStream)
     assert camera.location == "rtsp://gate/1"

@@ -9,8 +9,8 @@ import pytest
 
 from trtkit.errors import TrtkitError
 from trtkit.video import stream
-from trtkit.video.frames import Frame, Gap
-from trtkit.video.stream import Stream
+from trtkit.video.frames import Frame, Gap, PixelPicture
+from trtkit.video.stream import LiveStream
 
 YEAR_2024 = 1_704_067_200.0
 
@@ -65,8 +65,8 @@ class Time:
         self.now += seconds
 
 
-def opened(camera: Camera, time: Time, patience: float = 60.0, location: str = "0") -> Stream:
-    return Stream(
+def opened(camera: Camera, time: Time, patience: float = 60.0, location: str = "0") -> LiveStream:
+    return LiveStream(
         location, clock=time.clock, sleep=time.sleep, open_capture=camera.open, patience=patience
     )
 
@@ -93,7 +93,7 @@ def test_pictures_are_turned_from_bgr_to_rgb() -> None:
     for image, shape in ((item.picture.rgb(), (12, 16, 3)), (item.picture.shrunk(8, 6), (6, 8, 3))):
         assert (image.shape, image.dtype, image.flags.c_contiguous) == (shape, np.uint8, True)
         assert image[0, 0].tolist() == [200, 20, 10]
-    grey = stream.CameraPicture(np.full((2, 3), 7, np.uint8))
+    grey = PixelPicture(np.full((2, 3), 7, np.uint8), bgr=True)
     assert grey.rgb().tolist() == [[[7, 7, 7]] * 3] * 2
 
 
@@ -170,7 +170,7 @@ def test_close_lets_the_camera_go() -> None:
 
 
 def test_the_fingerprint_is_of_the_location() -> None:
-    assert Stream("0").fingerprint == Stream("0").fingerprint != Stream("1").fingerprint
+    assert LiveStream("0").fingerprint == LiveStream("0").fingerprint != LiveStream("1").fingerprint
 
 
 def test_a_number_is_opened_as_a_camera_and_a_url_as_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -361,8 +361,10 @@ class TestRefused:
     def test_no_such_file(self, tmp_path: Path) -> None:
         (tmp_path / "gate.mp4").touch()
         assert "its folder has gate.mp4" in self.refusal(tmp_path / "gat.mp4")
-        assert "no name in its folder is like it" in self.refusal(tmp_path / "zzzzzz")
-        assert "cannot be read either" in self.refusal(tmp_path / "no" / "gate.mp4")
+        assert "its folder has gate.mp4, so correct the path" in self.refusal(tmp_path / "zzzzzz")
+        assert "does not exist either, so correct the path" in self.refusal(
+            tmp_path / "no" / "gate.mp4"
+        )
 
     def test_a_folder_an_empty_file_and_a_pipe(self, tmp_path: Path) -> None:
         assert "is a folder" in self.refusal(tmp_path)
@@ -374,7 +376,7 @@ class TestRefused:
     def test_what_is_no_video(self, tmp_path: Path, clip: Path) -> None:
         path = tmp_path / "notes.mp4"
         path.write_text("Not a video at all.\n" * 50)
-        assert "is no video" in self.refusal(path)
+        assert "is not a video in a readable format" in self.refusal(path)
         # Without its index at the end an MP4 tells nothing.
         path.write_bytes(clip.read_bytes()[:5000])
         assert "cut short" in self.refusal(path)

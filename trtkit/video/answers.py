@@ -1,9 +1,11 @@
-"""The answers to a question, as people and programs read them."""
+"""The answers to a question, as people and programs read them: records, and a page of thumbnails."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import base64
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,60 @@ from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import crop_of
 from trtkit.video.footage.writing import source_rows
 from trtkit.video.frames import MICROSECONDS
-from trtkit.video.gallery import GalleryEntry, gallery
 from trtkit.video.judging import Judge
 from trtkit.video.motion import Box
 from trtkit.video.query import Appearance, Explanation, Question, Search
 from trtkit.video.tails import ExpensiveTail
 from trtkit.video.times import clock, moment
+
+# Objects of one appearance that the page shows; it tells how many more there are.
+MOST_THUMBNAILS = 6
+
+_PAGE = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<title>{{ label }}</title>
+<style>
+body { font: 14px/1.4 system-ui, sans-serif; color: #111;
+  margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.line { position: relative; height: 1.6rem; background: #eee; border: 1px solid #999; }
+.line a { position: absolute; top: 0; bottom: 0; min-width: 3px; background: #111; }
+.ends { display: flex; justify-content: space-between; color: #555; font-size: 12px; }
+ol { list-style: none; padding: 0; }
+li { display: flex; gap: 1rem; align-items: center; border-top: 1px solid #ccc; padding: .5rem 0; }
+li:target { background: #ffd; }
+li div:first-child { min-width: 15rem; }
+img { height: 72px; border: 1px solid #999; }
+</style></head><body>
+<h1>{{ label }}</h1>
+<p>{{ summary }}</p>
+{% for name, entries, low, high in lines %}
+{% set line = loop.index0 %}
+{% set length = [high - low, 1e-6] | max %}
+<h2>{{ name }}</h2>
+<div class="line">
+{%- for entry in entries -%}
+<a href="#a{{ line }}-{{ loop.index0 }}" title="{{ entry.times | join(" to ") }}" style="left:
+{{- "%.3f" | format(100 * (entry.start - low) / length) }}%;width:
+{{- "%.3f" | format(100 * (entry.end - entry.start) / length) }}%"></a>
+{%- endfor -%}
+</div><div class="ends"><span>{{ "%.1f" | format(low) }} s</span>
+{{- "" }}<span>{{ "%.1f" | format(high) }} s</span></div>
+<ol>
+{% for entry in entries %}
+<li id="a{{ line }}-{{ loop.index0 }}"><div>{{ entry.times | join(" to ") }}<br>confidence
+{{- " %.3f" | format(entry.confidence) }}</div>
+{%- for number in entry.objects[:most] %}{% set jpeg = crop(number) %}
+{%- if jpeg %}<img alt="object {{ number }}" src="data:image/jpeg;base64,{{ jpeg }}">{% endif %}
+{%- endfor %}
+{%- set more = entry.objects | length - most %}
+{%- if more > 0 %}<span>and {{ more }} more</span>{% endif %}</li>
+{% endfor %}
+</ol>
+{% endfor %}
+</body></html>
+"""
 
 
 @dataclass(frozen=True)
@@ -74,21 +124,8 @@ class Query:
 
     def gallery(self, answers: Sequence[Answer], path: Path, summary: str) -> None:
         """Write a page of thumbnails on a time line. Raises TrtkitError when it cannot be written."""
-        # Files of one camera begin at 0 each.
-        several = len({item.source for item in answers}) > len({item.camera for item in answers})
-        entries = [
-            GalleryEntry(
-                time_line=f"{item.camera}, {item.source}" if several else item.camera,
-                start=item.start,
-                end=item.end,
-                when=" to ".join(item.times),
-                confidence=item.confidence,
-                objects=item.objects,
-            )
-            for item in answers
-        ]
         page = gallery(
-            self._label, entries, lambda number: crop_of(self._database, number), summary
+            self._label, answers, lambda number: crop_of(self._database, number), summary
         )
         with whole_file(path) as part:
             part.write_text(page, encoding="utf-8")
@@ -121,3 +158,38 @@ class Query:
             confidence=appearance.confidence,
             objects=appearance.objects,
         )
+
+
+def gallery(
+    label: str, answers: Sequence[Answer], crop_of: Callable[[int], bytes | None], summary: str
+) -> str:
+    """The page, self-contained: a time line per camera with its appearances and their thumbnails.
+
+    Files of one camera begin at 0 each, so they have lines of their own. `crop_of` gives the picture of
+    an object, JPEG. Nothing is loaded from elsewhere.
+    """
+    import jinja2
+
+    several = len({answer.source for answer in answers}) > len(
+        {answer.camera for answer in answers}
+    )
+
+    def line(answer: Answer) -> str:
+        return f"{answer.camera}, {answer.source}" if several else answer.camera
+
+    ordered = sorted(answers, key=lambda answer: (line(answer), answer.start))
+    lines = []
+    for name, group in groupby(ordered, key=line):
+        on_line = list(group)
+        lines.append((name, on_line, on_line[0].start, max(answer.end for answer in on_line)))
+    page = jinja2.Environment(
+        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    ).from_string(_PAGE)  # fmt: skip
+    return page.render(
+        label=label,
+        summary=summary,
+        lines=lines,
+        most=MOST_THUMBNAILS,
+        crop=lambda number: base64.b64encode(crop_of(number) or b"").decode(),
+    )

@@ -1,4 +1,4 @@
-"""Opening video files with FFmpeg, and what their containers say of themselves."""
+"""Opening video files with FFmpeg, and reading what their containers state."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _MEBIBYTE: Final = 1 << 20
-# A demuxer that fails this often in a row, as at the end of a file that is cut short, finds no more.
+# After so many failures in a row, as at the end of a file that is cut short, a demuxer finds no more.
 _FAILURES: Final = 16
-# No video file is older; cameras whose clock was never set say 1904, 1970 or 1980.
+# No video file is older; cameras whose clock was never set write 1904, 1970 or 1980.
 _OLDEST: Final = datetime(1990, 1, 1, tzinfo=timezone.utc)
-_DEFAULT_RATE: Final = 25
+# A misspelt name is compared with this many names of its folder, which may hold millions.
+_COMPARED: Final = 10_000
 
 
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream] | None]:
@@ -55,14 +57,14 @@ def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
         container = av.open(str(path), **lenient)
     except av.error.InvalidDataError as error:
         raise TrtkitError(
-            f"{path} is no video in a format that can be read, or it was cut short while it was "
-            "recorded; play it with ffplay to see which, and convert it to MP4 or copy it again."
+            f"{path} is not a video in a readable format, or its recording was cut short; play it with "
+            "ffplay to see which, and convert it to MP4 or copy it again."
         ) from error
     except av.FFmpegError as error:
         raise TrtkitError(
-            f"{path} cannot be read ({error.strerror}); mend its permissions or copy it again."
+            f"{path} cannot be read ({error.strerror}); fix its permissions or copy it again."
         ) from error
-    # A picture of the cover is a video stream to FFmpeg.
+    # To FFmpeg a cover picture is a video stream.
     cover = av.stream.Disposition.attached_pic
     videos = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not videos:
@@ -71,13 +73,13 @@ def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
         raise TrtkitError(
             f"{path} has no video stream, only these kinds: {kinds}; name a file with video."
         )
-    # A stream whose codec has no decoder has no context, whatever the type says.
+    # A stream whose codec has no decoder has no context, contrary to its type.
     context: object = videos[0].codec_context
     if context is None:
         container.close()
         raise TrtkitError(
-            f"The video in {path} is in a codec that this FFmpeg {_ffmpeg()} cannot decode; "
-            "convert it to H.264."
+            f"The FFmpeg of PyAV {av.__version__} cannot decode the codec of the video in {path}; convert "
+            "it to H.264."
         )
     return container, videos[0]
 
@@ -94,12 +96,6 @@ def duration_us(container: InputContainer, stream: VideoStream) -> int | None:
     else:
         duration = container.duration or 0
     return duration if duration > 0 else None
-
-
-def _ffmpeg() -> str:
-    import av
-
-    return f"(PyAV {av.__version__})"
 
 
 def fingerprint(path: Path) -> str:
@@ -120,27 +116,36 @@ def fingerprint(path: Path) -> str:
             file.seek(max(0, status.st_size - _MEBIBYTE))
             content.update(file.read(_MEBIBYTE))
     except FileNotFoundError as error:
-        raise TrtkitError(f"There is no file {path}; {_there(path)}.") from error
+        raise TrtkitError(f"File {path} not found; {correction(path)}.") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = os_reason(error) if isinstance(error, OSError) else str(error)
         raise TrtkitError(
-            f"{path} cannot be read ({reason}); mend its permissions or name another file."
+            f"{path} cannot be read ({_reason(error)}); fix its permissions or name another file."
         ) from error
     return content.hexdigest()
 
 
-def _there(path: Path) -> str:
+def correction(path: Path) -> str:
+    """What to do about a path at which there is nothing, for messages: the nearest names."""
     try:
-        alike = nearest(path.name, (other.name for other in path.parent.iterdir()))
-    except OSError:
-        return f"its folder {path.parent} cannot be read either, so correct the path"
-    if alike:
-        return f"its folder has {listed(alike)}, so correct the name"
-    return "no name in its folder is like it, so correct the path"
+        names = [other.name for other in islice(path.parent.iterdir(), _COMPARED)]
+    except FileNotFoundError:
+        return f"its folder {path.parent} does not exist either, so correct the path"
+    except (OSError, ValueError) as error:
+        return f"its folder cannot be read ({_reason(error)}), so correct the path"
+    alike = nearest(path.name, names)
+    return (
+        f"its folder has {listed(alike)}, so correct the name"
+        if alike
+        else f"its folder has {listed(sorted(names))}, so correct the path"
+    )
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return os_reason(error) if isinstance(error, OSError) else str(error)
 
 
 def creation_time(container: InputContainer, stream: VideoStream) -> int | None:
-    """When the recording began, in microseconds since 1970 in UTC, as far as it can be believed."""
+    """When the recording began, in microseconds since 1970 in UTC; None if missing or implausible."""
     text = container.metadata.get("creation_time") or stream.metadata.get("creation_time")
     try:
         # Python 3.10 knows no Z.

@@ -5,48 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
-import numpy as np
 from blake3 import blake3
 
 from trtkit.errors import ImageError, TrtkitError
 from trtkit.photos.decode import decode
 from trtkit.photos.files import find_images
 from trtkit.photos.images import read_file
-from trtkit.tensors import Array
-from trtkit.video.frames import MICROSECONDS, Frame, Gap
+from trtkit.video.frames import DAMAGED, MICROSECONDS, Frame, Gap, PixelPicture
 
-DAMAGED = "damaged"
 # No photo has such a side, so the decoder keeps every photo at its full size.
 _FULL_SIZE = 1 << 30
-
-
-class ImagePicture:
-    """A decoded image. `pixels`: uint8 height x width x 3, RGB."""
-
-    def __init__(self, pixels: Array) -> None:
-        self._pixels = pixels
-
-    @property
-    def width(self) -> int:
-        return int(self._pixels.shape[1])
-
-    @property
-    def height(self) -> int:
-        return int(self._pixels.shape[0])
-
-    def rgb(self) -> Array:
-        """The frame as uint8 height x width x 3, RGB, contiguous."""
-        return np.ascontiguousarray(self._pixels)
-
-    def shrunk(self, width: int, height: int) -> Array:
-        """The frame in that size in pixels, averaged over areas; uint8 height x width x 3, RGB."""
-        import cv2
-
-        pixels = self.rgb()
-        return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
 
 
 class FrameFolder:
@@ -108,9 +78,9 @@ class FrameFolder:
     def _time_us(self, number: int) -> int:
         return round(number * MICROSECONDS / self._rate)
 
-    def _decoded(self, number: int) -> ImagePicture | None:
+    def _decoded(self, number: int) -> PixelPicture | None:
         try:
-            return ImagePicture(decode(read_file(self._paths[number]), shorter=_FULL_SIZE).pixels)
+            return PixelPicture(decode(read_file(self._paths[number]), shorter=_FULL_SIZE).pixels)
         except ImageError:
             return None
 
@@ -140,13 +110,9 @@ def _images(folder: Path) -> list[Path]:
 
 def _natural(path: Path) -> tuple[object, ...]:
     """A key that sorts frame9 before frame10, folder by folder; the path itself breaks ties."""
-    parts = (re.split(r"([0-9]+)", part) for part in path.parts)
     # Texts and numbers alternate in each part, so a text is never compared with a number.
-    return (*(tuple(_values(part)) for part in parts), str(path))
-
-
-def _values(pieces: list[str]) -> Iterator[int | str]:
-    return chain.from_iterable(
-        (text, int(digits)) if digits else (text,)
-        for text, digits in zip(pieces[::2], [*pieces[1::2], ""], strict=True)
+    parts = (re.split(r"([0-9]+)", part) for part in path.parts)
+    return (
+        *([int(piece) if at % 2 else piece for at, piece in enumerate(part)] for part in parts),
+        str(path),
     )

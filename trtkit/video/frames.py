@@ -9,12 +9,16 @@ from fractions import Fraction
 from itertools import islice, repeat
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from trtkit.photos.prefetch import ordered_map
 from trtkit.tensors import Array
 
 Item = TypeVar("Item")
 
 MICROSECONDS = 1_000_000
+# The reason of a gap that cannot be decoded.
+DAMAGED = "damaged"
 
 
 class Picture(Protocol):
@@ -31,8 +35,39 @@ class Picture(Protocol):
         ...
 
     def shrunk(self, width: int, height: int) -> Array:
-        """The frame in that size, uint8 height x width x 3, RGB, contiguous."""
+        """The frame in that size, averaged over areas; uint8 height x width x 3, RGB, contiguous."""
         ...
+
+
+class PixelPicture:
+    """A frame whose pixels are in memory: uint8 height x width x 3, or height x width for grey.
+
+    `bgr`: blue comes first, as OpenCV reads it.
+    """
+
+    def __init__(self, pixels: Array, *, bgr: bool = False) -> None:
+        self._pixels = pixels
+        self._bgr = bgr
+        self.height, self.width = (int(side) for side in pixels.shape[:2])
+
+    def rgb(self) -> Array:
+        return self._converted(self._pixels)
+
+    def shrunk(self, width: int, height: int) -> Array:
+        import cv2
+
+        # Fewer pixels to convert.
+        small = cv2.resize(self._pixels, (width, height), interpolation=cv2.INTER_AREA)
+        return self._converted(small)
+
+    def _converted(self, pixels: Array) -> Array:
+        import cv2
+
+        if pixels.ndim == 2:
+            return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB))
+        if self._bgr:
+            return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+        return np.ascontiguousarray(pixels)
 
 
 @dataclass(frozen=True)

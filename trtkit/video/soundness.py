@@ -1,7 +1,7 @@
-"""Which decoded frames are sound: nothing between the keyframe that they build on and them was damaged.
+"""Which decoded frames are sound: nothing was damaged between them and the keyframe they depend on.
 
-Judged in the order of decoding. The decoder hides damage otherwise: it paints over what is missing, and
-the frames that refer to it carry the paint on until the next keyframe.
+This is decided in the order of decoding, because decoders hide damage: they paint over what is missing,
+and later frames copy the paint until the next keyframe.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _MOST_REORDERED: Final = 16
 
 
 class Number:
-    """A packet's number, which its frame is to carry.
+    """A packet's number, attached to its frame.
 
-    PyAV finds what a frame carries by its `id`, and forgets it with the first of several that are the
-    same object: small integers are.
+    PyAV identifies the attached object by its `id` and releases it with the first frame that has it, so
+    equal small integers, which are one object, would be lost.
     """
 
     def __init__(self, value: int) -> None:
@@ -32,8 +32,8 @@ class Number:
 
 
 @dataclass
-class Decoded:
-    """A sound frame; `after_damage`: something between it and the one before was lost."""
+class DecodedFrame:
+    """A sound frame; `after_damage`: frames between it and the sound one before it were lost."""
 
     pts: int
     frame: VideoFrame
@@ -42,12 +42,12 @@ class Decoded:
 
 @dataclass
 class Soundness:
-    """Lets pass the frames that are sound. Packets are numbered in the order of decoding."""
+    """A filter that passes sound frames. Packets are numbered in the order of decoding."""
 
-    # The packets that were lost or came out corrupt.
+    # Packets that were lost or decoded to corrupt frames.
     _damaged: list[int] = field(default_factory=list)
-    # All that is not shown and that no gap tells of yet, with the times at which it would be shown.
-    _untold: dict[int, int | None] = field(default_factory=dict)
+    # Frames that are not passed and that no gap covers yet, with their times.
+    _unreported: dict[int, int | None] = field(default_factory=dict)
     _keys: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_MOST_REORDERED))
     _pending: set[int] = field(default_factory=set)
     _waiting: deque[tuple[int, int, VideoFrame]] = field(default_factory=deque)
@@ -55,38 +55,38 @@ class Soundness:
     @property
     def broken(self) -> bool:
         """Whether anything is missing after the last sound frame."""
-        return bool(self._untold)
+        return bool(self._unreported)
 
     def sent(self, number: int, packet: Packet[VideoStream]) -> None:
         if not packet.is_discard:
             self._pending.add(number)
         elif packet.is_keyframe and packet.pts is not None:
-            # The container has its frame left out, and those that follow build on it.
+            # The container discards its frame, on which the following ones depend.
             self._keys.append((number, packet.pts))
 
     def lost(self, number: int, pts: int | None) -> None:
         self._pending.discard(number)
         self._damaged.append(number)
-        self._untold[number] = pts
+        self._unreported[number] = pts
 
-    def out(self, number: int, pts: int, frame: VideoFrame) -> Iterator[Decoded]:
-        """Take a frame from the decoder, in the order of display; the frames that now are certain."""
+    def out(self, number: int, pts: int, frame: VideoFrame) -> Iterator[DecodedFrame]:
+        """Take a frame from the decoder, in the order of display; the frames that are now certain."""
         self._pending.discard(number)
         if frame.is_corrupt:
             self._damaged.append(number)
         elif frame.key_frame:
             self._keys.append((number, pts))
-            # What was decoded earlier and is not out is not shown at all.
+            # Frames that were decoded earlier and are not out yet are never shown.
             self._pending = {other for other in self._pending if other > number}
         self._waiting.append((number, pts, frame))
         return self._released(_MOST_REORDERED)
 
-    def rest(self) -> Iterator[Decoded]:
-        """The frames that waited, at the end of the file."""
+    def rest(self) -> Iterator[DecodedFrame]:
+        """The frames that still wait, at the end of the file."""
         return self._released(0)
 
-    def _released(self, may_wait: int) -> Iterator[Decoded]:
-        # A frame shown before one that it refers to waits until that one turns out to be sound.
+    def _released(self, may_wait: int) -> Iterator[DecodedFrame]:
+        # A frame that refers to a later one waits until that one is known to be sound.
         while self._waiting:
             number, pts, frame = self._waiting[0]
             if len(self._waiting) <= may_wait and any(n < number for n in self._pending):
@@ -94,20 +94,20 @@ class Soundness:
             self._waiting.popleft()
             start = self._start(number, pts)
             if start is None or any(start <= n <= number for n in self._damaged):
-                # After damage the decoder may give such a frame too early, before others that are sound.
-                self._untold[number] = pts
+                # After damage the decoder may return such a frame early, before sound ones.
+                self._unreported[number] = pts
                 continue
-            told = [
+            reported = [
                 n
-                for n, shown in self._untold.items()
-                if n < start or (shown is not None and shown < pts)
+                for n, due in self._unreported.items()
+                if n < start or (due is not None and due < pts)
             ]
-            decoded = Decoded(pts, frame, bool(told))
-            for n in told:
-                del self._untold[n]
+            decoded = DecodedFrame(pts, frame, bool(reported))
+            for n in reported:
+                del self._unreported[n]
             self._damaged = [n for n in self._damaged if n >= start]
             yield decoded
 
     def _start(self, number: int, pts: int) -> int | None:
-        """The keyframe that a frame builds on: decoded and shown no later than it."""
-        return max((n for n, shown in self._keys if n <= number and shown <= pts), default=None)
+        """The keyframe that a frame depends on: decoded and displayed no later than it."""
+        return max((n for n, time in self._keys if n <= number and time <= pts), default=None)

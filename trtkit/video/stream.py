@@ -1,18 +1,18 @@
-"""A camera or a network stream as footage: read as it comes, and opened again when it drops."""
+"""A camera or a network stream as footage, opened again when it drops."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any, Final, Protocol
 
-import numpy as np
 from blake3 import blake3
 
 from trtkit.errors import TrtkitError
 from trtkit.tensors import Array
-from trtkit.video.frames import MICROSECONDS, Frame, Gap, went_back
+from trtkit.video.frames import MICROSECONDS, Clock, Frame, Gap, PixelPicture, went_back
 
 DROPPED: Final = "the stream dropped"
 
@@ -23,7 +23,7 @@ _LONGEST_PAUSE: Final = 10.0
 
 
 class Capture(Protocol):
-    """What of `cv2.VideoCapture` is used."""
+    """The part of `cv2.VideoCapture` that is used."""
 
     def isOpened(self) -> bool: ...
 
@@ -32,48 +32,14 @@ class Capture(Protocol):
     def release(self) -> None: ...
 
 
-class CameraPicture:
-    """A frame as OpenCV gives it. `bgr`: uint8 height x width x 3, blue first, or height x width."""
-
-    def __init__(self, bgr: Array) -> None:
-        self._bgr = bgr
-
-    @property
-    def width(self) -> int:
-        return int(self._bgr.shape[1])
-
-    @property
-    def height(self) -> int:
-        return int(self._bgr.shape[0])
-
-    def rgb(self) -> Array:
-        """The frame as uint8 height x width x 3, RGB, contiguous."""
-        return _rgb(self._bgr)
-
-    def shrunk(self, width: int, height: int) -> Array:
-        """The frame in that size in pixels, averaged over areas; uint8 height x width x 3, RGB."""
-        import cv2
-
-        # Made smaller first: there are fewer pixels to turn round then.
-        return _rgb(cv2.resize(self._bgr, (width, height), interpolation=cv2.INTER_AREA))
-
-
-def _rgb(bgr: Array) -> Array:
-    import cv2
-
-    code = cv2.COLOR_GRAY2RGB if bgr.ndim == 2 else cv2.COLOR_BGR2RGB
-    return np.asarray(cv2.cvtColor(bgr, code))
-
-
-class Stream:
+class LiveStream:
     """A camera by its number, as "0", or a stream by its URL.
 
-    Frames have the times at which they arrive, in microseconds of `clock`, which gives seconds since
-    1970 (`time.time` by default). `start_us` and `duration_us` are None, `start_us` until the first
-    frame is there. `fingerprint`: BLAKE3, in hex, of the location alone. A stream that drops is opened
-    again after pauses that grow from half a second to ten; `patience`: seconds of pauses (60 by
-    default) after which it is given up. `sleep` waits so many seconds and `open_capture` opens the
-    location as `cv2.VideoCapture` does: for tests.
+    A frame's time is that of its arrival by `clock`, which gives seconds since 1970 (`time.time` by
+    default). `duration_us` is None, and `start_us` until the first frame arrives. `fingerprint`: BLAKE3,
+    in hex, of the location alone. A stream that drops is opened again after pauses that grow from half
+    a second to ten; it is given up after `patience` seconds of pauses (60 by default). For tests: `sleep`
+    waits so many seconds, and `open_capture` opens the location as `cv2.VideoCapture` does.
     """
 
     seekable = False
@@ -87,7 +53,7 @@ class Stream:
         open_capture: Callable[[str], Capture] | None = None,
         patience: float = 60.0,
     ) -> None:
-        # What is kept and told: passwords are neither.
+        # Stored and printed, so without a password.
         self.location = without_password(location)
         self._address = location
         self.start_us: int | None = None
@@ -98,20 +64,18 @@ class Stream:
         self._open_capture = open_capture or open_with_opencv
         self._patience = patience
         self._capture: Capture | None = None
-        self._last_us: int | None = None
-        # Added to the clock, so that times grow where it went back.
-        self._shift_us = 0
+        self._times: Clock | None = None
 
     def read(self, since_us: int = 0) -> Iterator[Frame | Gap]:
         """The frames as they arrive; those before `since_us` are left out.
 
-        A second reading goes on with the times of the first. Where the stream dropped there is a Gap
-        from the last frame to the next one, where the clock went back an empty one. Raises TrtkitError
-        when the stream cannot be opened, or not again, within `patience`.
+        A second reading continues the times of the first. Where the stream dropped there is a Gap from
+        the last frame to the next one, where the clock went back an empty one. Raises TrtkitError when
+        the stream cannot be opened, or opened again, within `patience`.
         """
         while True:
             pixels, reopened = self._next_pixels()
-            before_us = self._last_us
+            before_us = None if self._times is None else self._times.last_us
             time_us, back_us = self._time_us()
             if time_us < since_us:
                 continue
@@ -119,7 +83,7 @@ class Stream:
                 yield Gap(before_us, time_us, DROPPED)
             if back_us is not None and time_us > since_us:
                 yield Gap(time_us, time_us, went_back(back_us))
-            yield Frame(time_us, CameraPicture(pixels))
+            yield Frame(time_us, PixelPicture(pixels, bgr=True))
 
     def close(self) -> None:
         """Let the camera go."""
@@ -150,23 +114,17 @@ class Stream:
     def _time_us(self) -> tuple[int, int | None]:
         """The time of a frame that arrives now, and by how much the clock went back, if it did."""
         now_us = round(self._clock() * MICROSECONDS)
-        if self.start_us is None:
+        if self._times is None:
             self.start_us = now_us
-        time_us = now_us - self.start_us + self._shift_us
-        back_us = None
-        if self._last_us is not None and time_us <= self._last_us:
-            # Two frames in one tick of the clock are no fault of it.
-            if time_us < self._last_us:
-                back_us = self._last_us - time_us
-            self._shift_us += self._last_us + 1 - time_us
-            time_us = self._last_us + 1
-        self._last_us = time_us
-        return time_us, back_us
+            self._times = Clock(zero=now_us, unit=Fraction(1, MICROSECONDS), step_us=1)
+        time_us, back_us = self._times.time_us(now_us)
+        # Two frames in one tick of the clock are no fault of it.
+        return time_us, back_us or None
 
     def _given_up(self, waited: float) -> str:
         what = "camera" if self.location.isdecimal() else "stream"
         name = self.location
-        if self._last_us is None:
+        if self._times is None:
             return (
                 f"The {what} {name} gave no frame within {waited:g} s; check that it is "
                 "switched on and reachable and that nothing else uses it."
@@ -178,12 +136,12 @@ class Stream:
 
 
 def without_password(location: str) -> str:
-    """The location as messages may tell it: a URL without the user's name and password."""
+    """The location for messages: a URL without the user's name and password."""
     return re.sub(r"://[^/]*@", "://", location)
 
 
 def open_with_opencv(location: str) -> Capture:
-    """The camera of that number, or the stream at that URL; whether it is open it says itself."""
+    """The camera of that number, or the stream at that URL, possibly not open."""
     import cv2
 
     if location.isdecimal():

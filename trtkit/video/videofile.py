@@ -1,16 +1,10 @@
-"""Video files as footage: exact times, reading from any time, and damage that shows as gaps.
-
-What is decoded is judged in the order of decoding: a frame is sound when nothing between the keyframe
-that it builds on and itself was damaged. The decoder hides damage otherwise: it paints over what is
-missing, and the frames that refer to it carry the paint on until the next keyframe.
-"""
+"""Video files as footage: exact times, reading from any time, and gaps in place of damage."""
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -29,8 +23,8 @@ from trtkit.video.container import (
     packets,
     unit,
 )
-from trtkit.video.frames import MICROSECONDS, Clock, Frame, Gap, went_back
-from trtkit.video.soundness import Decoded, Number, Soundness
+from trtkit.video.frames import DAMAGED, MICROSECONDS, Clock, Frame, Gap, went_back
+from trtkit.video.soundness import DecodedFrame, Number, Soundness
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -38,27 +32,21 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-DAMAGED: Final = "damaged"
 CUT_SHORT: Final = "the file is cut short"
 
-_MEBIBYTE: Final = 1 << 20
 # H.264 and HEVC let no frame be shown more than 16 frames after it was decoded.
 _MOST_REORDERED: Final = 16
-# A demuxer that fails this often in a row, as at the end of a file that is cut short, finds no more.
-_FAILURES: Final = 16
-# How far before the wished time a keyframe is looked for next when there was none, in microseconds.
+# How far before the wanted time the next keyframe is looked for when there was none, in microseconds.
 _BACK: Final = tuple(seconds * MICROSECONDS for seconds in (0, 2, 10, 60))
-# No video file is older; cameras whose clock was never set say 1904, 1970 or 1980.
-_OLDEST: Final = datetime(1990, 1, 1, tzinfo=timezone.utc)
 _DEFAULT_RATE: Final = 25
 
 
 class _ReadAgain(Exception):
-    """What was learnt about the file calls for reading it in another way, from the last frame on."""
+    """The file has to be read in another way, from the last frame on."""
 
 
 class VideoPicture:
-    """A frame as the decoder left it, mostly YUV, upright once it is converted."""
+    """A frame in the decoder's form, mostly YUV; converting turns it upright."""
 
     def __init__(self, frame: VideoFrame) -> None:
         self._frame = frame
@@ -91,10 +79,10 @@ class VideoPicture:
 class VideoFile:
     """A video file as footage, decoded by FFmpeg on all cores.
 
-    `location`: the path as given. `start_us`: the creation time that the container tells, None if it
-    tells none or one before 1990 or in the future. `duration_us`: the container's, None if it tells
-    none. `fingerprint`: BLAKE3, in hex, of the size and the first and last MiB. No file stays open
-    between two readings; several may run at once.
+    `location`: the path as given. `start_us`: the creation time in the container, None if it is missing,
+    before 1990 or in the future. `duration_us`: the container's, None if it is missing. `fingerprint`:
+    BLAKE3, in hex, of the size and the first and last MiB. No file stays open between two readings;
+    several may run at once.
 
     Raises TrtkitError when PyAV is missing or the file is no video that can be decoded.
     """
@@ -107,7 +95,7 @@ class VideoFile:
         self._path = Path(path)
         self.fingerprint = fingerprint(self._path)
         self._threaded = True
-        # Whether times grow all through the file; unknown until it matters.
+        # Whether times always grow; None until it matters.
         self._steady: bool | None = None
         container, stream = self._open()
         with container:
@@ -116,10 +104,10 @@ class VideoFile:
             self.step = max(1, round(1 / (rate * self._unit)))
             self.start_us = creation_time(container, stream)
             self.duration_us = duration_us(container, stream)
-            # MP4 alone tells its length and the times of all frames apart from the frames themselves.
+            # Only MP4 states its length and the times of all frames apart from the frames themselves.
             mp4 = "mp4" in container.format.name.split(",")
             complete = mp4 and 0 < stream.frames <= len(stream.index_entries)
-            self.told_end_us = self.duration_us if complete else None
+            self.stated_end_us = self.duration_us if complete else None
             if complete:
                 self._steady = True
         self._zero = 0
@@ -129,11 +117,11 @@ class VideoFile:
         """The frames with times from `since_us` on, and the gaps that end after it.
 
         A stretch that cannot be decoded is a Gap "damaged" up to the next sound keyframe. Where the
-        file's clock goes back or stands still, the times go on after the last one by one frame, with
-        an empty Gap there that says so; such files are read from their start whatever is asked. A
-        file that ends before its container says so ends with a Gap.
+        file's clock goes back or stands still, the times continue one frame after the last one, with
+        an empty Gap there; such files are always read from their start. A file that is shorter than its
+        container states ends with a Gap.
 
-        Raises TrtkitError when the file cannot be opened any more.
+        Raises TrtkitError when the file can no longer be opened.
         """
         at = since_us
         while True:
@@ -155,7 +143,7 @@ class VideoFile:
         return True
 
     def found_fragile(self) -> bool:
-        """Note that there is damage; whether that means to read again, without threads."""
+        """Note that there is damage; whether the file has to be read again, without threads."""
         was_threaded, self._threaded = self._threaded, False
         return was_threaded
 
@@ -171,7 +159,7 @@ class VideoFile:
             with container:
                 if not self._seek(container, stream, start_us):
                     continue
-                reading = _Reading(self, container, stream, sought=True)
+                reading = _FilePass(self, container, stream, sought=True)
                 first = next(reading.frames, None)
                 if first is None or self.clock().us(first.pts) > since_us:
                     continue
@@ -179,7 +167,7 @@ class VideoFile:
                 return
         container, stream = self._open()
         with container:
-            yield from _Reading(self, container, stream).items(since_us)
+            yield from _FilePass(self, container, stream).items(since_us)
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
         container, stream = open_container(self._path)
@@ -200,7 +188,7 @@ class VideoFile:
         return True
 
     def _is_steady(self) -> bool:
-        """Whether the times of the packets, put in the order of display, always grow."""
+        """Whether the times of the packets, in the order of display, always grow."""
         container, stream = self._open()
         with container:
             depth = stream.codec_context.reorder_depth
@@ -221,27 +209,29 @@ class VideoFile:
             return len(set(in_order)) == len(in_order) and in_order == sorted(in_order)
 
     def _first_pts(self) -> int:
-        """The time of the first frame; of the first packet, where what follows it is damaged."""
+        """The time of the first frame; of the first packet if damage follows it."""
         for _ in range(2):
             container, stream = self._open()
             with container:
-                reading = _Reading(self, container, stream)
+                reading = _FilePass(self, container, stream)
                 try:
                     first = next(reading.frames, None)
                 except _ReadAgain:
                     continue
             if first is None:
                 break
-            told = reading.first_packet_pts
-            return first.pts if told is None or not first.after_damage else min(first.pts, told)
+            packet_pts = reading.first_packet_pts
+            if packet_pts is None or not first.after_damage:
+                return first.pts
+            return min(first.pts, packet_pts)
         raise TrtkitError(
             f"No frame of {self.location} can be decoded; it is damaged from its start, or cut short, "
             "so copy it again from where it was recorded."
         )
 
 
-class _Reading:
-    """One way through an opened file: from its start, or from where it was sought."""
+class _FilePass:
+    """One pass through an opened file, from its start or from a sought keyframe."""
 
     def __init__(
         self,
@@ -261,15 +251,15 @@ class _Reading:
         self.first_packet_pts: int | None = None
         self.frames = self._frames()
 
-    def items(self, since_us: int, first: Decoded | None = None) -> Iterator[Frame | Gap]:
-        """What `VideoFile.read` promises; `first` is what was already taken from `frames`."""
+    def items(self, since_us: int, first: DecodedFrame | None = None) -> Iterator[Frame | Gap]:
+        """The items of `VideoFile.read`; `first`: the frame that was already taken from `frames`."""
         clock = self._video.clock()
         end_us = 0
         for decoded in chain([] if first is None else [first], self.frames):
             time_us, back_us = clock.time_us(decoded.pts)
             if back_us is not None and self._video.found_unsteady() and self._sought:
                 raise _ReadAgain
-            # What was damaged before the keyframe that was sought is not asked for.
+            # Damage before the sought keyframe is out of range.
             if decoded.after_damage and decoded is not first and time_us > since_us:
                 yield Gap(min(end_us, time_us), time_us, DAMAGED)
             if back_us is not None and time_us > since_us:
@@ -282,16 +272,16 @@ class _Reading:
             yield last
 
     def _last_gap(self, end_us: int, clock: Clock) -> Gap | None:
-        """What is missing at the end of the file, whose last sound frame ends at `end_us`."""
+        """The gap at the end of the file, whose last sound frame ends at `end_us`, if there is one."""
         seen_us = max((clock.us(end) for end in self._packet_ends), default=0)
-        told_us = self._video.told_end_us
-        if told_us is not None and max(seen_us, end_us) + 2 * clock.step_us < told_us:
-            return Gap(end_us, told_us, CUT_SHORT)
+        stated_us = self._video.stated_end_us
+        if stated_us is not None and max(seen_us, end_us) + 2 * clock.step_us < stated_us:
+            return Gap(end_us, stated_us, CUT_SHORT)
         if self._sound.broken:
-            return Gap(end_us, max(seen_us, told_us or 0, end_us + clock.step_us), DAMAGED)
+            return Gap(end_us, max(seen_us, stated_us or 0, end_us + clock.step_us), DAMAGED)
         return None
 
-    def _frames(self) -> Iterator[Decoded]:
+    def _frames(self) -> Iterator[DecodedFrame]:
         import av
 
         context = self._stream.codec_context
@@ -309,7 +299,7 @@ class _Reading:
             try:
                 decoded = context.decode(packet)
             except av.FFmpegError:
-                # Threads tell of a failure when it is too late to say which packet it was.
+                # With threads a failure surfaces too late to know its packet.
                 if self._video.found_fragile():
                     raise _ReadAgain from None
                 self._sound.lost(number, packet.pts)
@@ -333,12 +323,12 @@ class _Reading:
             self.first_packet_pts = packet.pts
         self._packet_ends.append(packet.pts + (packet.duration or 0))
 
-    def _out(self, frame: VideoFrame, newest: int) -> Iterator[Decoded]:
-        # Streams without times of their own have frames of one length.
+    def _out(self, frame: VideoFrame, newest: int) -> Iterator[DecodedFrame]:
+        # Without times, all frames last equally long.
         pts = frame.pts
         if pts is None:
             pts = 0 if self._shown_pts is None else self._shown_pts + self._video.step
         self._shown_pts = pts
-        told = frame.opaque
-        number = told.value if isinstance(told, Number) else newest
+        label = frame.opaque
+        number = label.value if isinstance(label, Number) else newest
         return self._sound.out(number, pts, frame)

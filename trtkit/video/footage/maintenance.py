@@ -128,60 +128,35 @@ def _source_info(database: Database, row: SourceRow) -> SourceInfo:
 
 
 # What every row needs in other tables: the sentence, and the query that counts the rows without it.
-_NEEDS = (
-    (
-        "objects without a picture",
-        "objects o WHERE NOT EXISTS (SELECT 1 FROM crops WHERE object = o.id)",
-    ),
-    (
-        "objects without sightings",
-        "objects o WHERE NOT EXISTS (SELECT 1 FROM sightings WHERE object = o.id)",
-    ),
-    (
-        "objects without features, which others have",
-        "objects o WHERE NOT EXISTS (SELECT 1 FROM vectors WHERE object = o.id) "
-        "AND EXISTS (SELECT 1 FROM vectors)",
-    ),
-    (
-        "objects whose sightings are not whole",
-        "objects o JOIN sightings s ON s.object = o.id "
-        f"WHERE length(s.packed) = 0 OR length(s.packed) % {SIGHTING_BYTES}",
-    ),
-    (
-        "objects of a cluster that is not there",
-        "objects o WHERE NOT EXISTS (SELECT 1 FROM clusters WHERE id = o.cluster)",
-    ),
-    (
-        "clusters begun by an object that is not there",
-        "clusters c WHERE NOT EXISTS (SELECT 1 FROM objects WHERE id = c.representative)",
-    ),
-    (
-        "objects that no question can find",
-        # The best class of a cluster's representative is among its ranks.
-        "objects o JOIN clusters c ON c.id = o.cluster WHERE NOT EXISTS (SELECT 1 FROM ranks "
-        "WHERE class = c.label AND source = o.source AND segment = o.segment AND cluster = c.id)",
-    ),
-    (
-        "objects of a segment that is not committed",
-        "objects o WHERE NOT EXISTS (SELECT 1 FROM segments WHERE source = o.source "
-        "AND number = o.segment)",
-    ),
-    (
-        "segments that do not have the objects they were committed with",
-        "segments g LEFT JOIN (SELECT source, segment, count(*) AS there FROM objects "
-        "GROUP BY source, segment) o ON o.source = g.source AND o.segment = g.number "
-        "WHERE g.objects != coalesce(o.there, 0)",
-    ),
-    (
-        "sources that do not have the frames they were ingested with",
-        "sources s WHERE frames != (SELECT coalesce(sum(frames), 0) FROM segments "
-        "WHERE source = s.id)",
-    ),
-)
+_NEEDS = {
+    "objects without a picture": "objects o WHERE NOT EXISTS (SELECT 1 FROM crops WHERE object = o.id)",
+    "objects without sightings": "objects o WHERE NOT EXISTS (SELECT 1 FROM sightings WHERE object = o.id)",
+    "objects without features, which others have": "objects o WHERE NOT EXISTS "
+    "(SELECT 1 FROM vectors WHERE object = o.id) AND EXISTS (SELECT 1 FROM vectors)",
+    "objects whose sightings are not whole": "objects o JOIN sightings s ON s.object = o.id "
+    f"WHERE length(s.packed) = 0 OR length(s.packed) % {SIGHTING_BYTES}",
+    "objects of a cluster that is not there": "objects o WHERE NOT EXISTS "
+    "(SELECT 1 FROM clusters WHERE id = o.cluster)",
+    "clusters begun by an object that is not there": "clusters c WHERE NOT EXISTS "
+    "(SELECT 1 FROM objects WHERE id = c.representative)",
+    # The best class of a cluster's representative is among its ranks.
+    "objects that no question can find": "objects o JOIN clusters c ON c.id = o.cluster WHERE NOT EXISTS "
+    "(SELECT 1 FROM ranks WHERE class = c.label AND source = o.source AND segment = o.segment "
+    "AND cluster = c.id)",
+    "objects of a segment that is not committed": "objects o WHERE NOT EXISTS "
+    "(SELECT 1 FROM segments WHERE source = o.source AND number = o.segment)",
+    "segments that do not have the objects they were committed with": "segments g LEFT JOIN "
+    "(SELECT source, segment, count(*) AS there FROM objects GROUP BY source, segment) o "
+    "ON o.source = g.source AND o.segment = g.number WHERE g.objects != coalesce(o.there, 0)",
+    "sources that do not have the frames they were ingested with": "sources s WHERE frames != "
+    "(SELECT coalesce(sum(frames), 0) FROM segments WHERE source = s.id)",
+}
 
 
 def _missing_rows(database: Database) -> list[str]:
-    counts = {what: database.rows(f"SELECT count(*) FROM {rest}")[0][0] for what, rest in _NEEDS}
+    counts = {
+        what: database.rows(f"SELECT count(*) FROM {rest}")[0][0] for what, rest in _NEEDS.items()
+    }
     return [f"{count} {what}." for what, count in counts.items() if count]
 
 
