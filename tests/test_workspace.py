@@ -53,20 +53,20 @@ def refusal(place: Workspace, name) -> str:
 
 def test_a_checkpoint_that_is_not_there_names_the_nearest(place):
     assert refusal(place, "goood") == (
-        "There is no checkpoint 'goood'; give a file, or the name of a training "
-        f"({place.checkpoints} has good)."
+        "Checkpoint `goood` not found; give a file, or the name of a training in "
+        f"{place.checkpoints} (available: good)."
     )
     # Nothing is like it: all of them. A training without a checkpoint is none.
-    assert refusal(place, "zzz").endswith(f"({place.checkpoints} has cheap, good).")
-    assert refusal(place, "new").startswith("There is no checkpoint 'new'; ")
-    assert refusal(place, place.checkpoints / "new").startswith("There is no checkpoint ")
-    assert refusal(place, place.checkpoints).startswith("There is no checkpoint ")
+    assert refusal(place, "zzz").endswith(f"{place.checkpoints} (available: cheap, good).")
+    assert refusal(place, "new").startswith("Checkpoint `new` not found; ")
+    assert refusal(place, place.checkpoints / "new").startswith("Checkpoint `")
+    assert refusal(place, place.checkpoints).startswith("Checkpoint `")
 
 
 def test_a_workspace_without_trainings(tmp_path):
     place = Workspace(tmp_path)
-    assert refusal(place, "good").endswith(f"({place.checkpoints} has none).")
+    assert refusal(place, "good").endswith(f"{place.checkpoints} (available: none).")
 
 
 def test_a_name_too_long_for_a_file_is_no_checkpoint(place):
-    assert refusal(place, "x" * 300).startswith("There is no checkpoint ")
+    assert refusal(place, "x" * 300).startswith("Checkpoint `")

@@ -18,9 +18,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from trtkit.errors import TrtkitError, listed, nearest, os_reason
+from trtkit.errors import TrtkitError, available, os_reason
 from trtkit.identity import file_digest
 from trtkit.preprocessing import Preprocessing
+from trtkit.serialization import from_plain, to_plain
 from trtkit.tensors import TensorSpec
 
 MANIFEST = "bundle.json"
@@ -65,39 +66,8 @@ class Stage:
             files[self.source] = self.source_digest
         return files
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "id": self.id,
-            "parent": self.parent,
-            "file": self.file,
-            "digest": self.digest,
-            "inputs": [spec.to_json() for spec in self.inputs],
-            "outputs": [spec.to_json() for spec in self.outputs],
-            "classes": list(self.classes) if self.classes is not None else None,
-            "source": self.source,
-            "source_digest": self.source_digest,
-            "engine": self.engine,
-        }
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Stage:
-        return cls(
-            name=value["name"],
-            id=value["id"],
-            parent=value["parent"],
-            file=value["file"],
-            digest=value["digest"],
-            inputs=tuple(TensorSpec.from_json(spec) for spec in value["inputs"]),
-            outputs=tuple(TensorSpec.from_json(spec) for spec in value["outputs"]),
-            classes=tuple(value["classes"]) if value["classes"] is not None else None,
-            source=value.get("source"),
-            source_digest=value.get("source_digest"),
-            engine=value.get("engine", {}),
-        )
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a bundle says about itself; the content of `bundle.json`.
 
@@ -122,9 +92,9 @@ class Manifest:
     created: str
     batch: tuple[int, int, int]
     preprocessing: Preprocessing
-    stages: tuple[Stage, ...]
     weights: dict[str, str] = field(default_factory=dict)
     trained_on: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stages: tuple[Stage, ...]
     verified: dict[str, Any] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
@@ -143,9 +113,8 @@ class Manifest:
         if name is None:
             return self.tails[0]
         if name not in names:
-            hint = nearest(name, names) or names
             raise TrtkitError(
-                f"There is no tail {name!r} in the bundle {self.name}; there is {listed(hint)}."
+                f"Tail `{name}` not found in bundle {self.name}; {available(name, names)}."
             )
         return self.tails[names.index(name)]
 
@@ -162,72 +131,24 @@ class Manifest:
         return len(self.path_to(tail)) > 2
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "name": self.name,
-            "build_id": self.build_id,
-            "cut": self.cut,
-            "precision": self.precision,
-            "computes": self.computes,
-            "backend": self.backend,
-            "backend_version": self.backend_version,
-            "trtkit_version": self.trtkit_version,
-            "created": self.created,
-            "batch": list(self.batch),
-            "preprocessing": self.preprocessing.to_json(),
-            "weights": self.weights,
-            "trained_on": self.trained_on,
-            "stages": [stage.to_json() for stage in self.stages],
-            "verified": self.verified,
-            "models": self.models,
-            "options": self.options,
-            "unverified": self.unverified,
-            "costs": self.costs,
-            "quantized": self.quantized,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Manifest:
-        if value["format"] != FORMAT:
-            raise ValueError(f"it has format {value['format']}, this trtkit reads {FORMAT}")
-        low, best, high = value["batch"]
-        return cls(
-            name=value["name"],
-            build_id=value["build_id"],
-            cut=value["cut"],
-            precision=value["precision"],
-            computes=value["computes"],
-            backend=value["backend"],
-            backend_version=value["backend_version"],
-            trtkit_version=value["trtkit_version"],
-            created=value["created"],
-            batch=(low, best, high),
-            preprocessing=Preprocessing.from_json(value["preprocessing"]),
-            stages=tuple(Stage.from_json(stage) for stage in value["stages"]),
-            weights=value["weights"],
-            trained_on=value.get("trained_on", {}),
-            verified=value["verified"],
-            models=value.get("models", {}),
-            options=value.get("options", {}),
-            unverified=value.get("unverified"),
-            costs=value.get("costs"),
-            quantized=value.get("quantized"),
-        )
+        return {"format": FORMAT, **to_plain(self)}
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the bundle in `folder`. Raises TrtkitError when it is missing or damaged."""
     path = folder / MANIFEST
     try:
-        manifest = Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict) and value.get("format") != FORMAT:
+            raise ValueError(f"it has format {value.get('format')}, this trtkit reads {FORMAT}")
+        manifest = from_plain(value, Manifest)
     except FileNotFoundError as error:
         raise TrtkitError(
             f"There is no bundle in {folder}: it has no {MANIFEST}; run `trtkit build`."
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise TrtkitError(
-            f"The manifest {path} cannot be read ({error or type(error).__name__}); build the "
-            "bundle again with `trtkit build`."
+            f"The manifest {path} cannot be read ({error}); build the bundle again with `trtkit build`."
         ) from error
     if not manifest.tails:
         raise TrtkitError(f"The bundle {folder} has no tail; build it again with `trtkit build`.")

@@ -38,13 +38,13 @@ def processor_name() -> str:
 
 
 def processor_features() -> str:
-    """What a library's kernels and layouts may depend on: architecture, name, and extensions if told."""
-    told = {
+    """What a library's kernels and layouts may depend on: architecture, name and extensions."""
+    extensions = {
         line.partition(":")[2].strip()
         for line in _text(CPU_INFO).splitlines()
         if line.lower().startswith(("flags", "features"))
     }
-    return "; ".join([platform.machine(), processor_name(), *sorted(told)])
+    return "; ".join([platform.machine(), processor_name(), *sorted(extensions)])
 
 
 def adds_byte_products_exactly() -> bool:

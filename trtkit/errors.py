@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class TrtkitError(Exception):
     """A request that cannot be carried out.
 
-    The message is one sentence that names what was asked, what exists and what to do. The command
+    The message is one sentence: the problem, what is available, the fix. The command
     line prints it and exits with 2; Python callers may catch this class alone.
     """
 
@@ -18,11 +18,16 @@ class ImageError(TrtkitError):
     """One image that cannot be read; the others of the same run are not affected."""
 
 
-def nearest(asked: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """The `limit` names of `known` most like `asked`, best first; empty when none is alike."""
-    by_lower = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(asked.lower(), by_lower, n=limit, cutoff=0.5)
-    return [by_lower[name] for name in found]
+def nearest(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
+    """The `limit` of `names` most like `name`, best first; empty when none is alike."""
+    by_lower = {other.lower(): other for other in names}
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
+    return [by_lower[match] for match in matches]
+
+
+def available(name: str, names: Sequence[str]) -> str:
+    """The end of a sentence about an unknown name: the names like it, else all of them."""
+    return f"available: {listed(nearest(name, names) or names)}"
 
 
 def listed(names: Iterable[str], limit: int = 8) -> str:
@@ -30,8 +35,8 @@ def listed(names: Iterable[str], limit: int = 8) -> str:
     names = list(names)
     if not names:
         return "none"
-    shown = ", ".join(names[:limit])
-    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+    first = ", ".join(names[:limit])
+    return f"{first} and {len(names) - limit} more" if len(names) > limit else first
 
 
 def os_reason(error: OSError) -> str:

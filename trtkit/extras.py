@@ -106,7 +106,7 @@ EXTRAS = {
 def require(extra: str, what: str, *modules: str) -> None:
     """Raise TrtkitError, with the command that installs it, unless the extra's packages are there.
 
-    `what` is what was asked for, as the start of the sentence; `modules` limits it to some of them,
+    `what` needs them, as the start of the sentence; `modules` limits it to some of them,
     which then are installed alone: a board that builds needs onnx, and has no room for torch.
     """
     packages = EXTRAS[extra].packages

@@ -25,13 +25,14 @@ def file_digest(path: Path) -> str:
     return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
 
 
-def stage_id(graph_digest: str, precision: str, calibration: str | None, parent: str | None) -> str:
+def stage_id(graph_digest: str, precision: str, parent: str | None) -> str:
     """The id of a stage (64 hex digits): what it computes, at which precision, behind which parent.
 
-    `calibration` is the id of the int8 ranges, None for the other precisions; `parent` is the parent
-    stage's id, None where the parent is the image.
+    int8 ranges are part of the graph. `parent` is the parent stage's id, None where the parent is the
+    image.
     """
-    return _digest("stage", graph_digest, precision, calibration, parent)
+    # Earlier versions had the id of a calibration there. Without it all ids would change.
+    return _digest("stage", graph_digest, precision, None, parent)
 
 
 def feature_key(input_digest: bytes, preprocessing_digest: str, prefix_id: str) -> bytes:

@@ -7,10 +7,10 @@ from trtkit.errors import TrtkitError
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def parse_size(text: str, what: str = "a cache size") -> int:
+def parse_size(text: str, what: str = "the cache") -> int:
     """Bytes of a size such as `500M`, `10GB` or `1.5GiB` (powers of 1024).
 
-    Raises TrtkitError, with `what` the size is of, for anything else.
+    Raises TrtkitError for anything else. `what`: what the size is for, for the message.
     """
     number = text.strip().upper().removesuffix("B").removesuffix("I")
     unit = number[-1:] if number[-1:] in UNITS else ""
@@ -20,7 +20,7 @@ def parse_size(text: str, what: str = "a cache size") -> int:
         size = 0
     if size <= 0:
         raise TrtkitError(
-            f"{text!r} was given as {what}; write a number with K, M, G or T, such as 10G."
+            f"{text!r} is not a size for {what}; write a number with K, M, G or T, such as 10G."
         )
     return size
 

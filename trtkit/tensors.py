@@ -1,4 +1,4 @@
-"""What engines take and give: arrays, and what is said about them."""
+"""Arrays, and the specs of the tensors that engines take and give."""
 
 from __future__ import annotations
 
@@ -22,10 +22,3 @@ class TensorSpec:
     def __str__(self) -> str:
         sizes = " x ".join("N" if size is None else str(size) for size in self.shape)
         return f"{self.name} {self.dtype} {sizes}"
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> TensorSpec:
-        return cls(str(value["name"]), str(value["dtype"]), tuple(value["shape"]))

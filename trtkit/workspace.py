@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtkit.errors import TrtkitError, listed, nearest
+from trtkit.errors import TrtkitError, available
 
 ENVIRONMENT = "TRTKIT_WORKSPACE"
 # The file of a training's folder that is exported and trained on.
@@ -67,39 +67,36 @@ class Workspace:
     def find_export(self, name: str) -> Path:
         """The file of an exported model, given its name or a path to it.
 
-        Raises TrtkitError, with the nearest names, when there is none.
+        Raises TrtkitError, with the nearest names, if it is missing.
         """
         direct = Path(name)
         if direct.suffix == ".onnx" and direct.is_file():
             return direct
-        known = self.exported()
+        names = self.exported()
         name = name.removesuffix(".onnx")
-        if name in known:
+        if name in names:
             return self.export_path(name)
-        if not known:
+        if not names:
             raise TrtkitError(
-                f"There is no exported model {name!r}, nor any other in {self.exports}; run "
+                f"Model `{name}` not found: {self.exports} has no exported models; run "
                 f"`trtkit export {name}` first."
             )
-        hint = nearest(name, known) or known
-        raise TrtkitError(
-            f"There is no exported model {name!r} in {self.exports}; there is {listed(hint)}."
-        )
+        raise TrtkitError(f"Model `{name}` not found in {self.exports}; {available(name, names)}.")
 
     def find_checkpoint(self, name: str | Path) -> Path:
         """A checkpoint's file, given its path, the folder of a training or that training's name.
 
-        Of a training it is the best one. Raises TrtkitError, with the nearest names, when there is
-        none.
+        A training's checkpoint is its best one. Raises TrtkitError, with the nearest names, if it is
+        missing.
         """
         for path in (Path(name), Path(name) / BEST, self.checkpoints / name / BEST):
             # Path.is_file would raise for a name too long to be one.
             if os.path.isfile(path):  # noqa: PTH113
                 return path
-        known = sorted(path.parent.name for path in self.checkpoints.glob(f"*/{BEST}"))
-        there = f"{self.checkpoints} has {listed(nearest(str(name), known) or known)}"
+        names = sorted(path.parent.name for path in self.checkpoints.glob(f"*/{BEST}"))
         raise TrtkitError(
-            f"There is no checkpoint {str(name)!r}; give a file, or the name of a training ({there})."
+            f"Checkpoint `{name}` not found; give a file, or the name of a training in "
+            f"{self.checkpoints} ({available(str(name), names)})."
         )
 
     def bundles(self) -> list[Path]:
@@ -126,10 +123,9 @@ class Workspace:
         for folder in (self.engines / name, Path(name)):
             if (folder / "bundle.json").is_file():
                 return folder
-        known = [path.name for path in bundles]
-        hint = nearest(str(name), known) or known
+        names = [path.name for path in bundles]
         raise TrtkitError(
-            f"There is no bundle {str(name)!r} in {self.engines}; there is {listed(hint)}."
+            f"Bundle `{name}` not found in {self.engines}; {available(str(name), names)}."
         )
 
 

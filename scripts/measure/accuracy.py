@@ -24,7 +24,7 @@ from common import Outcome, Table, Target, argument_parser, positive, progress, 
 from subjects import exported, photos
 
 from trtkit.building.verification import LIMITS, compare
-from trtkit.engines.base import BuildPlace, StageBuild
+from trtkit.engines.base import StageBuild
 from trtkit.engines.registry import get_backend
 from trtkit.models.names import ARCHITECTURES
 from trtkit.photos.images import load_image, read_file
@@ -89,7 +89,7 @@ def cut_results(
     for point in cut_points(model, ModelCard.read_from(model, export.stem)):
         sides = split(model, point.tensor)
         prefix, tail = scratch / "prefix.onnx", scratch / "tail.onnx"
-        here = BuildPlace(prefix.parent)
+        here = prefix.parent
         backend.build(StageBuild("prefix", sides.prefix, "fp32", True, False), prefix, here)
         backend.build(StageBuild("tail", sides.tail, "fp32", False, True), tail, here)
         del sides

@@ -30,7 +30,7 @@ from trtkit.api.profile import profile
 from trtkit.building.cut import choose_cut
 from trtkit.building.request import BuildSettings
 from trtkit.bundle import Manifest, Stage
-from trtkit.costs.goal import Wish
+from trtkit.costs.choice import CutGoal
 from trtkit.costs.profile import Profile
 from trtkit.costs.workbench import BuiltFile, Workbench
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
@@ -271,7 +271,7 @@ def tell(
     rounds: dict[int, list[Taken]],
     outcome: Outcome,
 ) -> None:
-    rate = Wish().hit_rate
+    rate = CutGoal().hit_rate
     taken = {cut: middle(each) for cut, each in rounds.items()}
     rows, off = [], []
     foreseen_of = shares(predicted)

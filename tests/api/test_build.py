@@ -26,7 +26,8 @@ from trtkit.costs.caching import entry_bytes
 from trtkit.engines.registry import get_backend
 from trtkit.photos.samples import generate_images
 from trtkit.runtime.pipeline import load
-from trtkit.store.costs import Costs, machine_of
+from trtkit.serialization import from_plain
+from trtkit.store.costs import CacheCosts, machine_of
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -90,7 +91,7 @@ def test_photos_in_calibration_are_what_it_is_verified_on(make_workspace):
 def test_a_split_bundle_says_what_its_cache_costs_and_saves_here(make_workspace, own_cache):
     place = make_workspace("resnet18", "resnet34")
     report = build(place, cut=2, precision="fp16")
-    costs = Costs.from_json(json.loads((report.folder / MANIFEST).read_text())["costs"])
+    costs = from_plain(json.loads((report.folder / MANIFEST).read_text())["costs"], CacheCosts)
     assert costs.machine == machine_of(get_backend("onnxruntime"))
     assert costs.tails.keys() == {"resnet18", "resnet34"}
     assert (costs.batch, costs.overlaps) == (4, False)
@@ -100,7 +101,7 @@ def test_a_split_bundle_says_what_its_cache_costs_and_saves_here(make_workspace,
     assert min(costs.decode, costs.store["fp16"].read, *costs.tails.values()) > 0
     assert list(own_cache.iterdir()) == []
     with load(report.folder, cache=CacheOptions()) as pipeline:
-        assert "computed anew" in pipeline.verdict.why
+        assert "computed anew" in pipeline.cache_decision.why
 
 
 def test_an_unsplit_bundle_has_no_costs(make_workspace):
@@ -149,7 +150,7 @@ def test_costs_that_cannot_be_measured_fail_no_build(make_workspace, monkeypatch
         report = build(make_workspace("resnet18"), cut=2)
     assert report.manifest.costs is None
     with load(report.folder, cache=CacheOptions()) as pipeline:
-        assert pipeline.verdict.why.endswith("was not measured on this machine.")
+        assert pipeline.cache_decision.why.endswith("was not measured on this machine.")
     text = f"It was not measured, and so the cache will be used. {error}"
     assert (text in reports.messages) == (failing != "engine_costs")
 
@@ -297,10 +298,10 @@ def test_a_link_that_leads_nowhere_among_the_photos(make_workspace):
             "onnxruntime builds fp32, fp16, int8, not fp8; choose one of those",
         ),
         ({"cut": 2, "precision": "int8"}, "int8 needs photos to measure ranges on"),
-        ({"cut": 2, "backend": "openvino"}, "There is no backend 'openvino'"),
+        ({"cut": 2, "backend": "openvino"}, "Backend `openvino` not found"),
         ({}, "No --cut given; give the number of the block"),
         ({"cut": 2, "min_agreement": 99}, "give a share from 0 to 1"),
-        ({"cut": 2, "options": trtkit.BuildOptions(tf32=True)}, "--tf32 was asked of onnxruntime"),
+        ({"cut": 2, "options": trtkit.BuildOptions(tf32=True)}, "onnxruntime does not have --tf32"),
         ({"cut": 2, "bundle_name": "../escape"}, "cannot be the name"),
         ({"cut": 2, "verify_images": 0}, "give 1 or more"),
     ],
@@ -314,7 +315,7 @@ def test_requests_that_cannot_be_carried_out(make_workspace, options, message):
 
 def test_names_that_do_not_exist(make_workspace, tmp_path):
     place = make_workspace("resnet18")
-    with pytest.raises(TrtkitError, match="no exported model 'resnet81' .* there is resnet18"):
+    with pytest.raises(TrtkitError, match="Model `resnet81` not found .*; available: resnet18"):
         build(place, "resnet81", cut=2)
     with pytest.raises(TrtkitError, match="resnet18 is named twice; name each model once"):
         build(place, "resnet18", "resnet18", cut=2)

@@ -84,13 +84,13 @@ def test_without_the_option_nothing_is_as_it_was_not(make_workspace, monkeypatch
     place = make_workspace("resnet18")
     model = load_model("resnet18", place.export_path("resnet18"))
     root, tail = stage_tree([model], 2, "fp32")
-    assert root.id == stage_id(graph_digest(root.graph), "fp32", None, None)
-    assert tail.id == stage_id(graph_digest(tail.graph), "fp32", None, root.id)
+    assert root.id == stage_id(graph_digest(root.graph), "fp32", None)
+    assert tail.id == stage_id(graph_digest(tail.graph), "fp32", root.id)
     assert (tail.parent, tail.part, root.part) == ("prefix", False, False)
     again, body, head = stage_tree([model], 2, "fp32", embeddings=True)
     assert again.id == root.id
-    assert body.id == stage_id(graph_digest(body.graph), "fp32", None, root.id)
-    assert head.id == stage_id(graph_digest(head.graph), "fp32", None, body.id)
+    assert body.id == stage_id(graph_digest(body.graph), "fp32", root.id)
+    assert head.id == stage_id(graph_digest(head.graph), "fp32", body.id)
     assert (again.part, body.part, head.part) == (False, True, True)
 
     asked = []
@@ -178,7 +178,7 @@ def test_the_cut_is_chosen_in_front_of_it(make_workspace, monkeypatch):
         "trtkit.building.cut.kept_profile", lambda place, name, settings: profiles[name]
     )
     monkeypatch.setattr(
-        "trtkit.costs.neighbours.measure_cuts",
+        "trtkit.costs.workbench.measure_cuts",
         lambda profiles, models, cuts, **options: {cut: 1 / cut for cut in cuts},
     )
     report = build(place, cut="auto", embeddings=True)

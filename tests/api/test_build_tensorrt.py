@@ -159,7 +159,7 @@ def test_what_a_rebuild_needs(monkeypatch, place):
     with pytest.raises(TrtkitError, match=r"kept no ONNX to build from; give the exported models"):
         rebuild(place, "b")
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(TrtkitError, match="There is no bundle 'c' .* there is"):
+    with pytest.raises(TrtkitError, match="Bundle `c` not found in .*; available: "):
         rebuild(place, "c")
     source = next(folder.glob("prefix-source-*.onnx"))
     source.write_bytes(source.read_bytes()[:-1])
@@ -170,9 +170,7 @@ def test_what_a_rebuild_needs(monkeypatch, place):
 def test_a_precision_that_is_not_in_the_engine_keeps_no_bundle(monkeypatch, place):
     simulation = install(monkeypatch)
     simulation.library.deliver = "fp32"
-    with pytest.raises(
-        TrtkitError, match="fp16 was asked for, but 5 of 5 heavy layers of the engine"
-    ):
+    with pytest.raises(TrtkitError, match="5 of 5 heavy layers of the engine of .* are not fp16"):
         build(place, cut=2, precision="fp16")
     assert place.bundles() == []
     assert not [path for path in place.engines.iterdir() if path.name.startswith(".building")]
@@ -252,10 +250,13 @@ def test_a_gpu_cache_without_a_gpu(place):
     cache = trtkit.CacheOptions(folder=place.root / "cache")
     with pytest.raises(TrtkitError, match="runs on onnxruntime on the CPU; leave --gpu-cache out"):
         trtkit.load(folder, cache=cache, gpu_cache=1 << 20)
-    with pytest.raises(TrtkitError, match="without the cache that it stands before; leave --gpu"):
+    with pytest.raises(
+        TrtkitError,
+        match="no use: the cache behind it is switched off; leave --gpu",
+    ):
         trtkit.load(folder, gpu_cache=1 << 20)
     whole = build(place, "resnet18", cut=0, backend="onnxruntime").folder
-    with pytest.raises(TrtkitError, match="but nothing is split; leave --gpu-cache out"):
+    with pytest.raises(TrtkitError, match="no use: bundle .* is not split; leave --gpu-cache out"):
         trtkit.load(whole, cache=cache, gpu_cache=1 << 20)
     with (
         trtkit.load(folder) as pipeline,

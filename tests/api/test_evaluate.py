@@ -507,7 +507,7 @@ def test_logits_that_are_nan_are_no_scores(made, tmp_path):
     [
         ({"batch": 0}, "--batch 0 is too small; give 1 or more"),
         ({"part": "test"}, "Unknown part 'test' of .*; available: auto, all, train, val"),
-        ({"bundles": ["who"]}, "no bundle 'who' in .*; there is whole"),
+        ({"bundles": ["who"]}, "Bundle `who` not found in .*; available: whole"),
         (
             {"bundles": ["whole"], "batch": 10_000},
             "Bundle whole takes batches of .*, not 10000; choose",
@@ -520,7 +520,7 @@ def test_logits_that_are_nan_are_no_scores(made, tmp_path):
             {"checkpoints": [__file__]},
             r"test_evaluate\.py is not a checkpoint; give .* \.safetensors",
         ),
-        ({"checkpoints": ["x.pt"]}, r"There is no checkpoint 'x\.pt'"),
+        ({"checkpoints": ["x.pt"]}, r"Checkpoint `x\.pt` not found"),
         (
             {"checkpoints": ["x.pt"], "tails": ["t"]},
             "--tail t has no effect on checkpoints, which",

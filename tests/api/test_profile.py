@@ -11,7 +11,7 @@ import pytest
 import trtkit
 from trtkit.api.profile import profile
 from trtkit.building.profiles import profiles_folder
-from trtkit.costs.goal import Wish
+from trtkit.costs.choice import CutGoal
 from trtkit.errors import TrtkitError
 from trtkit.workspace import Workspace
 
@@ -48,7 +48,7 @@ def test_of_something_else_it_is_measured_anew(make_workspace: Callable[..., Wor
 
 
 def test_it_is_offered_by_the_package(make_workspace: Callable[..., Workspace]) -> None:
-    with pytest.raises(TrtkitError, match="no exported model 'nothing'"):
+    with pytest.raises(TrtkitError, match="Model `nothing` not found"):
         trtkit.profile("nothing", workspace=make_workspace("resnet18").root)
 
 
@@ -60,7 +60,7 @@ def test_less_than_one(options: dict[str, int], make_workspace: Callable[..., Wo
 
 def test_a_hit_rate_that_is_no_share() -> None:
     with pytest.raises(TrtkitError, match=r"A hit rate of 1\.5"):
-        Wish(hit_rate=1.5)
+        CutGoal(hit_rate=1.5)
 
 
 def test_a_backend_that_cannot_run_here(

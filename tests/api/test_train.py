@@ -306,7 +306,7 @@ def test_a_prefix_that_does_not_fit(place, digits, options, sentence):
 
 def test_nothing_is_left_of_a_request_that_makes_no_sense(digits, tmp_path):
     assert "did you mean resnet50" in refused(digits, arch="resnet5", workspace=tmp_path)
-    assert "There is no checkpoint 'x.pth'" in refused(
+    assert "Checkpoint `x.pth` not found" in refused(
         digits, arch="resnet50", weights="x.pth", workspace=tmp_path
     )
     assert not (tmp_path / "checkpoints").exists()

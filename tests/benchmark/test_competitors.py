@@ -240,7 +240,7 @@ def test_a_photo_that_fails_is_no_result(spec, tmp_path):
         ({"photos": ()}, "0 photos"),
         ({"batch": 0}, "batches of 0"),
         ({"batch": 10**6}, "built for"),
-        ({"tail": "resnet99"}, "no tail 'resnet99'"),
+        ({"tail": "resnet99"}, "Tail `resnet99` not found"),
     ],
 )
 def test_what_there_is_not_is_refused(spec, changes, said):

@@ -10,7 +10,7 @@ import trtkit
 from tests.profiles import make_profile
 from trtkit.building.cut import best_cut
 from trtkit.building.profiles import ProfileSettings
-from trtkit.costs.goal import Wish
+from trtkit.costs.choice import CutGoal
 from trtkit.costs.profile import Profile
 from trtkit.errors import TrtkitError
 from trtkit.workspace import Workspace
@@ -35,7 +35,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         monkeypatch.setattr("trtkit.building.cut.kept_profile", kept_profile)
         if cuts is not None:
             monkeypatch.setattr(
-                "trtkit.costs.neighbours.measure_cuts",
+                "trtkit.costs.workbench.measure_cuts",
                 lambda profiles, models, chosen, **options: {cut: cuts[cut] for cut in chosen},
             )
         return names
@@ -71,7 +71,7 @@ def test_the_storage_limit_and_the_neighbours_decide(
     assert report.why[2] == (
         "Checked by measuring: cut 7 10 ms, cut 8 12 ms, so cut 7 is built instead."
     )
-    with pytest.raises(TrtkitError, match=r"At most 1\.0 KiB per image .* takes 2\.0 KiB"):
+    with pytest.raises(TrtkitError, match=r"fits into 1\.0 KiB per image; .* takes 2\.0 KiB"):
         trtkit.build(cut="auto", storage_per_image=1024, workspace=place.root)
 
 
@@ -113,13 +113,13 @@ def test_models_that_share_no_block(
 
 def test_the_best_cut_of_the_model_alone() -> None:
     measured = make_profile(sizes=[300, 200, 400])
-    assert best_cut(measured, Wish()).cut == 3
-    assert best_cut(measured, Wish(storage=300)).cut == 2
+    assert best_cut(measured, CutGoal()).cut == 3
+    assert best_cut(measured, CutGoal(storage=300)).cut == 2
 
 
 def test_bad_requests(make_workspace: Callable[..., Workspace]) -> None:
     place = make_workspace("resnet18")
-    with pytest.raises(TrtkitError, match=r"hit rate of 2 was asked for"):
+    with pytest.raises(TrtkitError, match=r"hit rate of 2 is not a share"):
         trtkit.build(cut="auto", hit_rate=2, workspace=place.root)
     with pytest.raises(TrtkitError, match="apply to --cut auto alone; leave them out"):
         trtkit.build(cut=2, hit_rate=0.5, workspace=place.root)

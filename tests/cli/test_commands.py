@@ -185,7 +185,10 @@ def test_names_that_are_not_unicode(trtkit, workspace, photos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["build", "--cut", "2", "--fp16", "--fp32"], "both asked for; choose one"),
+        (
+            ["build", "--cut", "2", "--fp16", "--fp32"],
+            "--fp32 and --fp16 exclude each other; choose one",
+        ),
         (["build"], "No --cut given"),
         (["build", "--cut", "auto"], "cannot be cut together, because they share no block"),
         (["build", "--cut", "2", "--batch", "8,9"], "write MIN,OPT,MAX"),
@@ -194,7 +197,7 @@ def test_names_that_are_not_unicode(trtkit, workspace, photos, tmp_path):
             ["build", "--cut", "2", "--batch", "1,2,4", "--batch", "8"],
             "one of the ranges must hold",
         ),
-        (["build", "--cut", "2", "--fp16", "--int8"], "--fp16 and --int8 were both asked for"),
+        (["build", "--cut", "2", "--fp16", "--int8"], "--fp16 and --int8 exclude each other"),
         (["build", "--cut", "2", "--optimization-level", "9"], "give 0 .* to 5"),
         (
             ["build", "resnet18", "--cut", "2", "--int8", "--calibration", "gone"],
@@ -204,14 +207,14 @@ def test_names_that_are_not_unicode(trtkit, workspace, photos, tmp_path):
             ["build", "resnet18", "--cut", "2", "--calibration-images", "9"],
             "do not apply: fp32 has no ranges; leave them out",
         ),
-        (["infer", ".", "--cache-dtype", "int8"], "are float16, and only quantizing knows"),
-        (["infer", "x", "--gpu-cache", "0"], "was given as a GPU cache size"),
-        (["build", "nothing", "--cut", "2"], "no exported model 'nothing'"),
-        (["cuts", "nothing"], "no exported model 'nothing'"),
+        (["infer", ".", "--cache-dtype", "int8"], "are float16 and have no scale for int8"),
+        (["infer", "x", "--gpu-cache", "0"], "is not a size for the GPU cache"),
+        (["build", "nothing", "--cut", "2"], "Model `nothing` not found"),
+        (["cuts", "nothing"], "Model `nothing` not found"),
         (["infer", "nowhere"], "There is no such file or folder"),
-        (["infer", "x", "--bundle", "nothing"], "There is no bundle 'nothing'"),
-        (["infer", "x", "--tail", "resnet35"], "no tail 'resnet35' .* resnet34"),
-        (["infer", "x", "--cache-size", "ten"], "'ten' was given as a cache size"),
+        (["infer", "x", "--bundle", "nothing"], "Bundle `nothing` not found"),
+        (["infer", "x", "--tail", "resnet35"], "Tail `resnet35` not found .*; available: resnet34"),
+        (["infer", "x", "--cache-size", "ten"], "'ten' is not a size for the cache"),
         (["export", "resnet"], "no architecture named 'resnet'"),
         (
             ["export", "resnet18", "--mean", "1,1,1"],
@@ -250,7 +253,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(trtkit, workspace, monkeyp
     monkeypatch.setenv("TRTKIT_WORKSPACE", str(workspace.root))
     for arguments in (["--debug", "cuts", "none"], ["cuts", "none", "--debug"]):
         monkeypatch.setattr(sys, "argv", ["trtkit", *arguments])
-        with pytest.raises(Exception, match="no exported model"):
+        with pytest.raises(Exception, match="Model `none` not found"):
             run()
 
 

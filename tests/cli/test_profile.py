@@ -59,9 +59,9 @@ def test_a_picture(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--plot", "p.txt"], "p.txt"),
-        (["--fp16", "--fp32"], "--fp32 and --fp16 were both asked for"),
-        (["--hit-rate", "7"], "A hit rate of 7 was asked for"),
-        (["--storage-per-image", "much"], "'much' was given as storage per image"),
+        (["--fp16", "--fp32"], "--fp32 and --fp16 exclude each other"),
+        (["--hit-rate", "7"], "A hit rate of 7 is not a share"),
+        (["--storage-per-image", "much"], "'much' is not a size for storage per image"),
     ],
 )
 def test_bad_requests_are_refused_before_measuring(
@@ -83,7 +83,7 @@ def test_auto_says_why(
     profile = make_profile([0.01] * 8)
     monkeypatch.setattr("trtkit.building.cut.kept_profile", lambda place, name, settings: profile)
     monkeypatch.setattr(
-        "trtkit.costs.neighbours.measure_cuts",
+        "trtkit.costs.workbench.measure_cuts",
         lambda profiles, models, cuts, **options: dict.fromkeys(cuts, 0.01) | {8: 0.005},
     )
     ended = CliRunner().invoke(

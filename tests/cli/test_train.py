@@ -128,7 +128,7 @@ def test_the_rate_with_and_without_the_feature_store_is_told(trtkit, digits, che
         (("--arch", "resnet18", "--augment", "2"), "Error: --augment has no effect: finetune"),
         (("--arch", "resnet18", "--mode", "bottleneck", "--epochs", "2"), "fitted in one go"),
         (("--arch", "resnet18", "--device", "cuda"), "Error: --device cuda cannot be used"),
-        (("--arch", "resnet18", "--cache-size", "much"), "'much' was given as a cache size"),
+        (("--arch", "resnet18", "--cache-size", "much"), "'much' is not a size for the cache"),
         (("--arch", "resnet18", "--name", "../x"), "cannot be the name"),
         (("--resume",), "Error: --resume needs the name of a training"),
     ],

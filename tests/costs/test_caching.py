@@ -19,10 +19,11 @@ from trtkit.costs.caching import EngineCosts, engine_costs, entry_bytes, measure
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.chain import Outcome
+from trtkit.serialization import from_plain, to_plain
 from trtkit.store import info, segment
 from trtkit.store import store as feature_store
 from trtkit.store.cache import CacheOptions, PrefixCache
-from trtkit.store.costs import Costs
+from trtkit.store.costs import CacheCosts
 
 IMAGE = Preprocessing.for_image_size(32)
 MAPS = np.random.default_rng(0).normal(size=(2, 3, 5, 7)).astype(np.float32)
@@ -293,7 +294,7 @@ def test_the_costs_of_a_bundle(photos):
     assert set(costs.store) == {"fp16"}
     assert costs.store["fp16"].bytes == entry_bytes(MAPS[0], CacheOptions())
     assert costs.decode > 0
-    assert Costs.from_json(costs.to_json()) == costs
+    assert from_plain(to_plain(costs), CacheCosts) == costs
 
 
 def test_every_photo_is_decoded_in_every_pass(photos, monkeypatch):

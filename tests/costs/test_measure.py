@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from trtkit.costs.measure import ProfileRequest, by_kind, by_segment, measure_profile
-from trtkit.costs.neighbours import measure_cuts
 from trtkit.costs.profile import Profile
+from trtkit.costs.workbench import measure_cuts
 from trtkit.engines.base import LayerTime
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.engines.options import BuildOptions

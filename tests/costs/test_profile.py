@@ -77,7 +77,7 @@ def test_json_gives_the_same_profile(blocks: list[float], overlaps: bool) -> Non
 
 def test_json_of_another_format_is_refused() -> None:
     value = make_profile().to_json()
-    with pytest.raises(ValueError, match="format 99"):
+    with pytest.raises(ValueError, match="not a profile of format 2"):
         Profile.from_json({**value, "format": 99})
     with pytest.raises(KeyError):
         Profile.from_json({"format": FORMAT})

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from tests.graph.segmented import branches, points, residual, vgg
-from trtkit.engines.base import BuildPlace, StageBuild
+from trtkit.engines.base import StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend, _layer_times
 from trtkit.errors import TrtkitError
 from trtkit.graph.segments import label_segments, segment_of
@@ -38,7 +38,7 @@ def built(folder, model, tensors, precision="fp32"):
     label_segments(model, points(tensors))
     path = folder / "whole.onnx"
     stage = StageBuild("whole", model, precision, True, True)
-    OnnxRuntimeBackend().build(stage, path, BuildPlace(folder))
+    OnnxRuntimeBackend().build(stage, path, folder)
     return path
 
 

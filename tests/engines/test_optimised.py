@@ -18,7 +18,7 @@ import trtkit
 from tests.graph.onnx_graphs import classifier
 from tests.graph.test_quantize import measured, photos
 from trtkit.engines import optimised
-from trtkit.engines.base import BuildPlace, StageBuild
+from trtkit.engines.base import StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.engines.optimised import GRAPH, MOST_BYTES, RECORD, WEIGHTS, KeptGraphs
 from trtkit.errors import TrtkitError
@@ -54,7 +54,7 @@ def engine_file(folder: Path, precision: str) -> Path:
         )
     path = folder / f"{precision}.onnx"
     stage = StageBuild("m", graph, precision, True, True)
-    OnnxRuntimeBackend().build(stage, path, BuildPlace(folder))
+    OnnxRuntimeBackend().build(stage, path, folder)
     return path
 
 

@@ -21,7 +21,7 @@ from trtkit.store.cache import cache_folder
 
 BUNDLE = "resnet18+resnet34-cut2-fp16"
 NO_CACHE = CacheOptions(mode="off")
-# What `auto` comes to is measured when the bundle is built; test_verdict is about that.
+# What `auto` comes to is measured when the bundle is built; test_cache_decision is about that.
 CACHE = CacheOptions(mode="always")
 
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from trtkit.cpu import processor_name, usable_cores
 from trtkit.engines.registry import get_backend
-from trtkit.store.costs import Costs, StoreCosts, format_name, machine_of, together, weigh
+from trtkit.serialization import from_plain, to_plain
+from trtkit.store.costs import CacheCosts, StoreCosts, format_name, machine_of, together, weigh
 
 HERE = ("a processor", "2 cores", "onnxruntime")
 # A photo takes 1 + 2 + 5 = 8 ms anew, and 3 + 5 with the map from memory at 3 ms.
-COSTS = Costs(
+COSTS = CacheCosts(
     machine=HERE,
     batch=4,
     decode=1e-3,
@@ -26,7 +27,7 @@ COSTS = Costs(
 )
 
 
-def reading(read: float, cold: float | None) -> Costs:
+def reading(read: float, cold: float | None) -> CacheCosts:
     return replace(COSTS, store={"fp16": StoreCosts(1000, read, cold, 0.0)})
 
 
@@ -107,7 +108,7 @@ def test_formats_and_machines():
 SECONDS = st.floats(0, 1e6)
 STORED = st.builds(StoreCosts, st.integers(0, 2**40), SECONDS, st.none() | SECONDS, SECONDS)
 ANY_COSTS = st.builds(
-    Costs,
+    CacheCosts,
     machine=st.lists(st.text()).map(tuple),
     batch=st.integers(1, 4096),
     decode=SECONDS,
@@ -120,13 +121,13 @@ ANY_COSTS = st.builds(
 
 @given(ANY_COSTS)
 def test_costs_are_read_as_they_were_written(costs):
-    assert Costs.from_json(json.loads(json.dumps(costs.to_json()))) == costs
+    assert from_plain(json.loads(json.dumps(to_plain(costs))), CacheCosts) == costs
 
 
 def test_fields_of_a_later_version_are_left_out():
-    value = COSTS.to_json()
+    value = to_plain(COSTS)
     stored = {**value["store"]["fp16"], "seek": 1}
-    assert Costs.from_json({**value, "network": [1], "store": {"fp16": stored}}) == COSTS
+    assert from_plain({**value, "network": [1], "store": {"fp16": stored}}, CacheCosts) == COSTS
 
 
 ANY_JSON = st.recursive(
@@ -136,10 +137,10 @@ ANY_JSON = st.recursive(
 )
 
 
-@given(st.sampled_from(sorted(COSTS.to_json())), ANY_JSON)
+@given(st.sampled_from(sorted(to_plain(COSTS))), ANY_JSON)
 def test_odd_costs_are_refused_or_can_be_weighed(field, odd):
     try:
-        costs = Costs.from_json({**COSTS.to_json(), field: odd})
+        costs = from_plain({**to_plain(COSTS), field: odd}, CacheCosts)
     except ValueError:
         return
     verdict = weigh(costs, costs.machine, "cat", "fp16", resident=False)
@@ -151,17 +152,17 @@ def test_odd_costs_are_refused_or_can_be_weighed(field, odd):
     "value",
     [
         None, [], "costs", 7, {},
-        {**COSTS.to_json(), "decode": None},
-        {**COSTS.to_json(), "decode": float("nan")},
-        {**COSTS.to_json(), "prefix": -1.0},
-        {**COSTS.to_json(), "prefix": 10**400},
-        {**COSTS.to_json(), "machine": 7},
-        {**COSTS.to_json(), "tails": [1.0]},
-        {**COSTS.to_json(), "tails": {"cat": "soon"}},
-        {**COSTS.to_json(), "store": {"fp16": {"bytes": 1}}},
-        {**COSTS.to_json(), "store": {"fp16": None}},
+        {**to_plain(COSTS), "decode": None},
+        {**to_plain(COSTS), "decode": float("nan")},
+        {**to_plain(COSTS), "prefix": -1.0},
+        {**to_plain(COSTS), "prefix": 10**400},
+        {**to_plain(COSTS), "machine": 7},
+        {**to_plain(COSTS), "tails": [1.0]},
+        {**to_plain(COSTS), "tails": {"cat": "soon"}},
+        {**to_plain(COSTS), "store": {"fp16": {"bytes": 1}}},
+        {**to_plain(COSTS), "store": {"fp16": None}},
     ],
 )  # fmt: skip
 def test_what_is_no_costs(value):
     with pytest.raises(ValueError):
-        Costs.from_json(value)
+        from_plain(value, CacheCosts)

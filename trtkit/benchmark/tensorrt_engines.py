@@ -15,7 +15,7 @@ import numpy as np
 from trtkit.benchmark.baselines import source_graphs
 from trtkit.benchmark.network import merged
 from trtkit.bundle import Manifest, Stage, check_files
-from trtkit.engines.base import Backend, BuildPlace, StageBuild
+from trtkit.engines.base import Backend, StageBuild
 from trtkit.engines.cuda.device import Event, Stream
 from trtkit.engines.cuda.memory import DeviceMemory, address
 from trtkit.engines.options import BuildOptions
@@ -26,6 +26,7 @@ from trtkit.errors import TrtkitError
 from trtkit.runtime.device.runs import PreparedRuns
 from trtkit.runtime.device.slot import Slot
 from trtkit.runtime.loading import backend_of
+from trtkit.serialization import from_plain
 from trtkit.tensors import Array
 from trtkit.workspace import TIMING_FOLDER
 
@@ -216,7 +217,7 @@ def _build(
 ) -> None:
     options = BuildOptions(profiles=(manifest.batch,))
     if manifest.options and backend.name == manifest.backend:
-        options = BuildOptions.from_json(manifest.options)
+        options = from_plain(manifest.options, BuildOptions)
     stage = StageBuild(
         name=tail.name,
         graph=merged(source_graphs(folder, manifest, tail.name)),
@@ -231,7 +232,7 @@ def _build(
         # Most layers are the bundle's own: what each of their kernels takes was measured then.
         shutil.copytree(known, timing)
     raw = plan.with_name(f".{os.getpid()}-{plan.name}")
-    built = backend.build(stage, raw, BuildPlace(timing))
+    built = backend.build(stage, raw, timing)
     raw.replace(plan)
     # Last: where it is, the plan is whole.
     fresh = raw.with_suffix(".json")

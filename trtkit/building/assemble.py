@@ -21,7 +21,7 @@ from trtkit.building.sources import BundleSources, QuantizedSources, Tree
 from trtkit.building.verification import Comparison, check, compare, limits_for
 from trtkit.bundle import Manifest, Stage
 from trtkit.costs.caching import EngineCosts, engine_costs, measure_costs
-from trtkit.engines.base import BuildPlace, StageBuild
+from trtkit.engines.base import StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
@@ -156,7 +156,7 @@ class _Assembly:
             options=request.options,
         )
         raw = self.staged / f"{stage.name}.new"
-        engine = backend.build(work, raw, BuildPlace(self.timing, reporting.advance))
+        engine = backend.build(work, raw, self.timing)
         file, digest = _name_by_content(raw, stage.name, backend.suffix)
         if backend.cannot_run() is not None:
             quantize_from_fp32(stage.graph.graph)
@@ -256,7 +256,9 @@ def _costs(
             # Enough to keep all threads busy, however few there are.
             photos = tuple(islice(cycle(photos), COST_PHOTOS))
             machine = machine_of(request.backend)
-            return measure_costs(measured, machine, photos, manifest.preprocessing).to_json()
+            costs = measure_costs(measured, machine, photos, manifest.preprocessing)
+            value: dict[str, Any] = to_plain(costs)
+            return value
     except (OSError, TrtkitError) as error:
         reporting.message(f"It was not measured, and so the cache will be used. {error}")
         return None

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtkit import reporting
 from trtkit.building.profiles import ProfileSettings, kept_profile, profile_batch, profiles_folder
 from trtkit.building.quantized import int8_to_measure
 from trtkit.building.request import DEFAULT_PRECISION, BuildSettings, choose_backend, exported
 from trtkit.building.sources import load_model
-from trtkit.costs.goal import Wish
+from trtkit.costs.choice import CutGoal
 from trtkit.engines.options import BuildOptions
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
@@ -21,7 +20,7 @@ from trtkit.serialization import read_json, write_json
 from trtkit.workspace import Workspace
 
 if TYPE_CHECKING:
-    from trtkit.costs.choice import Choice
+    from trtkit.costs.choice import CutChoice
     from trtkit.costs.profile import Profile
     from trtkit.graph.tree import Model
 
@@ -57,16 +56,16 @@ def resolve_cut(
     return cut, ()
 
 
-def choose_cut(place: Workspace, names: Sequence[str], settings: BuildSettings) -> Choice:
+def choose_cut(place: Workspace, names: Sequence[str], settings: BuildSettings) -> CutChoice:
     """The cut for the exported models `names` together (all without names), 0 for none, and why.
 
     Measured profiles are reused; see `kept_profile`. Raises TrtkitError.
     """
     require("train", "Choosing a cut", "onnx")
     from trtkit.costs.choice import choose, settle
-    from trtkit.costs.neighbours import measure_cuts
+    from trtkit.costs.workbench import measure_cuts
 
-    goal = Wish.of(settings.hit_rate, settings.storage_per_image)
+    goal = CutGoal.of(settings.hit_rate, settings.storage_per_image)
     names = exported(place, names)
     precision = settings.precision or DEFAULT_PRECISION
     options = settings.options_over(BuildOptions())
@@ -80,7 +79,7 @@ def choose_cut(place: Workspace, names: Sequence[str], settings: BuildSettings) 
         precision, backend.name, profile_batch(backend, options), options, int8=int8
     )
     profiles = [kept_profile(place, name, how) for name in names]
-    choice = choose(profiles, shared=shared, hit_rate=goal.hit_rate, storage=goal.storage)
+    choice = choose(profiles, goal, shared=shared)
     if not choice.cut:
         return choice
     cuts = sorted((choice.cut, *choice.neighbours))
@@ -100,7 +99,6 @@ def choose_cut(place: Workspace, names: Sequence[str], settings: BuildSettings) 
             options=options,
             images=samples.load(ready[0].card.preprocessing).images,
             timing=place.timing,
-            advance=reporting.advance,
         )
 
     identity = build_id(
@@ -110,12 +108,11 @@ def choose_cut(place: Workspace, names: Sequence[str], settings: BuildSettings) 
     return settle(choice, _read_or_measure(path, measure))
 
 
-def best_cut(profile: Profile, goal: Wish) -> Choice:
+def best_cut(profile: Profile, goal: CutGoal) -> CutChoice:
     """The cut of one model alone that suits `goal`. Raises TrtkitError when none does."""
     from trtkit.costs.choice import choose
 
-    shared = len(profile.cuts)
-    return choose([profile], shared=shared, hit_rate=goal.hit_rate, storage=goal.storage)
+    return choose([profile], goal, shared=len(profile.cuts))
 
 
 def _read_or_measure(path: Path, measure: Callable[[], dict[int, float]]) -> dict[int, float]:

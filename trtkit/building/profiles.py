@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtkit import __version__, reporting
+from trtkit import __version__
 from trtkit.building.quantized import int8_to_measure
 from trtkit.building.request import DEFAULT_PRECISION, choose_backend, default_int8
 from trtkit.building.sources import load_model
@@ -94,7 +94,7 @@ def kept_profile(
     if not again:
         try:
             return Profile.from_json(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             # Not measured yet, of another version, or damaged.
             pass
     model = int8_to_measure(load_model(path.stem, path), digest, backend, int8)
@@ -107,7 +107,6 @@ def kept_profile(
         batch=settings.batch,
         samples=samples.load(model.card.preprocessing),
         timing=place.timing,
-        advance=reporting.advance,
     )
     measured = measure_profile(request)
     write_json(file, measured.to_json())

@@ -17,6 +17,7 @@ from trtkit.errors import TrtkitError, listed
 from trtkit.identity import build_id
 from trtkit.photos.samples import Samples, choose_samples
 from trtkit.quantization.options import Int8Options
+from trtkit.serialization import from_plain
 from trtkit.workspace import Workspace, check_name
 
 DEFAULT_PRECISION = "fp32"
@@ -195,7 +196,7 @@ def from_bundle(place: Workspace, folder: Path, settings: BuildSettings) -> Buil
     own = settings.backend == "auto" and can_build(manifest.backend)
     backend = choose_backend(manifest.backend if own else settings.backend, precision)
     _check_form(manifest, backend)
-    recorded = BuildOptions.from_json(manifest.options)
+    recorded = from_plain(manifest.options, BuildOptions)
     if backend.name != manifest.backend and not backend.on_device:
         # The other options are for a backend on a GPU.
         recorded = BuildOptions(profiles=recorded.profiles)

@@ -23,7 +23,7 @@ from trtkit.errors import TrtkitError
 
 if TYPE_CHECKING:
     from trtkit.bundle import Manifest
-    from trtkit.engines.options import Profile
+    from trtkit.engines.options import BatchRange
 
 
 def build(
@@ -220,7 +220,7 @@ def _cut(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
 
 
-def _profile(text: str) -> Profile:
+def _profile(text: str) -> BatchRange:
     parts = [part.strip() for part in text.split(",")]
     if len(parts) in (1, 3) and all(part.isdecimal() for part in parts):
         low, best, high = map(int, parts * 3 if len(parts) == 1 else parts)

@@ -82,7 +82,7 @@ def infer(
         size=parse_size(cache_size),
         folder=cache_dir,
     )
-    on_card = parse_size(gpu_cache, "a GPU cache size") if gpu_cache is not None else 0
+    on_card = parse_size(gpu_cache, "the GPU cache") if gpu_cache is not None else 0
     pipeline = open_bundle(bundle, tail=tail, cache=options, gpu_cache=on_card, workspace=workspace)
     if bundle is None or tail is None:
         note(f"Using {pipeline.tail.name} of the bundle {pipeline.manifest.name}.")
@@ -105,8 +105,8 @@ def infer(
             follow(results, choose_format(format and format.value, output), stream)
     report = pipeline.stats_json(options.mode)
     note(summary(report))
-    if pipeline.verdict is not None:
-        note(pipeline.verdict.why)
+    if pipeline.cache_decision is not None:
+        note(pipeline.cache_decision.why)
     if pipeline.stats.dropped:
         note(
             f"{pipeline.stats.dropped} feature maps were not kept: the cache takes {cache_size}, and "

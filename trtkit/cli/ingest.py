@@ -110,7 +110,7 @@ def ingest(
     with ingest_reporter():
         report = run(
             sources, store=store, bundle=bundle, tail=tail, options=options,
-            map_bytes=parse_size(map_size, "a size for feature maps"), frame_rate=frame_rate,
+            map_bytes=parse_size(map_size, "feature maps"), frame_rate=frame_rate,
             seconds=duration, workspace=workspace,
         )  # fmt: skip
     for line in ingest_summary(report):

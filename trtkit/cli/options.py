@@ -46,12 +46,12 @@ StorageOption = Annotated[
 ]
 
 
-def chosen_precision(**asked: bool) -> str | None:
-    """The one that was asked for, None when none was. Raises TrtkitError for several."""
-    chosen = [name for name, given in asked.items() if given]
+def chosen_precision(**flags: bool) -> str | None:
+    """The precision whose flag is set, None when none is. Raises TrtkitError for several."""
+    chosen = [name for name, is_set in flags.items() if is_set]
     if len(chosen) > 1:
-        flags = " and ".join(f"--{name}" for name in chosen)
-        raise TrtkitError(f"{flags} were both asked for; choose one, or run it twice.")
+        names = " and ".join(f"--{name}" for name in chosen)
+        raise TrtkitError(f"{names} exclude each other; choose one, or run it twice.")
     return chosen[0] if chosen else None
 
 

@@ -46,11 +46,11 @@ def profile(
     """Measure every block of a model, and what each cut costs and saves."""
     from trtkit.api import profile as api
     from trtkit.building.cut import best_cut
-    from trtkit.costs.goal import Wish
+    from trtkit.costs.choice import CutGoal
     from trtkit.sizes import parse_size
 
     storage = parse_size(storage_per_image, "storage per image") if storage_per_image else None
-    goal = Wish.of(hit_rate, storage)
+    goal = CutGoal.of(hit_rate, storage)
     if plot is not None:
         from trtkit.plotting import check_picture
 
@@ -77,7 +77,7 @@ def profile(
 
         draw_profile(report, choice.cut, plot)
     if json:
-        print_json({**report.to_json(), "choice": choice.to_json()})
+        print_json({**report.to_json(), "choice": {"cut": choice.cut, "why": choice.why}})
         return
     _print(report)
 

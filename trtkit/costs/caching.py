@@ -25,7 +25,7 @@ from trtkit.runtime.chain import Runner
 from trtkit.store import info
 from trtkit.store.cache import CacheOptions, PrefixCache, cache_folder
 from trtkit.store.codec import KEY_BYTES, as_stored, encode
-from trtkit.store.costs import Costs, StoreCosts, format_name
+from trtkit.store.costs import CacheCosts, StoreCosts, format_name
 from trtkit.store.segment import segment_numbers, segment_path
 from trtkit.store.writer import COMMIT_BYTES
 from trtkit.tensors import Array
@@ -55,7 +55,7 @@ class EngineCosts:
 def engine_costs(chain: Runner, images: Array) -> EngineCosts:
     """Measure a chain that is split on a batch of images, uint8 N x H x W x 3.
 
-    The fastest of a few runs: it is to be told what is cheaper, and the rest is others' work.
+    The minimum of a few runs, not the median: other load only adds time.
     """
     listed = list(images)
     chain.reserve(len(listed), len(listed))
@@ -84,7 +84,7 @@ def measure_costs(
     machine: tuple[str, ...],
     photos: Sequence[Path],
     preprocessing: Preprocessing,
-) -> Costs:
+) -> CacheCosts:
     """The costs of a bundle whose tails, by name, were measured: with decoding and the cache.
 
     `photos`: files to read and decode. Takes the default format of the cache. Raises TrtkitError when
@@ -94,22 +94,22 @@ def measure_costs(
     first = next(iter(tails.values()))
     workers = reading_threads(overlaps=first.overlaps)
     stored = store_costs(photos, list(first.features), preprocessing, options, workers)
-    return Costs(
+    return CacheCosts(
         machine=machine,
         batch=len(first.features),
         decode=decode_seconds(photos, preprocessing, workers),
-        prefix=statistics.median(each.prefix for each in tails.values()),
-        tails={name: each.tail for name, each in tails.items()},
+        prefix=statistics.median(costs.prefix for costs in tails.values()),
+        tails={name: costs.tail for name, costs in tails.items()},
         store={format_name(options.dtype, options.codec): stored},
         overlaps=first.overlaps,
     )
 
 
 def reading_threads(*, overlaps: bool) -> int:
-    """How many threads reading and decoding are to be measured with.
+    """How many threads reading and decoding are measured with: on a GPU as many as a pipeline has.
 
-    Beside a GPU as many as a pipeline has. On the CPU one: where a reader takes a core, the engines'
-    thread on that core comes late, and all the others wait for it, so what counts is the core's time.
+    On the CPU one, because the core's time counts: a reader on a core delays the engines' thread there,
+    for which all the others wait.
     """
     return default_workers() if overlaps else 1
 
@@ -129,18 +129,18 @@ def store_costs(
 ) -> StoreCosts:
     """Write and read feature maps (each without a batch dimension) as the maps of `photos`.
 
-    They are read by `workers` threads. Fewer maps than photos come again and again. In a new cache
-    beside the one of `options`, that is removed afterwards. Raises TrtkitError when none can be made
-    or filled.
+    `workers` threads read them. Maps are repeated when there are more photos. The cache is a new one on
+    the disk of that of `options`, removed afterwards. Raises TrtkitError when it cannot be made or
+    filled.
     """
-    with _beside(cache_folder(options.folder)) as (folder, same_disk):
+    with _temporary_folder(cache_folder(options.folder)) as (folder, same_disk):
         own = replace(options, mode="always", folder=folder)
         with PrefixCache.open(own, preprocessing, NO_PREFIX) as cache:
             write = _fill(cache, photos, features)
-            kept = info(folder)
-            if kept.entries < len(photos):
+            stored = info(folder)
+            if stored.entries < len(photos):
                 raise TrtkitError(
-                    f"The disk of {folder} took {kept.entries} of {len(photos)} feature maps to "
+                    f"The disk of {folder} took {stored.entries} of {len(photos)} feature maps to "
                     "measure a cache with; free space there."
                 )
             segments = [segment_path(folder, number) for number in segment_numbers(folder)]
@@ -157,7 +157,7 @@ def store_costs(
                 warm = _seconds(threads, read, places)
                 if same_disk and hasattr(os, "posix_fadvise"):
                     cold = _seconds(threads, read, places, before=lambda: _forget(segments))
-    return StoreCosts(kept.bytes // len(photos), read=warm, read_cold=cold, write=write)
+    return StoreCosts(stored.bytes // len(photos), read=warm, read_cold=cold, write=write)
 
 
 def _fill(cache: PrefixCache, photos: Sequence[Path], features: Sequence[Array]) -> float:
@@ -220,8 +220,8 @@ def _forget(files: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """A folder in `folder`, for a while, else in the system's own place; and whether it is the former.
+def _temporary_folder(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """A temporary folder in `folder`, else in the system's own place; and whether it is in `folder`.
 
     A store knows its files by their names and never looks into folders.
     """
@@ -234,12 +234,12 @@ def _beside(folder: Path) -> Iterator[tuple[Path, bool]]:
         )
     except OSError:
         same_disk = False
-        temporary = _elsewhere(folder)
+        temporary = _system_folder(folder)
     with temporary as name:
         yield Path(name), same_disk
 
 
-def _elsewhere(folder: Path) -> tempfile.TemporaryDirectory[str]:
+def _system_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
     try:
         return tempfile.TemporaryDirectory(prefix="trtkit-costs-", ignore_cleanup_errors=True)
     except OSError as error:

@@ -4,17 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from trtkit.costs.profile import USUAL, Profile
 from trtkit.errors import TrtkitError
 from trtkit.sizes import human_bytes
 
 NO_CUT = 0
+DEFAULT_HIT_RATE = 0.8
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CutGoal:
+    """What a cut is chosen for.
+
+    `hit_rate`: the share of photos, 0 to 1, whose feature maps are cached; `storage`: bytes that a
+    feature map may take on the disk, None for any. Raises TrtkitError for another hit rate.
+    """
+
+    hit_rate: float = DEFAULT_HIT_RATE
+    storage: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hit_rate <= 1:
+            raise TrtkitError(
+                f"A hit rate of {self.hit_rate:g} is not a share; give the share of photos that are seen "
+                "again, from 0 to 1."
+            )
+
+    @classmethod
+    def of(cls, hit_rate: float | None, storage: int | None) -> CutGoal:
+        """The goal of options; without a hit rate the default one."""
+        return cls(DEFAULT_HIT_RATE if hit_rate is None else hit_rate, storage)
+
+
+@dataclass(frozen=True)
+class CutOption:
     """A cut of all models together.
 
     `expected`: seconds per photo, on average over the hit rate, summed over the models; `computed`:
@@ -28,86 +52,74 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class CutChoice:
     """The cut to build, 0 for none, and why, in sentences. `neighbours`: the allowed cuts beside it."""
 
     cut: int
     why: tuple[str, ...]
     neighbours: tuple[int, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        return {"cut": self.cut, "why": list(self.why)}
 
-
-def candidates(
-    profiles: Sequence[Profile], shared: int, hit_rate: float, form: str = USUAL
-) -> list[Candidate]:
+def cut_options(profiles: Sequence[Profile], shared: int, hit_rate: float) -> list[CutOption]:
     """Every cut up to `shared`, the last one up to which the models compute the same.
 
     A photo that is no hit for the first model is one for the others, since they share the prefix.
     """
-    found = []
+    options = []
+    first, *others = profiles
     computed = sum(profile.computed for profile in profiles)
-    for number in range(1, shared + 1):
-        first = profiles[0].cuts[number - 1]
-        expected = profiles[0].expected(first, hit_rate, form) + sum(
-            profile.warm(profile.cuts[number - 1], form) for profile in profiles[1:]
+    for cut in first.cuts[:shared]:
+        expected = first.expected(cut, hit_rate) + sum(
+            profile.warm(profile.cuts[cut.cut - 1]) for profile in others
         )
-        found.append(Candidate(number, expected, computed, first.stored[form].bytes))
-    return found
+        options.append(CutOption(cut.cut, expected, computed, cut.stored[USUAL].bytes))
+    return options
 
 
-def choose(
-    profiles: Sequence[Profile],
-    *,
-    shared: int,
-    hit_rate: float,
-    storage: int | None = None,
-    form: str = USUAL,
-) -> Choice:
-    """The cut with the least expected time whose feature maps take at most `storage` bytes each.
+def choose(profiles: Sequence[Profile], goal: CutGoal, *, shared: int) -> CutChoice:
+    """The cut with the least expected time whose feature maps take at most the goal's storage each.
 
-    No cut when none is faster than computing every photo. `hit_rate`: the share of photos, 0 to 1,
-    whose feature maps are cached. Raises TrtkitError when no cut's maps are so small.
+    No cut when none is faster than computing every photo. `shared`: the last cut up to which the models
+    compute the same. Raises TrtkitError when every cut's maps are larger.
     """
-    every = candidates(profiles, shared, hit_rate, form)
-    allowed = [each for each in every if storage is None or each.bytes <= storage]
+    options = cut_options(profiles, shared, goal.hit_rate)
+    limit = goal.storage
+    allowed = [option for option in options if limit is None or option.bytes <= limit]
     names = " and ".join(profile.model for profile in profiles)
-    if not every:
-        return Choice(NO_CUT, (f"{names} share no block, so there is nothing to cut.",))
+    if not options:
+        return CutChoice(NO_CUT, (f"{names} share no block, so there is nothing to cut.",))
     if not allowed:
-        least = min(every, key=lambda each: each.bytes)
+        least = min(options, key=lambda option: option.bytes)
         raise TrtkitError(
-            f"At most {human_bytes(storage)} per image was asked for, but the smallest feature map of "
-            f"{names}, at cut {least.cut}, takes {human_bytes(least.bytes)}; allow that much, or "
-            "build with --cut 0."
+            f"No feature map of {names} fits into {human_bytes(limit)} per image; the smallest, at cut "
+            f"{least.cut}, takes {human_bytes(least.bytes)}; allow that much, or build with --cut 0."
         )
-    best = min(allowed, key=lambda each: each.expected)
-    left_out = "" if len(allowed) == len(every) else f" that take at most {human_bytes(storage)}"
-    among = f"{len(allowed)} cut{'s' if len(allowed) > 1 else ''}{left_out}"
+    best = min(allowed, key=lambda option: option.expected)
+    limited = "" if len(allowed) == len(options) else f" that take at most {human_bytes(limit)}"
+    among = f"{len(allowed)} cut{'s' if len(allowed) > 1 else ''}{limited}"
     if best.expected >= best.computed:
-        return Choice(
+        return CutChoice(
             NO_CUT,
             (
                 f"Computing is faster: {_ms(best.computed)} a photo without a cache.",
                 f"The best of {among}, cut {best.cut}, takes {_ms(best.expected)} at a hit rate of "
-                f"{hit_rate:.0%}: a photo that is cached is not so much faster, or too few are.",
+                f"{goal.hit_rate:.0%}: hits save too little, or are too few.",
                 "So the models are built whole, without a cache.",
             ),
         )
-    places = [each.cut for each in allowed]
-    return Choice(
+    cuts = [option.cut for option in allowed]
+    return CutChoice(
         best.cut,
         (
             f"Cut {best.cut} takes the least time of {among}: {_ms(best.expected)} a photo at a hit rate "
-            f"of {hit_rate:.0%}, without a cache {_ms(best.computed)}.",
+            f"of {goal.hit_rate:.0%}, without a cache {_ms(best.computed)}.",
             f"Its feature maps take {human_bytes(best.bytes)} per image on the disk.",
         ),
-        tuple(cut for cut in (best.cut - 1, best.cut + 1) if cut in places),
+        tuple(cut for cut in (best.cut - 1, best.cut + 1) if cut in cuts),
     )
 
 
-def settle(choice: Choice, measured: dict[int, float]) -> Choice:
+def settle(choice: CutChoice, measured: dict[int, float]) -> CutChoice:
     """The fastest of the chosen cut and its neighbours, by measuring them, and a third sentence.
 
     `measured`: expected seconds per photo, by cut, from engines that were built for it.
@@ -117,9 +129,9 @@ def settle(choice: Choice, measured: dict[int, float]) -> Choice:
     best = min(measured, key=lambda cut: measured[cut])
     figures = ", ".join(f"cut {cut} {_ms(measured[cut])}" for cut in sorted(measured))
     if best == choice.cut:
-        return Choice(choice.cut, (*choice.why, f"Checked by measuring: {figures}."))
+        return CutChoice(choice.cut, (*choice.why, f"Checked by measuring: {figures}."))
     last = f"Checked by measuring: {figures}, so cut {best} is built instead."
-    return Choice(best, (*choice.why, last), tuple(cut for cut in measured if cut != best))
+    return CutChoice(best, (*choice.why, last), tuple(cut for cut in measured if cut != best))
 
 
 def _ms(seconds: float) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ import onnx
 from trtkit.costs.caching import decode_seconds, entry_bytes, reading_threads, store_costs
 from trtkit.costs.profile import BlockTime, CutCost, KindTime, Profile
 from trtkit.costs.serving import serving_seconds
-from trtkit.costs.workbench import Advance, Timed, Workbench, repeated, rounds_for
+from trtkit.costs.workbench import Timed, Workbench, repeated, rounds_for
 from trtkit.cpu import usable_cores
 from trtkit.engines.base import Backend, LayerTime
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
@@ -29,10 +29,10 @@ from trtkit.engines.options import BuildOptions
 from trtkit.graph.boundaries import CutPoint, cut_points
 from trtkit.graph.files import write_model
 from trtkit.graph.segments import label_segments, segment_of
-from trtkit.graph.split import split
 from trtkit.graph.tree import Model
 from trtkit.graph.values import image_input, tensor_infos
 from trtkit.photos.samples import SampleImages
+from trtkit.reporting import advance
 from trtkit.store.cache import CacheOptions
 from trtkit.store.costs import StoreCosts, format_name, machine_of
 from trtkit.tensors import Array
@@ -65,7 +65,6 @@ class ProfileRequest:
     batch: int
     samples: SampleImages
     timing: Path
-    advance: Advance = lambda phase, share: None
 
 
 def measure_profile(request: ProfileRequest) -> Profile:
@@ -76,7 +75,7 @@ def measure_profile(request: ProfileRequest) -> Profile:
     points = cut_points(request.model.graph, request.model.card)
     with TemporaryDirectory(prefix="trtkit-profile-") as folder:
         bench = _Bench(request, Path(folder), points)
-        request.advance("Measuring the blocks", 0.0)
+        advance("Measuring the blocks", 0.0)
         blocks, kinds = bench.layers()
         whole = statistics.median(bench.whole_seconds)
         # What passes between the layers belongs to nobody, and so to all alike.
@@ -122,10 +121,10 @@ def _cuts(
     """All cuts, from the blocks' `shares` of the whole and what is measured for each shape."""
     maps = bench.maps()
     workers = reading_threads(overlaps=request.backend.on_device)
-    found: list[CutCost] = []
+    costs: list[CutCost] = []
     for alike in _by_shape(points):
         first, last = alike[0], alike[-1]
-        request.advance(f"Measuring cut {first.cut}", first.cut / (len(points) + 1))
+        advance(f"Measuring cut {first.cut}", first.cut / (len(points) + 1))
         stored = {
             _name(options): store_costs(
                 photos, maps[first.cut], request.model.card.preprocessing, options, workers
@@ -136,8 +135,8 @@ def _cuts(
         for point in alike:
             along = (point.cut - first.cut) / max(1, last.cut - first.cut)
             handing = ends[0].towards(ends[-1], along)
-            found.append(_cut_cost(point, shares, handing, stored, maps[point.cut]))
-    return tuple(sorted(found, key=lambda each: each.cut))
+            costs.append(_cut_cost(point, shares, handing, stored, maps[point.cut]))
+    return tuple(sorted(costs, key=lambda cost: cost.cut))
 
 
 @dataclass(frozen=True)
@@ -157,10 +156,10 @@ class Handing:
 
 def _by_shape(points: Sequence[CutPoint]) -> list[list[CutPoint]]:
     """The cuts that hand over the same shape, together, each in order."""
-    found: dict[tuple[int, ...], list[CutPoint]] = defaultdict(list)
+    by_shape: dict[tuple[int, ...], list[CutPoint]] = defaultdict(list)
     for point in points:
-        found[point.shape].append(point)
-    return list(found.values())
+        by_shape[point.shape].append(point)
+    return list(by_shape.values())
 
 
 def _cut_cost(
@@ -171,7 +170,7 @@ def _cut_cost(
     maps: Sequence[Array],
 ) -> CutCost:
     own = {
-        _name(options): statistics.fmean(entry_bytes(each, options) for each in maps)
+        _name(options): statistics.fmean(entry_bytes(feature, options) for feature in maps)
         for options in STORED
     }
     return CutCost(
@@ -182,10 +181,7 @@ def _cut_cost(
         flops_share=point.flops_share,
         prefix=max(0.0, sum(blocks[: point.cut]) + handing.prefix),
         tail=max(0.0, sum(blocks[point.cut :]) + handing.tail),
-        stored={
-            form: StoreCosts(round(own[form]), each.read, each.read_cold, each.write)
-            for form, each in stored.items()
-        },
+        stored={form: replace(costs, bytes=round(own[form])) for form, costs in stored.items()},
     )
 
 
@@ -197,9 +193,8 @@ class _Bench:
         self._points = points
         self._images = repeated(request.samples.images, request.batch)
         self._bench = Workbench(
-            request.backend, request.precision, request.options, folder, request.timing,
-            request.advance,
-        )  # fmt: skip
+            request.backend, request.precision, request.options, folder, request.timing
+        )
         labelled = onnx.ModelProto()
         labelled.CopyFrom(request.model.graph)
         label_segments(labelled, points)
@@ -211,12 +206,12 @@ class _Bench:
         """Seconds per photo of every segment, the head last, and of every type of layer."""
         backend, batch = self._request.backend, self._request.batch
         feed = {image_input(self._request.model.graph).name: self._images}
-        each = -(-rounds_for(self._whole.computed()) // CHUNKS)
+        count = -(-rounds_for(self._whole.computed()) // CHUNKS)
         runs: list[list[LayerTime]] = []
         for _ in range(CHUNKS):
             # In turns with the plain engine, so that whatever the machine does it does to both.
-            self.whole_seconds += [self._whole.computed() / batch for _ in range(each)]
-            runs.append(backend.layer_times(self._file.path, self._file.record, feed, each))
+            self.whole_seconds += [self._whole.computed() / batch for _ in range(count)]
+            runs.append(backend.layer_times(self._file.path, self._file.record, feed, count))
         return by_segment(runs, len(self._points) + 1, batch), by_kind(runs, batch)
 
     def maps(self) -> dict[int, list[Array]]:
@@ -233,21 +228,18 @@ class _Bench:
         write_model(graph, path)
         engine = OnnxRuntimeBackend(exact=True).load(path)
         dtype = "float32" if self._request.precision == "fp32" else "float16"
-        found: dict[int, list[Array]] = {point.cut: [] for point in self._points}
+        maps: dict[int, list[Array]] = {point.cut: [] for point in self._points}
         for image in self._request.samples.images[:MAPS]:
             values = engine.run({engine.inputs[0].name: image[None]})
             for point in self._points:
                 value = values[point.tensor].numpy()[0]
                 # What is quantized is handed over as it is.
-                found[point.cut].append(value.astype(dtype) if value.dtype.kind == "f" else value)
-        return found
+                maps[point.cut].append(value.astype(dtype) if value.dtype.kind == "f" else value)
+        return maps
 
     def handing(self, point: CutPoint, blocks: Sequence[float]) -> Handing:
         """What engines split there take beyond their blocks, the whole one being measured in turns."""
-        sides = split(self._request.model.graph, point.tensor)
-        prefix = self._bench.build(sides.prefix, f"prefix-{point.cut}", root=True, leaf=False)
-        tail = self._bench.build(sides.tail, f"tail-{point.cut}", root=False, leaf=True)
-        chain = Timed(self._bench.chain([prefix, tail]), self._images)
+        chain = Timed(self._bench.split_chain(self._request.model, point), self._images)
         before, behind = [], []
         for _ in range(rounds_for(3 * self._whole.computed())):
             whole, computed, hit = self._whole.computed(), chain.computed(), chain.hit()
@@ -275,17 +267,17 @@ def by_segment(chunks: Sequence[Sequence[LayerTime]], segments: int, batch: int)
             segment = segment_of(layer.name) or segment
             for place, seconds in enumerate(layer.seconds, start=first):
                 runs[place][segment - 1] += seconds
-    return [statistics.median(each) / batch for each in zip(*runs, strict=True)]
+    return [statistics.median(seconds) / batch for seconds in zip(*runs, strict=True)]
 
 
 def by_kind(chunks: Sequence[Sequence[LayerTime]], batch: int) -> tuple[KindTime, ...]:
     """Seconds per photo of each type of layer, the longest first."""
-    found: dict[str, list[float]] = defaultdict(list)
+    medians: dict[str, list[float]] = defaultdict(list)
     for layers in zip(*chunks, strict=True):
-        taken = [seconds for layer in layers for seconds in layer.seconds]
-        found[layers[0].kind].append(statistics.median(taken) / batch)
-    kinds = (KindTime(kind, len(each), sum(each)) for kind, each in found.items())
-    return tuple(sorted(kinds, key=lambda each: -each.seconds))
+        seconds = [seconds for layer in layers for seconds in layer.seconds]
+        medians[layers[0].kind].append(statistics.median(seconds) / batch)
+    kinds = (KindTime(kind, len(layers), sum(layers)) for kind, layers in medians.items())
+    return tuple(sorted(kinds, key=lambda kind: -kind.seconds))
 
 
 def _name(options: CacheOptions) -> str:

@@ -76,10 +76,10 @@ def _draw_blocks(axes: Axes, profile: Profile) -> None:
     places = range(1, len(profile.blocks) + 1)
     axes.bar(places, [1e3 * block.seconds for block in profile.blocks], color="0.6", edgecolor="0")
     step = -(-len(profile.blocks) // _LABELLED)
-    shown = list(places)[::step]
+    labelled = list(places)[::step]
     axes.set_xticks(
-        shown,
-        labels=[profile.blocks[place - 1].block for place in shown],
+        labelled,
+        labels=[profile.blocks[place - 1].block for place in labelled],
         rotation=90,
         fontsize=7,
         parse_math=False,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from trtkit.serialization import from_plain, to_plain
 from trtkit.store.cache import CacheOptions
 from trtkit.store.costs import StoreCosts, format_name, together
 
 FORMAT = 2
-# What `infer` keeps feature maps as when nothing else is asked for.
+# What `infer` keeps feature maps as by default.
 USUAL = format_name(CacheOptions().dtype, CacheOptions().codec)
 
 
@@ -115,7 +116,7 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, and for every cut and format what follows from it."""
-        value = asdict(self)
+        value: dict[str, Any] = to_plain(self)
         for cut, described in zip(self.cuts, value["cuts"], strict=True):
             for form, stored in described["stored"].items():
                 stored["warm"] = self.warm(cut, form)
@@ -125,28 +126,11 @@ class Profile:
         return {"format": FORMAT, "computed": self.computed, **value}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Profile:
-        """The profile of such an object. Raises KeyError, TypeError or ValueError for another one."""
-        if value["format"] != FORMAT:
-            raise ValueError(f"it has format {value['format']}, this trtkit reads {FORMAT}")
-        fields = {name: value[name] for name in cls.__dataclass_fields__}
-        return cls(
-            **{
-                **fields,
-                "machine": tuple(value["machine"]),
-                "blocks": tuple(BlockTime(**each) for each in value["blocks"]),
-                "kinds": tuple(KindTime(**each) for each in value["kinds"]),
-                "cuts": tuple(_cut_cost(each) for each in value["cuts"]),
-            }
-        )
+    def from_json(cls, value: Any) -> Profile:
+        """The profile of such an object; what follows is left out. Raises ValueError for another one."""
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise ValueError(f"not a profile of format {FORMAT}, which this trtkit reads")
+        return from_plain(value, cls)
 
     def _together(self, host: float, engines: float) -> float:
         return together(self.serve + host, engines, overlaps=self.overlaps)
-
-
-def _cut_cost(value: Mapping[str, Any]) -> CutCost:
-    stored = {
-        form: StoreCosts(**{name: each[name] for name in StoreCosts.__dataclass_fields__})
-        for form, each in value["stored"].items()
-    }
-    return CutCost(**{**value, "shape": tuple(value["shape"]), "stored": stored})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from trtkit.bundle import Manifest, Stage
 from trtkit.photos.files import FoundImage
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.chain import Done, Outcome
+from trtkit.runtime.chain import Chain, Done, Outcome
 from trtkit.runtime.pipeline import Pipeline, ReadPhoto
 from trtkit.tensors import Array
 
@@ -29,7 +29,7 @@ def serving_seconds(photos: Sequence[Path], classes: Sequence[str], batch: int) 
     """
     count = max(1, PHOTOS // batch) * batch
     paths = [photos[number % len(photos)] for number in range(count)]
-    pipeline = _HandedOver(len(classes), tuple(classes), batch)
+    pipeline = _NoReading(len(classes), tuple(classes), batch)
     passes = []
     for _ in range(PASSES):
         started = time.perf_counter()
@@ -39,7 +39,7 @@ def serving_seconds(photos: Sequence[Path], classes: Sequence[str], batch: int) 
     return statistics.median(passes)
 
 
-class _HandedOver(Pipeline):
+class _NoReading(Pipeline):
     """A pipeline whose photos are never read and whose engines are never run."""
 
     def __init__(self, logits: int, classes: tuple[str, ...], batch: int) -> None:
@@ -49,24 +49,18 @@ class _HandedOver(Pipeline):
             backend_version="", trtkit_version="", created="", batch=(1, batch, batch),
             preprocessing=Preprocessing(), stages=(tail,),
         )  # fmt: skip
-        super().__init__(manifest, tail, _Nothing(logits))
+        super().__init__(manifest, tail, _NoEngines(logits))
 
-    def _read(self, found: FoundImage) -> ReadPhoto:
-        return ReadPhoto(str(found.path), feature=NO_MAP)
+    def _read(self, file: FoundImage) -> ReadPhoto:
+        return ReadPhoto(str(file.path), feature=NO_MAP)
 
 
-class _Nothing:
+class _NoEngines(Chain):
     """A chain of no engines: all logits are 0."""
 
-    depth = 1
-    on_gpu = False
-    split = False
-
     def __init__(self, logits: int) -> None:
+        super().__init__([])
         self._logits = logits
-
-    def reserve(self, images: int, read_ahead: int = 0) -> None:
-        return None
 
     def submit(
         self,
@@ -78,18 +72,3 @@ class _Nothing:
         penultimate: bool = False,
     ) -> Done:
         return Done(Outcome(np.zeros((len(images) + len(hits), self._logits), np.float32), None))
-
-    def lease(self, key: bytes) -> None:
-        return None
-
-    def read_hit(self, read: Callable[[Array | None], Array | None]) -> Array | None:
-        return read(None)
-
-    def logits(self, images: Array) -> Array:
-        return np.zeros((len(images), self._logits), np.float32)
-
-    def on_device(self, images: Any) -> Any:
-        return self.logits(images)
-
-    def close(self) -> None:
-        return None

@@ -1,29 +1,33 @@
-"""Engines that are built to be measured and thrown away."""
+"""Engines that are built to be measured and thrown away: of a whole model, and of cuts of it."""
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import onnx
 
-from trtkit.engines.base import Backend, BuildPlace, StageBuild
+from trtkit.costs.profile import USUAL, Profile
+from trtkit.engines.base import Backend, StageBuild
 from trtkit.engines.options import BuildOptions
+from trtkit.graph.boundaries import CutPoint, cut_points
+from trtkit.graph.split import split
+from trtkit.graph.tree import Model
+from trtkit.reporting import advance
 from trtkit.runtime.chain import Runner
 from trtkit.runtime.loading import chain_of
+from trtkit.store.costs import together
 from trtkit.tensors import Array
-
-if TYPE_CHECKING:
-    import onnx
 
 # Rounds of a measurement: as many as fit into the seconds, within these bounds.
 LEAST_ROUNDS, MOST_ROUNDS = 5, 25
 ROUND_SECONDS = 10.0
-
-Advance = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,30 @@ class Workbench:
     options: BuildOptions
     folder: Path
     timing: Path
-    advance: Advance
 
     def build(self, graph: onnx.ModelProto, name: str, *, root: bool, leaf: bool) -> BuiltFile:
         """The engine of a stage, whose graph may be changed. Raises TrtkitError."""
         path = self.folder / f"{name}{self.backend.suffix}"
         stage = StageBuild(name, graph, self.precision, root, leaf, self.options)
-        place = BuildPlace(self.timing, self.advance)
-        return BuiltFile(path, self.backend.build(stage, path, place).record)
+        return BuiltFile(path, self.backend.build(stage, path, self.timing).record)
+
+    def whole(self, model: Model) -> BuiltFile:
+        """The engine of an unsplit model. Raises TrtkitError."""
+        graph = onnx.ModelProto()
+        graph.CopyFrom(model.graph)
+        return self.build(graph, f"{model.name}-whole", root=True, leaf=True)
+
+    def split_chain(self, model: Model, point: CutPoint) -> Runner:
+        """The engines of a model that is cut there, loaded. Raises TrtkitError."""
+        sides = split(model.graph, point.tensor)
+        name = f"{model.name}-{point.cut}"
+        prefix = self.build(sides.prefix, f"{name}-prefix", root=True, leaf=False)
+        tail = self.build(sides.tail, f"{name}-tail", root=False, leaf=True)
+        return self.chain([prefix, tail])
 
     def chain(self, built: Sequence[BuiltFile]) -> Runner:
         """These engines loaded, from the image to the logits. Raises TrtkitError."""
-        engines = [self.backend.load(each.path, each.record, "trtkit build") for each in built]
+        engines = [self.backend.load(file.path, file.record, "trtkit build") for file in built]
         return chain_of(engines, self.backend)
 
 
@@ -93,3 +109,65 @@ def rounds_for(seconds: float) -> int:
 def repeated(images: Array, count: int) -> Array:
     """The first `count` images, N x H x W x 3, from the beginning again where there are fewer."""
     return np.concatenate([images] * -(-count // len(images)))[:count]
+
+
+def measure_cuts(
+    profiles: Sequence[Profile],
+    models: Sequence[Model],
+    cuts: Sequence[int],
+    *,
+    hit_rate: float,
+    backend: Backend,
+    options: BuildOptions,
+    images: Array,
+    timing: Path,
+) -> dict[int, float]:
+    """Expected seconds per photo of each cut, summed over the models, as `cut_options` counts them.
+
+    Engines are built for each cut and run in turns with the first model's unsplit engine. Their share
+    is scaled by what that one took when it was profiled, so that a machine that is busier now changes
+    nothing; reading, decoding and storing are taken from the profiles. `images`: uint8 N x H x W x 3,
+    repeated to fill the profiles' batch. Raises TrtkitError.
+    """
+    batch, precision = profiles[0].batch, profiles[0].precision
+    batched = repeated(images, batch)
+    with TemporaryDirectory(prefix="trtkit-cuts-") as folder:
+        bench = Workbench(backend, precision, options, Path(folder), timing)
+        chains: dict[int, list[Timed]] = {}
+        for number, cut in enumerate(cuts):
+            advance(f"Building cut {cut}", number / (len(cuts) + 1))
+            chains[cut] = [
+                Timed(
+                    bench.split_chain(model, cut_points(model.graph, model.card)[cut - 1]), batched
+                )
+                for model in models
+            ]
+        whole = Timed(bench.chain([bench.whole(models[0])]), batched)
+        profiled = profiles[0].whole * batch
+        seconds: dict[int, list[float]] = {cut: [] for cut in cuts}
+        advance("Measuring them", len(cuts) / (len(cuts) + 1))
+        for _ in range(rounds_for(2 * len(cuts) * len(models) * whole.computed())):
+            pace = profiled / whole.computed()
+            for cut in cuts:
+                seconds[cut].append(_expected(profiles, chains[cut], cut, hit_rate, pace))
+        return {cut: statistics.median(rounds) for cut, rounds in seconds.items()}
+
+
+def _expected(
+    profiles: Sequence[Profile], chains: Sequence[Timed], cut: int, hit_rate: float, pace: float
+) -> float:
+    """One round: run every chain from the feature maps, and the first from the images too.
+
+    `pace`: what the engines' seconds are multiplied by.
+    """
+    total = 0.0
+    for number, (profile, chain) in enumerate(zip(profiles, chains, strict=True)):
+        stored = profile.cuts[cut - 1].stored[USUAL]
+        hit = together(stored.read, pace * chain.hit() / profile.batch, overlaps=profile.overlaps)
+        if number:
+            total += hit
+            continue
+        host = profile.decode + stored.write
+        miss = together(host, pace * chain.computed() / profile.batch, overlaps=profile.overlaps)
+        total += hit_rate * hit + (1 - hit_rate) * miss
+    return total

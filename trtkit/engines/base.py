@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trtkit.engines.options import BuildOptions
+from trtkit.errors import TrtkitError
 from trtkit.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -26,6 +27,26 @@ class Tensor(Protocol):
     def numpy(self) -> Array:
         """The values on the host: a view where they are there already, else a copy."""
         ...
+
+
+def input_of(spec: TensorSpec, inputs: Mapping[str, Any]) -> Any:
+    """The input of that name. Raises TrtkitError when it is missing."""
+    if spec.name not in inputs:
+        raise TrtkitError(
+            f"The engine takes {spec}, not {', '.join(inputs) or 'nothing'}; pass it by that name."
+        )
+    return inputs[spec.name]
+
+
+def check_fits(spec: TensorSpec, shape: tuple[int, ...], dtype: str) -> None:
+    """Raise TrtkitError unless an array of that shape and dtype is what an engine takes."""
+    fits = len(shape) == len(spec.shape) and all(
+        expected in (None, size) for expected, size in zip(spec.shape, shape, strict=True)
+    )
+    if not fits or dtype != spec.dtype:
+        raise TrtkitError(
+            f"The engine takes {spec}, not {dtype} {' x '.join(map(str, shape))}; convert it first."
+        )
 
 
 class Engine(Protocol):
@@ -86,17 +107,6 @@ class BuiltEngine:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class BuildPlace:
-    """Where a build may keep what the next one can use, and whom it tells how far it is.
-
-    `advance(phase, share)` is called with the share done of a phase, 0 to 1.
-    """
-
-    timing: Path
-    advance: Callable[[str, float], None] = lambda phase, share: None
-
-
 class Backend(Protocol):
     """A library that makes stages runnable.
 
@@ -128,8 +138,11 @@ class Backend(Protocol):
         """Why no engine can be run here, as part of a sentence; None when it can."""
         ...
 
-    def build(self, stage: StageBuild, destination: Path, place: BuildPlace) -> BuiltEngine:
-        """Write the engine of a stage to `destination`. Raises TrtkitError when it cannot be built."""
+    def build(self, stage: StageBuild, destination: Path, timing: Path) -> BuiltEngine:
+        """Write the engine of a stage to `destination`. Raises TrtkitError when it cannot be built.
+
+        `timing`: a folder for measurements that the next build can use.
+        """
         ...
 
     def load(

@@ -19,7 +19,14 @@ from trtkit.cpu import (
     processor_features,
     usable_cores,
 )
-from trtkit.engines.base import BuildPlace, BuiltEngine, LayerTime, StageBuild, Tensor
+from trtkit.engines.base import (
+    BuiltEngine,
+    LayerTime,
+    StageBuild,
+    Tensor,
+    check_fits,
+    input_of,
+)
 from trtkit.engines.optimised import WEIGHTS, KeptGraphs
 from trtkit.errors import TrtkitError, listed
 from trtkit.identity import build_id
@@ -114,15 +121,15 @@ class OnnxRuntimeBackend:
     def cannot_run(self) -> str | None:
         return None
 
-    def build(self, stage: StageBuild, destination: Path, place: BuildPlace) -> BuiltEngine:
+    def build(self, stage: StageBuild, destination: Path, timing: Path) -> BuiltEngine:
         from trtkit.graph.files import write_model
         from trtkit.graph.precision import store_half
 
         beyond = stage.options.beyond_batch()
         if beyond:
             raise TrtkitError(
-                f"{listed(beyond)} was asked of {self.name}, which has no such choice; leave it out, "
-                "or build with --backend tensorrt."
+                f"{self.name} does not have {listed(beyond)}; leave it out, or build with --backend "
+                "tensorrt."
             )
         if not stage.root and stage.precision != "int8":
             _enter_blocked_layout(stage.graph.graph)
@@ -168,7 +175,7 @@ class OnnxRuntimeBackend:
     def _kept_session(
         self, graphs: KeptGraphs, path: Path, digest: str, rebuild: str
     ) -> Any | None:
-        """A session of the graph as it was optimised before, or one that is kept; None where neither is."""
+        """A session of the optimised graph, which is kept for next time; None when it cannot be kept."""
         key = build_id(
             graph=digest,
             onnxruntime=self.version,
@@ -176,14 +183,14 @@ class OnnxRuntimeBackend:
             processor=processor_features(),
         )[:32]
         try:
-            found = graphs.find(key)
-            if found is not None:
+            graph = graphs.find(key)
+            if graph is not None:
                 options = onnxruntime.SessionOptions()
                 options.graph_optimization_level = (
                     onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
                 )
-                return self._session(found, options, rebuild)
-            return graphs.keep(key, lambda graph: self._session(path, _written_to(graph), rebuild))
+                return self._session(graph, options, rebuild)
+            return graphs.keep(key, lambda path_: self._session(path, _written_to(path_), rebuild))
         except TrtkitError:
             # Of a graph that cannot be read or written. The engine itself loads, or says why not.
             graphs.drop(key)
@@ -246,7 +253,7 @@ def _layer_times(events: Sequence[Mapping[str, Any]], runs: int) -> list[LayerTi
 
 def _kernels(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The kernels in the order of their work, without those whose time is part of another's."""
-    found: list[Mapping[str, Any]] = []
+    kernels: list[Mapping[str, Any]] = []
     inside_until = 0.0
     for event in sorted(events, key=lambda event: float(event["ts"])):
         if event.get("cat") != "Node" or not event["name"].endswith(KERNEL):
@@ -254,10 +261,10 @@ def _kernels(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         begin = float(event["ts"])
         if begin < inside_until:
             continue
-        found.append(event)
+        kernels.append(event)
         if event["args"]["op_name"] in CONTROL_FLOW:
             inside_until = begin + float(event["dur"])
-    return found
+    return kernels
 
 
 def _enter_blocked_layout(graph: onnx.GraphProto) -> None:
@@ -329,21 +336,9 @@ def _spec(value: Any) -> TensorSpec:
 
 
 def _feed(spec: TensorSpec, inputs: Mapping[str, Array | Tensor]) -> Any:
-    given = inputs.get(spec.name)
-    if given is None:
-        raise TrtkitError(
-            f"The engine takes {spec}, but was given {', '.join(inputs) or 'nothing'}; pass it by "
-            "that name."
-        )
-    if isinstance(given, OnnxRuntimeTensor):
-        return given.value
-    array = given if isinstance(given, np.ndarray) else given.numpy()
-    fits = len(array.shape) == len(spec.shape) and all(
-        wanted in (None, size) for wanted, size in zip(spec.shape, array.shape, strict=True)
-    )
-    if not fits or array.dtype.name != spec.dtype:
-        raise TrtkitError(
-            f"The engine takes {spec}, but was given {array.dtype.name} "
-            f"{' x '.join(map(str, array.shape))}; convert it first."
-        )
+    value = input_of(spec, inputs)
+    if isinstance(value, OnnxRuntimeTensor):
+        return value.value
+    array = value if isinstance(value, np.ndarray) else value.numpy()
+    check_fits(spec, array.shape, array.dtype.name)
     return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))

@@ -88,13 +88,13 @@ class KeptGraphs:
 
     def _evict(self, newest: str) -> None:
         """Drop those unused longest while all together are too large; never the newest."""
-        found = []
+        graphs = []
         for record in self.folder.glob(f"*/{RECORD}"):
             with suppress(FileNotFoundError):
                 size = sum(path.stat().st_size for path in record.parent.iterdir())
-                found.append((record.parent.stat().st_mtime, record.parent.name, size))
-        total = sum(size for _, _, size in found)
-        for _, key, size in sorted(found):
+                graphs.append((record.parent.stat().st_mtime, record.parent.name, size))
+        total = sum(size for _, _, size in graphs)
+        for _, key, size in sorted(graphs):
             if total <= MOST_BYTES:
                 return
             if key != newest:

@@ -1,4 +1,4 @@
-"""What a build can be asked for besides the model and the precision."""
+"""The options of a build besides the model and the precision."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from trtkit.errors import TrtkitError
 
-Profile = tuple[int, int, int]
-DEFAULT_PROFILE: Profile = (1, 8, 64)
+BatchRange = tuple[int, int, int]
+DEFAULT_RANGE: BatchRange = (1, 8, 64)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class BuildOptions:
     the kernels of cuDNN and cuBLAS.
     """
 
-    profiles: tuple[Profile, ...] = (DEFAULT_PROFILE,)
+    profiles: tuple[BatchRange, ...] = (DEFAULT_RANGE,)
     tf32: bool = False
     hardware_compatible: bool = False
     version_compatible: bool = False
@@ -36,28 +36,28 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if not self.profiles:
-            raise TrtkitError("No batch sizes were given to build for; give MIN,OPT,MAX.")
+            raise TrtkitError("Batch sizes are missing; give MIN,OPT,MAX.")
         for low, best, high in self.profiles:
             if not 1 <= low <= best <= high:
                 raise TrtkitError(
-                    f"Batch {low},{best},{high} was asked for; give MIN,OPT,MAX with "
+                    f"Batch {low},{best},{high} is not a range; give MIN,OPT,MAX with "
                     "1 <= MIN <= OPT <= MAX."
                 )
         low, _, high = self.batch
         outside = [one for one in self.profiles if one[0] < low or one[2] > high]
         if outside:
             raise TrtkitError(
-                f"Batch {','.join(map(str, outside[0]))} was asked for besides {low} to {high}; one of "
-                "the ranges must hold all the others."
+                f"Batch {','.join(map(str, outside[0]))} lies outside {low} to {high}; one of the ranges "
+                "must hold all the others."
             )
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise TrtkitError(
-                f"Optimization level {self.optimization_level} was asked for; give 0 (a fast build) "
-                "to 5 (a fast engine)."
+                f"There is no optimization level {self.optimization_level}; give 0 (a fast build) to 5 (a "
+                "fast engine)."
             )
 
     @classmethod
-    def for_batches(cls, profiles: Iterable[Profile], **others: Any) -> BuildOptions:
+    def for_batches(cls, profiles: Iterable[BatchRange], **others: Any) -> BuildOptions:
         """Options with these ranges in any order, the one that holds the others put first."""
         ordered = sorted(profiles, key=lambda one: (one[0] - one[2], one))
         return cls(profiles=tuple(dict.fromkeys(ordered)), **others)
@@ -72,20 +72,15 @@ class BuildOptions:
         return replace(changed, profiles=BuildOptions.for_batches(profiles).profiles)
 
     @property
-    def batch(self) -> Profile:
+    def batch(self) -> BatchRange:
         """The widest range: all that the engines take."""
         return self.profiles[0]
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "profiles": [list(profile) for profile in self.profiles]}
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> BuildOptions:
-        profiles = tuple((low, best, high) for low, best, high in value["profiles"])
-        return cls(**{**value, "profiles": profiles})
-
     def beyond_batch(self) -> list[str]:
-        """The command line's names of what was asked for besides batch sizes."""
+        """The options besides batch sizes that differ from the defaults, as on the command line."""
         plain = BuildOptions(profiles=self.profiles)
         return [
             "--" + name.replace("_", "-")

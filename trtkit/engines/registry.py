@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from trtkit.engines.base import Backend
-from trtkit.errors import TrtkitError, listed, nearest
+from trtkit.errors import TrtkitError, available
 
 
 @dataclass(frozen=True)
@@ -25,36 +25,48 @@ class BackendEntry:
     needs_gpu: bool = False
 
     @property
+    def library(self) -> str | None:
+        """The module of the library that is installed, without importing it."""
+        installed = (name for name in self.libraries if importlib.util.find_spec(name) is not None)
+        return next(installed, None)
+
+    @property
     def installed(self) -> bool:
-        return any(importlib.util.find_spec(name) is not None for name in self.libraries)
+        return self.library is not None
+
+    def missing(self) -> TrtkitError:
+        """The error of a library that is not installed."""
+        return TrtkitError(
+            f"The {self.name} backend needs {self.libraries[0]}, which is not installed; run "
+            f"`{self.install}`."
+        )
 
 
-# In the order in which `auto` prefers them. A further backend is a further row.
-BACKENDS = (
-    BackendEntry(
-        "tensorrt",
-        "trtkit.engines.tensorrt.backend",
-        "tensorrt",
-        ("tensorrt",),
-        "pip install 'trtkit[tensorrt]'",
-        needs_gpu=True,
-    ),
-    BackendEntry(
-        "tensorrt-rtx",
-        "trtkit.engines.tensorrt.backend",
-        "tensorrt_rtx",
-        ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-        "pip install 'trtkit[tensorrt-rtx]'",
-        needs_gpu=True,
-    ),
-    BackendEntry(
-        "onnxruntime",
-        "trtkit.engines.onnxruntime",
-        "backend",
-        ("onnxruntime",),
-        "pip install onnxruntime",
-    ),
+TENSORRT = BackendEntry(
+    "tensorrt",
+    "trtkit.engines.tensorrt.backend",
+    "tensorrt",
+    ("tensorrt",),
+    "pip install 'trtkit[tensorrt]'",
+    needs_gpu=True,
 )
+RTX = BackendEntry(
+    "tensorrt-rtx",
+    "trtkit.engines.tensorrt.backend",
+    "tensorrt_rtx",
+    ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+    "pip install 'trtkit[tensorrt-rtx]'",
+    needs_gpu=True,
+)
+ONNXRUNTIME = BackendEntry(
+    "onnxruntime",
+    "trtkit.engines.onnxruntime",
+    "backend",
+    ("onnxruntime",),
+    "pip install onnxruntime",
+)
+# In the order in which `auto` prefers them. A further backend is a further row.
+BACKENDS = (TENSORRT, RTX, ONNXRUNTIME)
 
 
 def get_backend(name: str = "auto") -> Backend:
@@ -74,10 +86,7 @@ def get_backend(name: str = "auto") -> Backend:
 
 
 def can_build(name: str) -> bool:
-    """Whether the backend of that name is a GPU's, and is here and able to build.
-
-    The CPU's can always build, so that it is no reason to stay with it.
-    """
+    """Whether a GPU backend of that name is installed and able to build here; False for the CPU's."""
     entry = next((entry for entry in BACKENDS if entry.name == name), None)
     if entry is None or not entry.needs_gpu or not entry.installed:
         return False
@@ -91,10 +100,7 @@ def installed() -> list[str]:
 
 def _make(entry: BackendEntry) -> Backend:
     if not entry.installed:
-        raise TrtkitError(
-            f"The {entry.name} backend was asked for, but its library {entry.libraries[0]} is not "
-            f"installed; run `{entry.install}`."
-        )
+        raise entry.missing()
     backend: Backend = getattr(importlib.import_module(entry.module), entry.maker)()
     return backend
 
@@ -111,6 +117,5 @@ def _entry(name: str) -> BackendEntry:
     for entry in BACKENDS:
         if entry.name == name:
             return entry
-    known = [entry.name for entry in BACKENDS]
-    hint = nearest(name, known) or known
-    raise TrtkitError(f"There is no backend {name!r} in this version; there is {listed(hint)}.")
+    names = [entry.name for entry in BACKENDS]
+    raise TrtkitError(f"Backend `{name}` not found; {available(name, names)}.")

@@ -64,7 +64,7 @@ def stage_tree(
     for model, side in zip(models[1:], sides[1:], strict=True):
         if graph_digest(side.prefix) != digest:
             raise _different(models[0], first, model, side.prefix, cut)
-    root = StageGraph(PREFIX, stage_id(digest, precision, None, None), None, first)
+    root = StageGraph(PREFIX, stage_id(digest, precision, None), None, first)
     tails = [
         stage
         for model, side in zip(models, sides, strict=True)
@@ -111,7 +111,7 @@ def shared_cut(a: Model, b: Model) -> int:
 
 
 def _id(graph: onnx.ModelProto, precision: str, parent: str | None = None) -> str:
-    return stage_id(graph_digest(graph), precision, None, parent)
+    return stage_id(graph_digest(graph), precision, parent)
 
 
 def check_preprocessing(models: Sequence[Model]) -> None:

@@ -54,7 +54,7 @@ _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"m
 
 
 @dataclass(frozen=True)
-class Photo:
+class DecodedPhoto:
     """A decoded photo, upright.
 
     `pixels` is uint8, H x W x 3, RGB, where H and W are `height` and `width` halved `halvings`
@@ -67,7 +67,7 @@ class Photo:
     halvings: int = 0
 
 
-def decode(data: bytes, *, shorter: int, max_pixels: int = MAX_PIXELS) -> Photo:
+def decode(data: bytes, *, shorter: int, max_pixels: int = MAX_PIXELS) -> DecodedPhoto:
     """The photo in `data`; of an animation or a multi-page file the first picture.
 
     Grey, palette, CMYK and 1-bit photos become RGB. Transparent pixels are laid on white. 16 bits
@@ -87,7 +87,7 @@ def decode(data: bytes, *, shorter: int, max_pixels: int = MAX_PIXELS) -> Photo:
     return _decode_with_pillow(data, max_pixels)
 
 
-def _decode_jpeg(data: bytes, shorter: int, max_pixels: int) -> Photo | None:
+def _decode_jpeg(data: bytes, shorter: int, max_pixels: int) -> DecodedPhoto | None:
     """The photo, or None when only Pillow can say (CMYK, unusual sampling, a broken header)."""
     import simplejpeg
 
@@ -148,7 +148,7 @@ def _halved(side: int, times: int) -> int:
     return -(-side >> times)
 
 
-def _decode_with_pillow(data: bytes, max_pixels: int) -> Photo:
+def _decode_with_pillow(data: bytes, max_pixels: int) -> DecodedPhoto:
     from PIL import Image, UnidentifiedImageError
 
     _silence_pillow()
@@ -225,14 +225,14 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
 
 def _upright(
     pixels: npt.NDArray[np.uint8], height: int, width: int, halvings: int, orientation: int
-) -> Photo:
+) -> DecodedPhoto:
     if orientation in (3, 4, 6, 7):
         pixels = pixels[::-1]
     if orientation in (2, 3, 7, 8):
         pixels = pixels[:, ::-1]
     if orientation >= 5:
         pixels, height, width = pixels.transpose(1, 0, 2), width, height
-    return Photo(pixels, height, width, halvings)
+    return DecodedPhoto(pixels, height, width, halvings)
 
 
 def _jpeg_exif(data: bytes) -> bytes:

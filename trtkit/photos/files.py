@@ -29,8 +29,8 @@ class FoundImage:
     """A file to be tried as a photo, or the reason why a path gave none.
 
     With `error` None, `path` is a file that was named or found; whether it can be read shows when
-    it is. Otherwise `path` is what could not be searched (one that was asked for, or a folder below
-    it) and `error` a sentence that does not repeat it.
+    it is. Otherwise `path` is what could not be searched (one of the request, or a folder below it) and
+    `error` a sentence that does not repeat it.
     """
 
     path: Path
@@ -78,26 +78,26 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[FoundImage]:
     """
     if isinstance(paths, str | Path):
         paths = [paths]
-    found = chain.from_iterable(_find(path) for path in paths)
-    held = []
-    for item in found:
-        held.append(item)
-        if item.error is None:
-            return chain(held, found)
-    if not held:
+    images = chain.from_iterable(_find(path) for path in paths)
+    failures: list[FoundImage] = []
+    for image in images:
+        if image.error is None:
+            return chain(failures, [image], images)
+        failures.append(image)
+    if not failures:
         raise TrtkitError("No photos were named; give files, folders or quoted globs.")
-    if len(held) == 1:
-        raise TrtkitError(f"{held[0].path}: {held[0].error}")
+    if len(failures) == 1:
+        raise TrtkitError(f"{failures[0].path}: {failures[0].error}")
     raise TrtkitError(
-        f"There is no photo in any of the paths given. "
-        f"{listed((f'{item.path}: {item.error}' for item in held), limit=3)}"
+        "There is no photo in any of these paths. "
+        f"{listed((f'{image.path}: {image.error}' for image in failures), limit=3)}"
     )
 
 
-def _find(asked: str | Path) -> Iterator[FoundImage]:
-    path = Path(asked)
-    if asked == "":
-        yield FoundImage(path, "An empty path was given; name a file, a folder or a quoted glob.")
+def _find(name: str | Path) -> Iterator[FoundImage]:
+    path = Path(name)
+    if name == "":
+        yield FoundImage(path, "The path is empty; name a file, a folder or a quoted glob.")
         return
     try:
         status = path.stat()
@@ -223,22 +223,22 @@ def _expand(pattern: Path) -> Iterator[FoundImage]:
     for part in plain:
         matches = _matches(matches, part, unreadable)
     others = 0
-    found = False
+    matched = False
     for match in matches:
         if match.is_dir():
             for item in _walk(match, set(), wanted if below else _is_image):
                 if item.error is None:
                     if below and not _fits(item.path.relative_to(match).parts, below):
                         continue
-                    found = True
+                    matched = True
                 yield item
         elif not below and wanted(match.name):
-            found = True
+            matched = True
             yield FoundImage(match)
         else:
             others += 1
     yield from unreadable
-    if not found:
+    if not matched:
         what = f"no image, only {others} other files" if others else "no image"
         yield FoundImage(
             pattern,

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkit.errors import ImageError
-from trtkit.photos.decode import MAX_PIXELS, Photo, decode, halvings_above
+from trtkit.photos.decode import MAX_PIXELS, DecodedPhoto, decode, halvings_above
 from trtkit.preprocessing import Preprocessing
 
 MAX_BYTES: Final = 512 * 1024 * 1024
@@ -87,7 +87,7 @@ def load_image(
     return resize_and_crop(photo, preprocessing)
 
 
-def resize_and_crop(photo: Photo, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+def resize_and_crop(photo: DecodedPhoto, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     """The part of `photo` that `preprocessing` asks for, as `load_image` describes it."""
     import cv2
 

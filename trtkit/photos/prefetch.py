@@ -31,8 +31,7 @@ def ordered_map(
     """
     if workers < 1 or ahead < 1:
         raise TrtkitError(
-            f"{workers} worker threads and {ahead} items ahead were asked for; both have to be 1 "
-            f"or more."
+            f"The numbers of worker threads ({workers}) and of items ahead ({ahead}) must be 1 or more."
         )
     return _ordered_map(function, items, workers, ahead)
 

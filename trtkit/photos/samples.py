@@ -96,12 +96,12 @@ class Samples:
 def choose_samples(folder: Path, count: int) -> Samples:
     """`count` photos of `folder`, evenly spread over it; none when it has none."""
     try:
-        found = [item.path for item in find_images([folder]) if item.error is None]
+        paths = [image.path for image in find_images([folder]) if image.error is None]
     except TrtkitError:
-        found = []
-    step = max(1, len(found) / count)
-    chosen = [found[int(index * step)] for index in range(min(count, len(found)))]
-    return Samples(tuple(chosen), folder, count)
+        paths = []
+    step = max(1, len(paths) / count)
+    chosen = tuple(paths[int(index * step)] for index in range(min(count, len(paths))))
+    return Samples(chosen, folder, count)
 
 
 def generate_images(count: int, preprocessing: Preprocessing, seed: int = 0) -> Array:

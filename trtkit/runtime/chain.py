@@ -16,9 +16,9 @@ from trtkit.tensors import Array
 class Outcome:
     """A batch that was run: logits, float32 N x classes, of the images and then of the hits.
 
-    `features` are the feature maps of the images, when they were to be kept, and `penultimate` what the
-    last engine took, of the images and then of the hits, when it was asked for: embeddings, float16 or
-    float32 N x D. Both are valid until the next batch is submitted.
+    `features` are the feature maps of the images (`keep`), and `penultimate` the inputs of the last engine,
+    of the images and then of the hits: embeddings, float16 or float32 N x D. Both are None unless
+    `submit` was told to return them, and valid until the next batch is submitted.
     """
 
     logits: Array
@@ -151,9 +151,9 @@ class Chain:
     ) -> Pending:
         computed = self.features(np.stack(images)) if images else None
         features = computed.numpy() if computed is not None and (keep or hits) else None
-        taken, logits = self._onwards(self._gather(features, hits) if hits else computed)
+        embeddings, logits = self._onwards(self._gather(features, hits) if hits else computed)
         wanted = penultimate and len(self._engines) > 2
-        return Done(Outcome(_copied(logits), features, _copied(taken) if wanted else None))
+        return Done(Outcome(_copied(logits), features, _copied(embeddings) if wanted else None))
 
     def reserve(self, images: int, read_ahead: int = 0) -> None:
         return None
@@ -178,11 +178,11 @@ class Chain:
         return gathered
 
     def _onwards(self, value: Any) -> tuple[Any, Any]:
-        """What the last engine takes and what it gives, from what the first one gave."""
-        taken = value
+        """The last engine's input and output, from the first engine's output."""
+        last_input = value
         for engine in self._engines[1:]:
-            taken, value = value, _run(engine, value)
-        return taken, value
+            last_input, value = value, _run(engine, value)
+        return last_input, value
 
 
 def softmax(logits: Array) -> Array:

@@ -22,15 +22,15 @@ def load_chain(
     """
     if gpu_cache and not backend.on_device:
         raise TrtkitError(
-            f"A GPU cache was asked for, but the bundle {manifest.name} runs on {backend.name} on the "
-            "CPU; leave --gpu-cache out, or build the bundle with --backend tensorrt."
+            f"Bundle {manifest.name} runs on {backend.name} on the CPU, which has no GPU cache; leave "
+            "--gpu-cache out, or build the bundle with --backend tensorrt."
         )
     rebuild = f"trtkit build --bundle {manifest.name}"
     blocked = backend.cannot_run()
     if blocked is not None:
         raise TrtkitError(
-            f"The bundle {manifest.name} was built for {backend.name}, which needs a GPU, but "
-            f"{blocked}; run it where there is one, or `{rebuild} --backend onnxruntime` here."
+            f"Bundle {manifest.name} was built for {backend.name}, which needs a GPU, but {blocked}; "
+            f"run it where there is one, or `{rebuild} --backend onnxruntime` here."
         )
     path = manifest.path_to(tail)
     check_files(folder, path)
@@ -50,12 +50,12 @@ def chain_of(engines: Sequence[Any], backend: Backend, *, gpu_cache: int = 0) ->
 
 
 def backend_of(manifest: Manifest) -> Backend:
-    """The backend a bundle was built for. Raises TrtkitError when this machine has it not."""
+    """The backend a bundle was built for. Raises TrtkitError if it is not installed."""
     try:
         return get_backend(manifest.backend)
     except TrtkitError as error:
         raise TrtkitError(
-            f"The bundle {manifest.name} was built for the {manifest.backend} backend, but here there "
-            f"is {listed(installed())}; run `trtkit build --bundle {manifest.name}` to build it for "
-            "this machine."
+            f"Bundle {manifest.name} was built for the {manifest.backend} backend; available here: "
+            f"{listed(installed())}; run `trtkit build --bundle {manifest.name}` to build it for this "
+            "machine."
         ) from error

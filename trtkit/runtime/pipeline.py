@@ -21,8 +21,9 @@ from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.runtime.chain import Lease, Pending, Runner, softmax
 from trtkit.runtime.loading import backend_of, load_chain
+from trtkit.serialization import from_plain
 from trtkit.store.cache import CacheMode, CacheOptions, PrefixCache, cache_folder, fits_memory
-from trtkit.store.costs import Costs, Verdict, format_name, machine_of, weigh
+from trtkit.store.costs import CacheCosts, CacheDecision, format_name, machine_of, weigh
 from trtkit.tensors import Array
 
 
@@ -93,7 +94,7 @@ class Pipeline:
     """A bundle's tail, loaded and ready to classify files.
 
     Not for several threads at once. `close()` it, or use it as a context manager, so that what is
-    still on its way to the cache is written. `verdict`: whether the cache on disk is used and why,
+    still on its way to the cache is written. `cache_decision`: whether the cache on disk is used and why,
     where the cache mode left it open.
     """
 
@@ -103,13 +104,13 @@ class Pipeline:
         tail: Stage,
         chain: Runner,
         cache: PrefixCache | None = None,
-        verdict: Verdict | None = None,
+        cache_decision: CacheDecision | None = None,
     ) -> None:
         self.manifest = manifest
         self.tail = tail
         self.chain = chain
         self.cache = cache if chain.split else None
-        self.verdict = verdict
+        self.cache_decision = cache_decision
         self.stats = InferenceStats()
 
     def __enter__(self) -> Pipeline:
@@ -134,9 +135,9 @@ class Pipeline:
         return self.manifest.weights.get(self.tail.name, "").startswith("random")
 
     def stats_json(self, mode: CacheMode) -> dict[str, Any]:
-        """The object of `infer --stats`; `mode` is the cache mode that was asked for.
+        """The object of `infer --stats`; `mode` is the cache mode of the request.
 
-        `why` in its `cache` is the sentence of the verdict, null where the mode left nothing open.
+        `why` in its `cache` is the sentence of the decision, null where the mode left nothing open.
         """
         stats = self.stats
         return {
@@ -150,7 +151,7 @@ class Pipeline:
                 "evicted": stats.evicted,
                 "dropped": stats.dropped,
                 "gpu_hits": stats.gpu_hits,
-                "why": self.verdict.why if self.verdict is not None else None,
+                "why": self.cache_decision.why if self.cache_decision is not None else None,
             },
             "backend": self.manifest.backend,
             "bundle": self.manifest.name,
@@ -184,8 +185,8 @@ class Pipeline:
         """
         if not self.chain.on_gpu:
             raise TrtkitError(
-                f"Logits on the GPU were asked of the bundle {self.manifest.name}, which runs on "
-                f"{self.manifest.backend} on the CPU; use logits(), or build with --backend tensorrt."
+                f"Bundle {self.manifest.name} runs on {self.manifest.backend} on the CPU and has no logits "
+                "on the GPU; use logits(), or build with --backend tensorrt."
             )
         return self.chain.on_device(images)
 
@@ -206,7 +207,7 @@ class Pipeline:
         batch = self.manifest.batch[1] if batch is None else batch
         self._check_batch(batch)
         if top < 1:
-            raise TrtkitError(f"The {top} best classes were asked for; ask for 1 or more.")
+            raise TrtkitError(f"The number of best classes must be 1 or more, not {top}.")
         started = time.perf_counter() - self.stats.seconds
         workers = workers or default_workers()
         ahead = 2 * batch + workers
@@ -232,17 +233,17 @@ class Pipeline:
         low, _, high = self.manifest.batch
         if not 1 <= batch <= high:
             raise TrtkitError(
-                f"A batch of {batch} was asked of the bundle {self.manifest.name}, which was built "
-                f"for {low} to {high} images; choose one of those or build with --batch."
+                f"Bundle {self.manifest.name} takes batches of {low} to {high}, not {batch}; choose one of "
+                "those or build with --batch."
             )
 
-    def _read(self, found: FoundImage) -> ReadPhoto:
+    def _read(self, file: FoundImage) -> ReadPhoto:
         """Runs in the decoding threads: a hit is neither decoded nor resized."""
-        path = str(found.path)
-        if found.error is not None:
-            return ReadPhoto(path, error=found.error)
+        path = str(file.path)
+        if file.error is not None:
+            return ReadPhoto(path, error=file.error)
         try:
-            data = read_file(found.path)
+            data = read_file(file.path)
             key = self.cache.key(data) if self.cache else None
             if self.cache is not None and key is not None:
                 cache, sought = self.cache, key
@@ -329,33 +330,35 @@ def load(
     chosen = manifest.tail(tail)
     used = cache is not None and cache.mode != "off"
     if gpu_cache and not (used and manifest.path_to(chosen)[0] is not chosen):
-        why = "without the cache that it stands before" if not used else "but nothing is split"
-        raise TrtkitError(
-            f"A GPU cache was asked for with the bundle {manifest.name}, {why}; leave --gpu-cache out."
+        why = (
+            f"bundle {manifest.name} is not split"
+            if used
+            else "the cache behind it is switched off"
         )
+        raise TrtkitError(f"A GPU cache has no use: {why}; leave --gpu-cache out.")
     backend = backend_of(manifest)
     chain = load_chain(folder, manifest, chosen, backend, gpu_cache=gpu_cache)
-    verdict, prefix_cache = None, None
+    decision, prefix_cache = None, None
     if cache is not None and used:
         cache.check_dtype(manifest.path_to(chosen)[0].outputs[0].dtype, manifest.name)
     if chain.split and cache is not None and used:
         if cache.mode == "auto":
             name = "Cache on disk" if gpu_cache else "Cache"
-            verdict = _weigh(manifest, chosen, backend, cache, name)
-        idle = verdict is not None and not verdict.use
+            decision = _weigh(manifest, chosen, backend, cache, name)
+        idle = decision is not None and not decision.use
         # Asked for by its size, the one on the card is used all the same; it needs the keys.
         if gpu_cache or not idle:
             prefix = manifest.path_to(chosen)[0]
             prefix_cache = PrefixCache.open(cache, manifest.preprocessing, prefix.id, idle=idle)
-    return Pipeline(manifest, chosen, chain, prefix_cache, verdict)
+    return Pipeline(manifest, chosen, chain, prefix_cache, decision)
 
 
 def _weigh(
     manifest: Manifest, tail: Stage, backend: Backend, cache: CacheOptions, name: str
-) -> Verdict:
+) -> CacheDecision:
     """Whether the cache on disk, called `name`, is worth it by what the build measured."""
     try:
-        costs = Costs.from_json(manifest.costs) if manifest.costs is not None else None
+        costs = from_plain(manifest.costs, CacheCosts) if manifest.costs is not None else None
     except ValueError:
         # Of a trtkit that measured otherwise; the engines are as good as their digests say.
         costs = None

@@ -14,7 +14,7 @@ from trtkit.store.segment import SegmentWriter, segment_numbers, segment_path
 
 
 @dataclass(frozen=True)
-class Limits:
+class StoreLimits:
     """What bounds a store, and the form its entries take."""
 
     max_bytes: int
@@ -33,7 +33,7 @@ class Appender:
         self,
         folder: Path,
         index: Index,
-        limits: Limits,
+        limits: StoreLimits,
         take_used: Callable[[], dict[int, int]],
         on_evicted: Callable[[int, int], None],
     ) -> None:

@@ -63,21 +63,21 @@ class CacheOptions:
 
     @property
     def floats(self) -> Literal["fp16", "fp32"]:
-        """What floats are stored as; integers stay what they are whatever is asked for."""
+        """What floats are stored as; integers stay what they are."""
         return "fp16" if self.dtype == "int8" else self.dtype
 
     def check_dtype(self, dtype: str, bundle: str) -> None:
-        """Raise TrtkitError when int8 is asked for of feature maps that the engines give as `dtype`."""
+        """Raise TrtkitError for int8 where the engines' feature maps, of `dtype`, are not quantized."""
         if self.dtype == "int8" and dtype not in INTEGERS:
             raise TrtkitError(
-                f"Feature maps kept as int8 were asked for, but those of the bundle {bundle} are {dtype}, "
-                "and only quantizing knows their scale; build with --int8, or choose fp16 or fp32."
+                f"Feature maps of bundle {bundle} are {dtype} and have no scale for int8; build with "
+                "--int8, or store them as fp16 or fp32."
             )
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(CacheMode):
             raise TrtkitError(
-                f"Cache mode {self.mode!r} was asked for; choose {listed(get_args(CacheMode))}."
+                f"Cache mode `{self.mode}` not found; available: {listed(get_args(CacheMode))}."
             )
 
 

@@ -46,7 +46,7 @@ _ZSTD_LEVEL = 1
 
 
 class DamagedEntry(Exception):
-    """Bytes on disk that are not the entry asked for; never leaves the store."""
+    """Bytes on disk that are not the entry they should be; never leaves the store."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Header:
     """What an entry says about itself.
 
     `raw_bytes` is the size of the array, `payload_bytes` that of its (compressed) form on disk.
-    `requested` is the dtype asked of the store, `dtype` the one the array is stored as.
+    `requested` is the store's dtype, `dtype` the one the array is stored as.
     """
 
     key: bytes

@@ -7,9 +7,8 @@ beside a GPU by all the threads that a pipeline has.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from trtkit.cpu import processor_name, usable_cores
 from trtkit.engines.base import Backend
@@ -29,22 +28,15 @@ class StoreCosts:
     read_cold: float | None
     write: float
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> StoreCosts:
-        cold = value["read_cold"]
-        return cls(
-            bytes=int(value["bytes"]),
-            read=_seconds(value["read"]),
-            read_cold=_seconds(cold) if cold is not None else None,
-            write=_seconds(value["write"]),
-        )
+    def __post_init__(self) -> None:
+        _check_seconds((self.read, self.read_cold or 0.0, self.write))
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What was measured of a bundle on one machine.
+class CacheCosts:
+    """What was measured of a bundle on one machine. Raises ValueError for a time that is none.
 
-    `machine`: what has to be the same for them to hold; `decode`: from the file to the image;
+    `machine`: what must be the same for them to hold (`machine_of`); `decode`: from the file to the image;
     `prefix`: what an image takes longer than a feature map, in batches of `batch`; `tails`: from the
     feature map to the logits, by the tail's name; `store`: by the format's name (`format_name`).
     `overlaps`: the engines run beside the processor, so that not the sum counts but the longer.
@@ -58,6 +50,9 @@ class Costs:
     store: Mapping[str, StoreCosts]
     overlaps: bool
 
+    def __post_init__(self) -> None:
+        _check_seconds((self.decode, self.prefix, *self.tails.values()))
+
     def computed(self, tail: str) -> float:
         """Seconds a photo, without the cache."""
         return together(self.decode, self.prefix + self.tails[tail], overlaps=self.overlaps)
@@ -66,31 +61,11 @@ class Costs:
         """Seconds a photo whose feature map takes `read` seconds to get."""
         return together(read, self.tails[tail], overlaps=self.overlaps)
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "machine": list(self.machine)}
 
-    @classmethod
-    def from_json(cls, value: Any) -> Costs:
-        """The costs of such an object; what else it holds is left out. Raises ValueError for another."""
-        try:
-            return cls(
-                machine=tuple(value["machine"]),
-                batch=int(value["batch"]),
-                decode=_seconds(value["decode"]),
-                prefix=_seconds(value["prefix"]),
-                tails={name: _seconds(each) for name, each in value["tails"].items()},
-                store={name: StoreCosts.from_json(each) for name, each in value["store"].items()},
-                overlaps=bool(value["overlaps"]),
-            )
-        except (AttributeError, KeyError, TypeError, OverflowError) as error:
-            raise ValueError(f"these are no costs ({error})") from error
-
-
-def _seconds(value: Any) -> float:
-    seconds = float(value)
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"{value} is no time")
-    return seconds
+def _check_seconds(times: Iterable[float]) -> None:
+    for seconds in times:
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"{seconds} s is no duration")
 
 
 def together(host: float, engines: float, *, overlaps: bool) -> float:
@@ -107,12 +82,12 @@ def format_name(dtype: str, codec: str) -> str:
 
 
 def machine_of(backend: Backend) -> tuple[str, ...]:
-    """What has to be the same for measured times to hold."""
+    """What must be the same for measured times to hold."""
     return (processor_name(), f"{usable_cores()} cores", backend.name, *backend.target())
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CacheDecision:
     """Whether the cache is used, and why, as a sentence."""
 
     use: bool
@@ -120,14 +95,14 @@ class Verdict:
 
 
 def weigh(
-    costs: Costs | None,
+    costs: CacheCosts | None,
     machine: tuple[str, ...],
     tail: str,
     form: str,
     *,
     resident: bool,
     name: str = "Cache",
-) -> Verdict:
+) -> CacheDecision:
     """Whether reading the feature maps of `tail` in the format `form` is cheaper than computing them.
 
     `resident`: what is cached fits into this machine's memory, so that reads seldom go to the disk.
@@ -135,10 +110,10 @@ def weigh(
     sentence calls the cache.
     """
     if costs is None or costs.machine != machine or tail not in costs.tails:
-        return Verdict(True, f"{name} used: what it costs was not measured on this machine.")
+        return CacheDecision(True, f"{name} used: what it costs was not measured on this machine.")
     stored = costs.store.get(form)
     if stored is None:
-        return Verdict(True, f"{name} used: what reading {form} maps costs was not measured.")
+        return CacheDecision(True, f"{name} used: what reading {form} maps costs was not measured.")
     read = stored.read if resident or stored.read_cold is None else stored.read_cold
     tier = "memory" if resident or stored.read_cold is None else "disk"
     cached, computed = costs.cached(tail, read), costs.computed(tail)
@@ -147,5 +122,7 @@ def weigh(
         f"{1e3 * computed:.3g} ms"
     )
     if cached < computed:
-        return Verdict(True, f"{name} used: {figures}.")
-    return Verdict(False, f"{name} not used: {figures} (--cache always uses it all the same).")
+        return CacheDecision(True, f"{name} used: {figures}.")
+    return CacheDecision(
+        False, f"{name} not used: {figures} (--cache always uses it all the same)."
+    )

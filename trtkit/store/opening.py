@@ -81,11 +81,11 @@ def _rebuild(folder: Path) -> Index:
     total = 0
     for number in numbers:
         path = segment_path(folder, number)
-        found = [(h, offset, HEADER_BYTES + h.payload_bytes) for h, offset in scan(path)]
-        if found:
-            _, offset, length = found[-1]
+        entries = [(h, offset, HEADER_BYTES + h.payload_bytes) for h, offset in scan(path)]
+        if entries:
+            _, offset, length = entries[-1]
             row = SegmentRow(number, offset + length, path.stat().st_mtime_ns)
-            index.commit(row, found, {})
-            total += len(found)
+            index.commit(row, entries, {})
+            total += len(entries)
     log.warning("The feature store in %s had no usable index; found %d entries.", folder, total)
     return index

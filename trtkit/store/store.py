@@ -17,7 +17,7 @@ import numpy as np
 from filelock import BaseFileLock
 
 from trtkit.errors import TrtkitError, listed
-from trtkit.store.append import Appender, Limits
+from trtkit.store.append import Appender, StoreLimits
 from trtkit.store.codec import (
     CODEC_CODES,
     DTYPE_CODES,
@@ -102,7 +102,9 @@ class FeatureStore:
                 "hold anything: both must be positive."
             )
         self.folder = Path(folder)
-        self._limits = Limits(max_bytes, max(1, min(segment_bytes, max_bytes // 4)), dtype, codec)
+        self._limits = StoreLimits(
+            max_bytes, max(1, min(segment_bytes, max_bytes // 4)), dtype, codec
+        )
         self._requested = DTYPE_CODES[dtype]
         self._process = os.getpid()
         self._lock = threading.Lock()
@@ -189,10 +191,10 @@ class FeatureStore:
         check_key(key)
         check_array(value)
         if self._writer is None or not self.writable:
-            taken = False
+            accepted = False
         else:
-            taken = self._writer.put(key, np.array(value, order="C"))
-        if not taken:
+            accepted = self._writer.put(key, np.array(value, order="C"))
+        if not accepted:
             self._count(dropped=1)
 
     def flush(self) -> None:

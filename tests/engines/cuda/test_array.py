@@ -115,7 +115,7 @@ def test_what_an_engine_cannot_take(monkeypatch, tmp_path):
         whole.run({"x": PHOTOS[..., :7]})
     with pytest.raises(TrtkitError, match="but was given y; pass it by that name"):
         whole.run({"y": PHOTOS})
-    with pytest.raises(TrtkitError, match="A batch of 9 was asked of whole, .* 1 to 8 images"):
+    with pytest.raises(TrtkitError, match="whole takes batches of 1 to 8, not 9"):
         whole.run({"x": np.concatenate([PHOTOS, PHOTOS, PHOTOS[:1]])})
     with pytest.raises(TrtkitError, match="engines read contiguous ones; copy it"):
         whole.run({"x": Interface(on_device(PHOTOS), strides=(768, 256, 4, 32))})

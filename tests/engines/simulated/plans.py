@@ -7,14 +7,14 @@ from pathlib import Path
 import onnx
 
 from tests.graph.onnx_graphs import classifier
-from trtkit.engines.base import BuildPlace, StageBuild
+from trtkit.engines.base import StageBuild
 from trtkit.engines.cuda.array import DeviceTensor
 from trtkit.engines.cuda.device import Event, Stream
 from trtkit.engines.cuda.memory import DeviceMemory, pinned
-from trtkit.engines.options import BuildOptions, Profile
+from trtkit.engines.options import BatchRange, BuildOptions
+from trtkit.engines.registry import RTX, TENSORRT
 from trtkit.engines.tensorrt.backend import TensorRTBackend
 from trtkit.engines.tensorrt.engine import TensorRTEngine
-from trtkit.engines.tensorrt.library import RTX, TENSORRT
 from trtkit.graph.split import split
 from trtkit.tensors import Array
 
@@ -28,7 +28,7 @@ def engines(
     version: str = "10.3.0",
     *,
     precision: str = "fp32",
-    profiles: tuple[Profile, ...] = ((1, 4, 8),),
+    profiles: tuple[BatchRange, ...] = ((1, 4, 8),),
     cut: bool = True,
     model: onnx.ModelProto | None = None,
 ) -> list[TensorRTEngine]:
@@ -47,7 +47,7 @@ def engines(
     loaded = []
     for stage in stages:
         path = folder / f"{stage.name}-0.plan"
-        built = backend.build(stage, path, BuildPlace(folder / "timing"))
+        built = backend.build(stage, path, folder / "timing")
         loaded.append(backend.load(path, built.record, "trtkit build"))
     return loaded
 

@@ -14,16 +14,19 @@ from onnx import helper
 from tests.engines.simulated import VERSIONS, install
 from tests.engines.simulated.plans import backend_for, engines, on_device
 from tests.graph.onnx_graphs import classifier, run
-from trtkit.engines.base import BuildPlace, StageBuild
+from tests.reports import RecordingReporter, recorded
+from trtkit.engines.base import StageBuild
 from trtkit.engines.cuda.device import Stream
 from trtkit.engines.cuda.memory import DeviceMemory
 from trtkit.engines.options import BuildOptions
-from trtkit.engines.registry import get_backend
+from trtkit.engines.registry import TENSORRT, get_backend
 from trtkit.engines.tensorrt.engine import load_engine
 from trtkit.engines.tensorrt.layers import network_layers
-from trtkit.engines.tensorrt.library import TENSORRT, load_library
+from trtkit.engines.tensorrt.library import load_library
 from trtkit.engines.tensorrt.versions import Api
 from trtkit.errors import TrtkitError
+from trtkit.reporting import reporting
+from trtkit.serialization import from_plain
 
 PHOTOS = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
 WITH_FLAGS = ("8.5.3.1", "8.6.1")
@@ -35,10 +38,12 @@ def stage(precision="fp32", model=None, **options):
     )
 
 
-def build(tmp_path, version="10.3.0", precision="fp32", model=None, advance=None, **options):
-    place = BuildPlace(tmp_path / "timing", advance or (lambda phase, share: None))
+def build(tmp_path, version="10.3.0", precision="fp32", model=None, **options):
     path = tmp_path / "whole-1.plan"
-    return backend_for(version).build(stage(precision, model, **options), path, place), path
+    built = backend_for(version).build(
+        stage(precision, model, **options), path, tmp_path / "timing"
+    )
+    return built, path
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -50,8 +55,8 @@ def test_every_option_a_version_has_is_asked_for_in_its_words(monkeypatch, tmp_p
         options["own_tactics"] = True
     if version != "8.5.3.1":
         options |= {"optimization_level": 2, "hardware_compatible": not rtx}
-    told = []
-    built, path = build(tmp_path, version, "fp16", advance=lambda *how: told.append(how), **options)
+    with recorded() as reports:
+        built, path = build(tmp_path, version, "fp16", **options)
     header = simulation.library.builds[-1]
     asked = json.dumps(header)
     assert "TF32" in header["flags"]
@@ -59,8 +64,8 @@ def test_every_option_a_version_has_is_asked_for_in_its_words(monkeypatch, tmp_p
     assert ("OBEY_PRECISION_CONSTRAINTS" in header["flags"]) == (version in WITH_FLAGS)
     assert ("AMPERE_PLUS" in asked) == (version != "8.5.3.1" and not rtx)
     assert built.record["flags"]["workspace_memory"] == 64 << 20
-    assert bool(told) == (version not in WITH_FLAGS)
-    assert all(0.0 <= share <= 1.0 for _, share in told)
+    assert bool(reports.phases) == (version not in WITH_FLAGS)
+    assert all(0.0 <= share <= 1.0 for _, share in reports.phases)
     backend = backend_for(version)
     engine = backend.load(path, built.record, "trtkit build")
     np.testing.assert_allclose(
@@ -104,7 +109,8 @@ def test_tf32_is_off_unless_asked_for(monkeypatch, tmp_path, version):
 def test_an_option_the_version_lacks(monkeypatch, tmp_path, options, flag):
     install(monkeypatch, version="8.5.3.1")
     with pytest.raises(
-        TrtkitError, match=rf"{flag} was asked of tensorrt 8\.5\.3\.1, which does not"
+        TrtkitError,
+        match=rf"tensorrt 8\.5\.3\.1 does not have {flag}, which came with TensorRT 8\.6",
     ):
         build(tmp_path, "8.5.3.1", **options)
     assert not list(tmp_path.glob("*.plan"))
@@ -134,7 +140,7 @@ def test_an_engine_in_another_precision_than_asked_for_is_found_out(monkeypatch,
     simulation.library.deliver = "fp32"
     with pytest.raises(
         TrtkitError,
-        match=r"fp16 was asked for, but 3 of 3 heavy layers of the engine of whole are not in it: "
+        match=r"3 of 3 heavy layers of the engine of whole are not fp16: "
         r".*\(fp32\).*; nothing was kept",
     ):
         build(tmp_path, version, "fp16")
@@ -159,7 +165,7 @@ def test_messages_name_the_stage_as_the_user_does(monkeypatch, tmp_path):
     # A bundle's files are called after the stage and the digits of their content.
     renamed = path.rename(tmp_path / "my-own-model-0123456789abcdef.plan")
     engine = backend_for("10.3.0").load(renamed, built.record, "trtkit build")
-    with pytest.raises(TrtkitError, match="was asked of my-own-model, which was built for 1 to 64"):
+    with pytest.raises(TrtkitError, match="my-own-model takes batches of 1 to 64, not"):
         engine.profile_for(65)
 
 
@@ -246,20 +252,25 @@ def test_a_build_that_fails(monkeypatch, tmp_path, fail, message):
 def test_a_user_who_ends_a_build_ends_it(monkeypatch, tmp_path):
     install(monkeypatch)
 
-    def interrupt(phase, share):
-        raise KeyboardInterrupt
+    class Interrupting(RecordingReporter):
+        def advance(self, phase, share):
+            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, advance=interrupt)
+    with pytest.raises(KeyboardInterrupt), reporting(Interrupting()):
+        build(tmp_path)
     assert not list(tmp_path.glob("*.plan"))
 
 
 @pytest.mark.parametrize(
     ("precision", "options", "message"),
     [
-        ("fp32", {"profiles": ((4, 4, 4),), "dla": 0}, "--dla was asked for at fp32, .* --fp16"),
+        (
+            "fp32",
+            {"profiles": ((4, 4, 4),), "dla": 0},
+            "--dla takes fp16, not fp32; build with --fp16",
+        ),
         ("fp16", {"dla": 0}, "with a range of batch sizes, .* such as --batch 8"),
-        ("fp16", {"profiles": ((4, 4, 4),), "dla": 3}, "DLA 3 was asked for, but .* finds 2 deep"),
+        ("fp16", {"profiles": ((4, 4, 4),), "dla": 3}, "There is no DLA 3: .* finds 2 deep"),
     ],
 )
 def test_dla_requests_that_cannot_be_carried_out(
@@ -339,7 +350,7 @@ def test_tensorrt_without_a_gpu_cannot_build(monkeypatch, tmp_path):
         ({"profiles": ()}, "give MIN,OPT,MAX"),
         ({"profiles": ((0, 1, 2),)}, "1 <= MIN <= OPT <= MAX"),
         ({"profiles": ((2, 4, 8), (1, 1, 1))}, "one of the ranges must hold all the others"),
-        ({"optimization_level": 6}, "Optimization level 6 was asked for"),
+        ({"optimization_level": 6}, "There is no optimization level 6"),
     ],
 )
 def test_options_that_contradict_themselves(change, message):
@@ -351,7 +362,7 @@ def test_ranges_may_be_given_in_any_order():
     options = BuildOptions.for_batches([(1, 1, 1), (1, 8, 32), (16, 16, 16), (1, 1, 1)])
     assert options.profiles == ((1, 8, 32), (1, 1, 1), (16, 16, 16))
     assert options.batch == (1, 8, 32)
-    assert BuildOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
+    assert from_plain(json.loads(json.dumps(options.to_json())), BuildOptions) == options
 
 
 @pytest.mark.parametrize("version", VERSIONS)

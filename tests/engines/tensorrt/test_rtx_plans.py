@@ -21,7 +21,8 @@ from torchvision import models
 import trtkit.graph.typed as typed
 from tests.graph.onnx_graphs import classifier
 from tests.quantized import quantize
-from trtkit.engines.base import BuildPlace, BuiltEngine, StageBuild
+from tests.reports import RecordingReporter, recorded
+from trtkit.engines.base import BuiltEngine, StageBuild
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.tensorrt.backend import TensorRTBackend, tensorrt_rtx
 from trtkit.engines.tensorrt.versions import Api
@@ -35,6 +36,7 @@ from trtkit.graph.tree import Model, StageGraph, stage_tree
 from trtkit.models.architectures import as_blocks
 from trtkit.models.names import ARCHITECTURES
 from trtkit.preprocessing import Preprocessing
+from trtkit.reporting import reporting
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has no wheel here")
 
@@ -172,7 +174,7 @@ def build(
     built = backend.build(
         StageBuild(stage.name, stage.graph, precision, root, leaf, BuildOptions(**options)),
         destination,
-        BuildPlace(timing),
+        timing,
     )
     size = destination.stat().st_size
     destination.unlink()
@@ -309,10 +311,10 @@ def make(backend, tmp_path):
     """Builds a graph as a whole model; what is refused must leave no file."""
     destination = tmp_path / "engine.plan"
 
-    def make(graph, precision="fp32", advance=lambda phase, share: None, **options):
+    def make(graph, precision="fp32", **options):
         stage = StageBuild("m", graph, precision, True, True, BuildOptions(**options))
         try:
-            return backend.build(stage, destination, BuildPlace(tmp_path / "timing", advance))
+            return backend.build(stage, destination, tmp_path / "timing")
         except BaseException:
             assert not destination.exists()
             raise
@@ -469,32 +471,32 @@ def test_a_transposed_uint8_image_is_refused(make):
 
 
 def test_progress_is_told_in_phases(make):
-    told: list[tuple[str, float]] = []
-    make(small(), advance=lambda phase, share: told.append((phase, share)))
+    with recorded() as reports:
+        make(small())
     shares: dict[str, list[float]] = {}
-    for phase, share in told:
+    for phase, share in reports.phases:
         shares.setdefault(phase, []).append(share)
     assert len(shares) > 1
-    assert all(0.0 < share <= 1.0 for _, share in told)
+    assert all(0.0 < share <= 1.0 for _, share in reports.phases)
     # Every phase ends; between are steps that really are parts.
-    assert all(1.0 in found for found in shares.values())
-    assert any(share < 1.0 for _, share in told)
+    assert all(1.0 in of_phase for of_phase in shares.values())
+    assert any(share < 1.0 for _, share in reports.phases)
 
 
 def test_a_build_that_is_interrupted_ends_and_leaves_no_file(make):
-    calls = []
+    class Interrupting(RecordingReporter):
+        def advance(self, phase, share):
+            super().advance(phase, share)
+            raise KeyboardInterrupt
 
-    def advance(phase, share):
-        calls.append(phase)
-        raise KeyboardInterrupt
-
-    whole = []
-    make(small(), advance=lambda phase, share: whole.append(phase))
+    with recorded() as whole:
+        make(small())
     make.destination.unlink()
-    with pytest.raises(KeyboardInterrupt):
-        make(small(), advance=advance)
+    interrupting = Interrupting()
+    with pytest.raises(KeyboardInterrupt), reporting(interrupting):
+        make(small())
     # TensorRT stopped instead of finishing a plan that is thrown away.
-    assert 0 < len(calls) < len(whole)
+    assert 0 < len(interrupting.phases) < len(whole.phases)
 
 
 @pytest.mark.parametrize(
@@ -506,8 +508,8 @@ def test_a_build_that_is_interrupted_ends_and_leaves_no_file(make):
         ("fp32", {"own_tactics": True}, "--own-tactics .* has no kernels but its own"),
         ("fp32", {"workspace_memory": 1 << 20}, "give --workspace-memory more"),
         ("fp16", {"dla": 0, "profiles": ((4, 4, 4),)}, "DLA 0 .* finds 0 deep learning"),
-        ("fp32", {"dla": 0, "profiles": ((4, 4, 4),)}, "--dla was asked for at fp32"),
-        ("fp16", {"dla": 0}, "--dla was asked for with a range of batch sizes"),
+        ("fp32", {"dla": 0, "profiles": ((4, 4, 4),)}, "--dla takes fp16, not fp32"),
+        ("fp16", {"dla": 0}, "--dla takes one batch size, not a range"),
     ],
 )
 def test_an_option_that_cannot_be_had_is_one_sentence(make, precision, options, message):

@@ -7,14 +7,14 @@ import pytest
 from tests.engines.simulated import VERSIONS, install
 from tests.engines.simulated.plans import backend_for
 from tests.graph.onnx_graphs import classifier
-from trtkit.engines.base import BuildPlace, StageBuild
+from trtkit.engines.base import StageBuild
 from trtkit.engines.tensorrt import timing
 from trtkit.errors import TrtkitError
 
 
 def build(tmp_path, version="10.3.0", model=None):
     stage = StageBuild("whole", model or classifier(), "fp32", True, True)
-    place = BuildPlace(tmp_path / "timing")
+    place = tmp_path / "timing"
     backend_for(version).build(stage, tmp_path / "whole-1.plan", place)
 
 

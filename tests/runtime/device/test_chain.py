@@ -264,7 +264,9 @@ def test_the_model_in_one_piece(monkeypatch, tmp_path):
 def test_a_batch_beyond_the_profile(monkeypatch, tmp_path, images):
     install(monkeypatch)
     chain = DeviceChain(engines(tmp_path))
-    with pytest.raises(TrtkitError, match=f"A batch of {images} .* take 1 to 8 images; .*--batch"):
+    with pytest.raises(
+        TrtkitError, match=f"The engines take batches of 1 to 8, not {images}; .*--batch"
+    ):
         chain.submit(list(PHOTOS[:images]), ())
 
 

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from tests.engines.simulated import VERSIONS, install
 from tests.engines.simulated.plans import backend_for, engines
 from tests.graph.onnx_graphs import classifier, run
-from trtkit.engines.base import BuildPlace, StageBuild
+from trtkit.engines.base import StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.engines.options import BuildOptions
 from trtkit.graph.embedding import divide
@@ -44,7 +44,7 @@ def loaded(backend, folder: Path, *, precision: str = "fp32", profiles=((1, 4, 8
         options = BuildOptions(profiles=profiles)
         stage = StageBuild(name, graph, precision, name == "prefix", name == "head", options)
         path = folder / f"{name}-0{backend.suffix}"
-        built = backend.build(stage, path, BuildPlace(folder / "timing"))
+        built = backend.build(stage, path, folder / "timing")
         found.append(backend.load(path, built.record, "trtkit build"))
     return found
 

@@ -46,7 +46,7 @@ def test_feature_maps_and_logits_of_one_run(monkeypatch, tmp_path):
         # The tail goes on from the maps to the logits of the same photos.
         onwards = chain.submit([], list(kept[1])).result().logits
         np.testing.assert_allclose(onwards, LOGITS[8:], rtol=1e-4, atol=1e-5)
-        with pytest.raises(TrtkitError, match="A batch of 9 was asked for"):
+        with pytest.raises(TrtkitError, match="The engines take batches of 1 to 8, not 9"):
             pipeline.features(PHOTOS[:9])
     del chain, pipeline, features
     simulation.cuda.assert_clean()

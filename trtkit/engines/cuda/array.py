@@ -13,7 +13,7 @@ from trtkit.engines.cuda import dlpack
 from trtkit.engines.cuda.device import Event, Stream, call
 from trtkit.engines.cuda.memory import DeviceMemory
 from trtkit.errors import TrtkitError
-from trtkit.tensors import Array, TensorSpec
+from trtkit.tensors import Array
 
 DLPACK_CUDA = 2
 # A CUDA stream number of DLPack that means: do not synchronize.
@@ -98,23 +98,11 @@ def device_view(value: Any, stream: Stream) -> DeviceView | None:
     # First, because the producer makes our stream wait for its own work; torch's interface names none.
     device: Callable[[], tuple[int, int]] | None = getattr(value, "__dlpack_device__", None)
     if device is not None and int(device()[0]) == DLPACK_CUDA:
-        taken = dlpack.take_capsule(value.__dlpack__(stream=stream.pointer))
-        _check_contiguous(taken.shape, taken.strides)
-        return DeviceView(taken.pointer, taken.shape, taken.dtype, taken)
+        received = dlpack.take_capsule(value.__dlpack__(stream=stream.pointer))
+        _check_contiguous(received.shape, received.strides)
+        return DeviceView(received.pointer, received.shape, received.dtype, received)
     interface = getattr(value, "__cuda_array_interface__", None)
     return _from_interface(interface, value) if interface is not None else None
-
-
-def check_fits(spec: TensorSpec, shape: tuple[int, ...], dtype: str) -> None:
-    """Raise TrtkitError unless an array of that shape and dtype is what an engine takes."""
-    fits = len(shape) == len(spec.shape) and all(
-        wanted in (None, size) for wanted, size in zip(spec.shape, shape, strict=True)
-    )
-    if not fits or dtype != spec.dtype:
-        raise TrtkitError(
-            f"The engine takes {spec}, but was given {dtype} {' x '.join(map(str, shape))}; convert "
-            "it first."
-        )
 
 
 def _from_interface(interface: dict[str, Any], owner: Any) -> DeviceView:
@@ -140,7 +128,7 @@ def _check_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None) -
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size != 1 and stride != wanted:
             raise TrtkitError(
-                f"A device array of shape {shape} with strides {strides} was given, but engines read "
-                "contiguous ones; copy it into a contiguous array first."
+                f"Engines read contiguous arrays, not one of shape {shape} with strides {strides}; copy "
+                "it into a contiguous array first."
             )
         wanted *= size

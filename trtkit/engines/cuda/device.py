@@ -1,4 +1,4 @@
-"""The GPU: what it is, its streams and events, and copying between host and device.
+"""The GPU: what it is, its streams, events and graphs, and copying between host and device.
 
 Everything happens in the context that is current in the calling thread, which without anybody's
 doing is the device's primary context: the one that torch, CuPy and `pycuda.autoprimaryctx` use.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +82,10 @@ def missing() -> str | None:
         return None
     if name == "cudaErrorInsufficientDriver":
         _, wanted = runtime.cudaRuntimeGetVersion()
-        status, found = runtime.cudaDriverGetVersion()
-        if int(status) == 0 and found:
+        status, offered = runtime.cudaDriverGetVersion()
+        if int(status) == 0 and offered:
             return (
-                f"the NVIDIA driver is too old: it offers CUDA {_version(found)}, and cuda-python "
+                f"the NVIDIA driver is too old: it offers CUDA {_version(offered)}, and cuda-python "
                 f"here is for {_version(wanted)}"
             )
         return "there is no NVIDIA driver"
@@ -97,7 +98,7 @@ def current_card() -> Card:
     """The GPU that CUDA uses here. Raises CudaError when there is none."""
     reason = missing()
     if reason is not None:
-        raise CudaError(f"A GPU was asked for, but {reason.rstrip('.')}; `trtkit doctor` shows it.")
+        raise CudaError(f"No GPU can be used: {reason.rstrip('.')}; `trtkit doctor` shows it.")
     properties = call("cudaGetDeviceProperties", call("cudaGetDevice"))
     name = properties.name
     return Card(
@@ -172,6 +173,41 @@ class Stream:
         """Queue a copy between any two addresses, of the device or pinned."""
         status = self._runtime.cudaMemcpyAsync(target, source, nbytes, self._any_way, self.handle)
         check("cudaMemcpyAsync", status)
+
+
+class Graph:
+    """Work that was recorded once and is launched as one call.
+
+    The addresses in it must stay valid while it is used.
+    """
+
+    def __init__(self, stream: Stream, enqueue: Callable[[], None]) -> None:
+        """Record what `enqueue` queues on `stream`; nothing of it runs.
+
+        Raises CudaError when something in it cannot be recorded; the stream is usable afterwards.
+        """
+        self._runtime = runtime = bindings()
+        # Other threads of the process, torch's say, go on calling CUDA meanwhile.
+        mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        call("cudaStreamBeginCapture", stream.handle, mode)
+        try:
+            enqueue()
+        finally:
+            code, graph = runtime.cudaStreamEndCapture(stream.handle)
+        if int(code) != 0:
+            # Left as CUDA's last error it would be found by whoever asks next.
+            runtime.cudaGetLastError()
+            raise CudaError(f"A run could not be recorded ({code.name}).", code.name)
+        try:
+            self._executable = call("cudaGraphInstantiate", graph, 0)
+        finally:
+            runtime.cudaGraphDestroy(graph)
+        self._finalizer = weakref.finalize(self, _destroy, "cudaGraphExecDestroy", self._executable)
+
+    def launch(self, stream: Stream) -> None:
+        """Queue all of it on `stream`."""
+        status = self._runtime.cudaGraphLaunch(self._executable, stream.handle)
+        check("cudaGraphLaunch", status)
 
 
 def check(function: str, status: tuple[Any]) -> None:

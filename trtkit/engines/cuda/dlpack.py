@@ -19,7 +19,7 @@ CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
 KINDS = {code: kind for kind, code in CODES.items()}
 
 
-class _Tensor(ctypes.Structure):
+class _DLTensor(ctypes.Structure):
     _fields_ = (
         ("data", ctypes.c_void_p),
         ("device_type", ctypes.c_int32),
@@ -40,7 +40,7 @@ class _Managed(ctypes.Structure):
 
 _Deleter = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Managed))
 _Managed._fields_ = (
-    ("tensor", _Tensor),
+    ("tensor", _DLTensor),
     ("context", ctypes.c_void_p),
     ("deleter", _Deleter),
 )
@@ -84,7 +84,7 @@ def make_capsule(
     """A capsule of a contiguous array. `owner` lives until the capsule's taker is done with it."""
     kind = np.dtype(dtype)
     sizes = (ctypes.c_int64 * len(shape))(*shape)
-    tensor = _Tensor(
+    tensor = _DLTensor(
         data=pointer,
         device_type=device[0],
         device_id=device[1],
@@ -103,8 +103,8 @@ def make_capsule(
 
 
 @dataclass(eq=False)
-class Taken:
-    """An array that was handed over. `strides` in elements, None for contiguous."""
+class ReceivedArray:
+    """An array that another library handed over. `strides` in elements, None for contiguous."""
 
     pointer: int
     shape: tuple[int, ...]
@@ -117,7 +117,7 @@ class Taken:
             self.managed.contents.deleter(self.managed)
 
 
-def take_capsule(capsule: Any) -> Taken:
+def take_capsule(capsule: Any) -> ReceivedArray:
     """Take over what a capsule holds; its producer is told when the result goes."""
     address = _get(capsule, NAME)
     _rename(capsule, USED)
@@ -127,10 +127,10 @@ def take_capsule(capsule: Any) -> Taken:
     if tensor.code not in KINDS or tensor.lanes != 1:
         managed.contents.deleter(managed)
         raise TrtkitError(
-            f"A device array of DLPack type {tensor.code} was given; engines take integers and floats "
-            "of 8 to 64 bits."
+            f"Engines take integers and floats of 8 to 64 bits, not a device array of DLPack type "
+            f"{tensor.code}; convert it first."
         )
-    return Taken(
+    return ReceivedArray(
         pointer=(tensor.data or 0) + tensor.byte_offset,
         shape=tuple(tensor.shape[:count]),
         strides=tuple(tensor.strides[:count]) if tensor.strides else None,

@@ -11,6 +11,7 @@ import numpy as np
 
 from trtkit.engines.cuda.device import CudaError, bindings, call, free_memory
 from trtkit.errors import TrtkitError
+from trtkit.sizes import human_bytes
 from trtkit.tensors import Array
 
 OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
@@ -42,8 +43,9 @@ def not_enough(nbytes: int, what: str, lower: str) -> str:
     """The sentence for device memory that ran out."""
     free, total = free_memory()
     return (
-        f"{human(nbytes)} of device memory were wanted for {what}, but {human(free)} of "
-        f"{human(total)} are free; lower {lower}, or end what else uses the GPU."
+        f"There is not enough device memory for {what}: {human_bytes(nbytes)} are needed, "
+        f"{human_bytes(free)} of {human_bytes(total)} are free; lower {lower}, or end what else uses the "
+        "GPU."
     )
 
 
@@ -59,8 +61,8 @@ def pinned(shape: tuple[int, ...], dtype: str, what: str) -> Array:
         if error.code != OUT_OF_MEMORY:
             raise
         raise TrtkitError(
-            f"{human(nbytes)} of page-locked host memory were wanted for {what}, which this machine "
-            "does not have free; lower --batch."
+            f"There is not enough page-locked host memory for {what}: {human_bytes(nbytes)} are needed; "
+            "lower --batch."
         ) from error
     block = (ctypes.c_uint8 * max(1, nbytes)).from_address(pointer)
     weakref.finalize(block, _free, "cudaFreeHost", pointer)
@@ -105,13 +107,6 @@ class PinnedRows:
 def address(array: Array) -> int:
     """Where an array's values begin. Several times as fast as `array.ctypes.data`."""
     return int(array.__array_interface__["data"][0])
-
-
-def human(nbytes: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if nbytes >= size:
-            return f"{nbytes / size:.1f} {unit}"
-    return f"{nbytes} bytes"
 
 
 def _free(function: str, pointer: int) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trtkit.engines.base import BuildPlace, BuiltEngine, LayerTime, StageBuild
+from trtkit.engines.base import BuiltEngine, LayerTime, StageBuild
 from trtkit.engines.cuda import device
+from trtkit.engines.registry import RTX, TENSORRT, BackendEntry
 from trtkit.engines.tensorrt.builder import PlanRequest, build_plan
 from trtkit.engines.tensorrt.engine import TensorRTEngine, load_engine
 from trtkit.engines.tensorrt.layers import check_layers, engine_layers
-from trtkit.engines.tensorrt.library import RTX, TENSORRT, Flavour, Library, load_library
+from trtkit.engines.tensorrt.library import Library, load_library
 from trtkit.engines.tensorrt.origin import RTX_CAPABILITIES, check_origin, describe_origin
 from trtkit.engines.tensorrt.profiler import layer_times
 from trtkit.errors import TrtkitError
@@ -37,9 +38,9 @@ class TensorRTBackend:
         "int8": "int8 where the graph is quantized, fp16 elsewhere",
     }
 
-    def __init__(self, flavour: Flavour) -> None:
-        self.name = flavour.name
-        self._library: Library = load_library(flavour)
+    def __init__(self, entry: BackendEntry) -> None:
+        self.name = entry.name
+        self._library: Library = load_library(entry)
 
     @property
     def int8_form(self) -> str:
@@ -64,7 +65,7 @@ class TensorRTBackend:
                 return f"{card} is no card that {self.name} runs on ({', '.join(RTX_CAPABILITIES)})"
         return blocked
 
-    def build(self, stage: StageBuild, destination: Path, place: BuildPlace) -> BuiltEngine:
+    def build(self, stage: StageBuild, destination: Path, timing: Path) -> BuiltEngine:
         from trtkit.graph.typed import has_pairs, write_precision
 
         options = stage.options
@@ -93,7 +94,7 @@ class TensorRTBackend:
             expected=expected,
             options=options,
         )
-        plan = build_plan(self._library, card, request, place)
+        plan = build_plan(self._library, card, request, timing)
         destination.write_bytes(plan.content)
         record = {
             **describe_origin(self.name, self.version, card, options),
@@ -134,12 +135,8 @@ class TensorRTBackend:
 
     def _check_dla(self, stage: StageBuild) -> None:
         if stage.precision != "fp16":
-            raise TrtkitError(
-                f"--dla was asked for at {stage.precision}, but the accelerators take fp16 here; "
-                "build with --fp16."
-            )
+            raise TrtkitError(f"--dla takes fp16, not {stage.precision}; build with --fp16.")
         if any(len(set(profile)) > 1 for profile in stage.options.profiles):
             raise TrtkitError(
-                "--dla was asked for with a range of batch sizes, but the accelerators take one size; "
-                "give it alone, such as --batch 8."
+                "--dla takes one batch size, not a range; give one, such as --batch 8."
             )

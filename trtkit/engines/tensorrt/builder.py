@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from trtkit.engines.base import BuildPlace
+from trtkit import reporting
 from trtkit.engines.cuda.device import Card, free_memory, missing
-from trtkit.engines.cuda.memory import human
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.tensorrt.layers import check_layers, network_layers
 from trtkit.engines.tensorrt.library import Library
-from trtkit.engines.tensorrt.progress import make_monitor
 from trtkit.engines.tensorrt.timing import TimingCache
-from trtkit.engines.tensorrt.versions import DTYPES
+from trtkit.engines.tensorrt.versions import DTYPES, Api
 from trtkit.errors import TrtkitError, listed
+from trtkit.sizes import human_bytes
 from trtkit.tensors import TensorSpec
 
 
@@ -48,7 +48,7 @@ class BuiltPlan:
 
 
 def build_plan(
-    library: Library, card: Card | None, request: PlanRequest, place: BuildPlace
+    library: Library, card: Card | None, request: PlanRequest, timing_folder: Path
 ) -> BuiltPlan:
     """Build a plan. Raises TrtkitError for what the parser or the builder refuses."""
     library.messages.clear()
@@ -61,10 +61,10 @@ def build_plan(
     if not parser.parse(request.content):
         raise _refused(library, parser, request)
     layers = network_layers(network, trt)
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     if strong:
         # Without strong types they are not yet the engine's: then the inspector alone can tell.
-        found = check_layers(
+        counts = check_layers(
             [layer for _, layer in layers],
             request.precision,
             request.expected,
@@ -77,10 +77,10 @@ def build_plan(
         if request.precision == "fp16" and request.options.dla is None:
             api.hold_to_half(config, network, (index for index, _ in layers))
     # TensorRT for RTX times nothing while it builds.
-    timing = None if library.rtx else TimingCache(place.timing, str(library), card)
+    timing = None if library.rtx else TimingCache(timing_folder, str(library), card)
     if timing is not None:
         timing.use(config)
-    monitor = make_monitor(api, place.advance)
+    monitor = _make_monitor(api)
     if monitor is not None:
         api.report_progress(config, monitor)
     started = time.perf_counter()
@@ -96,9 +96,49 @@ def build_plan(
         bytes(plan),
         tuple(_spec(network.get_input(index)) for index in range(network.num_inputs)),
         tuple(_spec(network.get_output(index)) for index in range(network.num_outputs)),
-        found,
+        counts,
         seconds,
     )
+
+
+def _make_monitor(api: Api) -> Any:
+    """A monitor that reports to this context's reporter; None where this TensorRT has no monitors.
+
+    Its `interrupted` says whether the user ended the build: an exception cannot pass through
+    TensorRT, which asks after each step whether to go on.
+    """
+    base = api.monitor_base
+    if base is None:
+        return None
+    # TensorRT calls from threads of its own.
+    reporter = reporting.current()
+
+    class Monitor(base):  # type: ignore[misc, valid-type]
+        """Reports each phase; TensorRT calls it from any thread."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.interrupted = False
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            self._steps[name] = max(1, steps)
+
+        def phase_finish(self, name: str) -> None:
+            self._steps.pop(name, None)
+            self._report(name, 1.0)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            self._report(name, min(1.0, (step + 1) / self._steps.get(name, 1)))
+            return not self.interrupted
+
+        def _report(self, name: str, share: float) -> None:
+            try:
+                reporter.advance(name, share)
+            except KeyboardInterrupt:
+                self.interrupted = True
+
+    return Monitor()
 
 
 def _builder(library: Library) -> Any:
@@ -149,8 +189,8 @@ def _use_dla(library: Library, builder: Any, config: Any, core: int) -> None:
     trt = library.trt
     if not 0 <= core < builder.num_DLA_cores:
         raise TrtkitError(
-            f"DLA {core} was asked for, but {library} finds {builder.num_DLA_cores} deep learning "
-            "accelerators here; leave --dla out, or give a lower number."
+            f"There is no DLA {core}: {library} finds {builder.num_DLA_cores} deep learning accelerators; "
+            "leave --dla out, or give a lower number."
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
@@ -189,9 +229,9 @@ def _not_built(library: Library, card: Card | None, request: PlanRequest) -> Trt
         )
         return TrtkitError(
             f"{library} {happened} while it built {request.name} for up to "
-            f"{request.options.batch[2]} images ({library.complaint()}; {human(free)} of "
-            f"{human(total)} are free); lower --batch or --workspace-memory, or end what else uses the "
-            "GPU."
+            f"{request.options.batch[2]} images ({library.complaint()}; {human_bytes(free)} of "
+            f"{human_bytes(total)} are free); lower --batch or --workspace-memory, or end what else uses "
+            "the GPU."
         )
     complaint = library.complaint()
     return TrtkitError(
@@ -203,9 +243,9 @@ def _not_built(library: Library, card: Card | None, request: PlanRequest) -> Trt
 def _advice(options: BuildOptions, complaint: str) -> str:
     if options.workspace_memory is not None and "workspace" in complaint.lower():
         return "give --workspace-memory more, or leave it out"
-    asked = [flag for flag in options.beyond_batch() if flag != "--tf32"]
-    if asked:
-        return f"leave {listed(asked)} out, or try another precision"
+    flags = [flag for flag in options.beyond_batch() if flag != "--tf32"]
+    if flags:
+        return f"leave {listed(flags)} out, or try another precision"
     return "try another precision or --backend onnxruntime"
 
 

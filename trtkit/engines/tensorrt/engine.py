@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from trtkit.engines.base import Tensor
-from trtkit.engines.cuda.array import DeviceTensor, DeviceView, check_fits, device_view
+from trtkit.engines.base import Tensor, check_fits, input_of
+from trtkit.engines.cuda.array import DeviceTensor, DeviceView, device_view
 from trtkit.engines.cuda.device import Event, Stream, free_memory, missing
-from trtkit.engines.cuda.memory import DeviceMemory, human, pinned
-from trtkit.engines.options import Profile
+from trtkit.engines.cuda.memory import DeviceMemory, pinned
+from trtkit.engines.options import BatchRange
 from trtkit.engines.tensorrt.library import Library
 from trtkit.engines.tensorrt.versions import DTYPES, Api
 from trtkit.errors import TrtkitError
+from trtkit.sizes import human_bytes
 from trtkit.tensors import TensorSpec
 
 
@@ -34,7 +35,7 @@ class TensorRTEngine:
         self.inputs = self._specs(trt.TensorIOMode.INPUT)
         self.outputs = self._specs(trt.TensorIOMode.OUTPUT)
         entry = self.inputs[0].name
-        self.profiles: tuple[Profile, ...] = tuple(
+        self.profiles: tuple[BatchRange, ...] = tuple(
             _batches(engine.get_tensor_profile_shape(entry, index))
             for index in range(engine.num_optimization_profiles)
         )
@@ -65,9 +66,8 @@ class TensorRTEngine:
     def context_for(self, images: int, scratch: DeviceMemory, stream: Stream) -> Any:
         """An execution context with scratch memory, on the profile for that many images."""
         profile = self.profile_for(images)
-        known = self._contexts.get(profile)
-        if known is not None:
-            return known
+        if profile in self._contexts:
+            return self._contexts[profile]
         context = self.api.create_context(self._engine)
         if context is None:
             raise self.failed(images)
@@ -89,8 +89,8 @@ class TensorRTEngine:
         if not fitting:
             low, high = self.batch
             raise TrtkitError(
-                f"A batch of {images} was asked of {self.name}, which was built for {low} to {high} "
-                "images; choose one of those or build with --batch."
+                f"{self.name} takes batches of {low} to {high}, not {images}; choose one of those or "
+                "build with --batch."
             )
         return min(fitting)[1]
 
@@ -171,15 +171,10 @@ class TensorRTEngine:
         )
 
     def _view(self, spec: TensorSpec, inputs: Mapping[str, Any], stream: Stream) -> DeviceView:
-        given = inputs.get(spec.name)
-        if given is None:
-            raise TrtkitError(
-                f"The engine takes {spec}, but was given {', '.join(inputs) or 'nothing'}; pass it "
-                "by that name."
-            )
-        view = device_view(given, stream)
+        value = input_of(spec, inputs)
+        view = device_view(value, stream)
         if view is None:
-            array = given if isinstance(given, np.ndarray) else given.numpy()
+            array = value if isinstance(value, np.ndarray) else value.numpy()
             check_fits(spec, array.shape, array.dtype.name)
             # Pinned, so that the copy is ordered before the run without the host waiting for it.
             host = pinned(array.shape, array.dtype.name, f"the input of {self.name}")
@@ -289,8 +284,9 @@ def load_engine(
     if engine is None and library.short_of_memory():
         free, total = free_memory()
         raise TrtkitError(
-            f"{library} has not enough device memory to load {path} ({library.complaint()}; {human(free)} "
-            f"of {human(total)} are free); end what else uses the GPU, or build for smaller --batch."
+            f"There is not enough device memory for {library} to load {path} ({library.complaint()}; "
+            f"{human_bytes(free)} of {human_bytes(total)} are free); end what else uses the GPU, or build "
+            "with a smaller --batch."
         )
     if engine is None:
         raise TrtkitError(
@@ -300,6 +296,6 @@ def load_engine(
     return TensorRTEngine(library, runtime, engine, path.name.rpartition("-")[0])
 
 
-def _batches(shapes: Any) -> Profile:
+def _batches(shapes: Any) -> BatchRange:
     low, best, high = (int(next(iter(shape))) for shape in shapes)
     return low, best, high

@@ -43,7 +43,7 @@ def network_layers(network: Any, trt: Any) -> list[tuple[int, HeavyLayer]]:
     """
     heavy = {getattr(trt.LayerType, name, None) for name in HEAVY_TYPES} - {None}
     made_by: dict[str, Any] = {}
-    found = []
+    layers = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         for output in range(layer.num_outputs):
@@ -55,20 +55,20 @@ def network_layers(network: Any, trt: Any) -> list[tuple[int, HeavyLayer]]:
             precision = "int8"
         else:
             precision = NETWORK_TYPES.get(value.dtype.name, "unknown")
-        found.append((index, HeavyLayer(layer.name, precision)))
-    return found
+        layers.append((index, HeavyLayer(layer.name, precision)))
+    return layers
 
 
 def engine_layers(information: str) -> list[HeavyLayer]:
     """The heavy layers in what the inspector says as JSON, `unknown` where it does not say."""
-    found = []
+    layers = []
     for layer in json.loads(information).get("Layers", []):
         if not isinstance(layer, dict):
             continue
         kind = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}"
         if HEAVY_ENGINE.search(kind) and not NOT_HEAVY.search(str(layer.get("LayerType", ""))):
-            found.append(HeavyLayer(_source(layer), _precision(layer)))
-    return found
+            layers.append(HeavyLayer(_source(layer), _precision(layer)))
+    return layers
 
 
 @dataclass(frozen=True)
@@ -81,34 +81,34 @@ class LayerSource:
 
 def layer_sources(information: str) -> dict[str, LayerSource]:
     """Every layer in what the inspector says as JSON, by its name; of several of one name the first."""
-    found: dict[str, LayerSource] = {}
+    sources: dict[str, LayerSource] = {}
     for layer in json.loads(information).get("Layers", []):
         if isinstance(layer, dict):
             kind = str(layer.get("LayerType") or UNKNOWN)
-            found.setdefault(str(layer.get("Name", "")), LayerSource(kind, _nodes(layer)))
-    return found
+            sources.setdefault(str(layer.get("Name", "")), LayerSource(kind, _nodes(layer)))
+    return sources
 
 
 def too_wide(
-    layers: Iterable[HeavyLayer], asked: str, expected: Mapping[str, str]
+    layers: Iterable[HeavyLayer], precision: str, expected: Mapping[str, str]
 ) -> list[HeavyLayer]:
     """The layers that compute in more than they should.
 
     `expected` says what each ONNX node asks for; a layer that is none of them, or several fused, is
-    held to the widest of those it names, else to fp16 in an int8 engine and to `asked` in others.
+    held to the widest of those it names, else to fp16 in an int8 engine and to `precision` in others.
     """
-    default = "fp16" if asked == "int8" else asked
-    found = []
+    default = "fp16" if precision == "int8" else precision
+    wide = []
     for layer in layers:
         parts = {part.strip() for part in layer.name.split(" + ")}
         named = [expected[part] for part in parts & expected.keys()] or [default]
-        if WIDTH.get(layer.precision, 0) > max(WIDTH[precision] for precision in named):
-            found.append(layer)
-    return found
+        if WIDTH.get(layer.precision, 0) > max(WIDTH[name] for name in named):
+            wide.append(layer)
+    return wide
 
 
 def check_layers(
-    layers: list[HeavyLayer], asked: str, expected: Mapping[str, str], where: str
+    layers: list[HeavyLayer], precision: str, expected: Mapping[str, str], where: str
 ) -> dict[str, int]:
     """How many heavy layers have each precision. Raises TrtkitError, listing them, when some are too wide.
 
@@ -116,17 +116,17 @@ def check_layers(
     `where` is what was looked at, for the message.
     """
     layers = layers or [HeavyLayer(name, "unknown") for name in expected]
-    wide = too_wide(layers, asked, expected)
+    wide = too_wide(layers, precision, expected)
     counts = Counter(layer.precision for layer in layers)
     # Of a stage whose graph has no int8 layer none is expected.
-    wants = asked == "int8" and (not expected or "int8" in expected.values())
+    wants = precision == "int8" and (not expected or "int8" in expected.values())
     if wants and not wide and layers and not counts["int8"] | counts["unknown"]:
         wide = layers
     if wide:
         names = listed(f"{layer.name} ({layer.precision})" for layer in wide)
         raise TrtkitError(
-            f"{asked} was asked for, but {len(wide)} of {len(layers)} heavy layers of {where} are "
-            f"not in it: {names}; nothing was kept."
+            f"{len(wide)} of {len(layers)} heavy layers of {where} are not {precision}: {names}; nothing "
+            "was kept."
         )
     return {"heavy": len(layers), **{name: counts[name] for name in (*WIDTH, "unknown")}}
 
@@ -137,8 +137,7 @@ def _source(layer: dict[str, Any]) -> str:
 
 
 def _nodes(layer: dict[str, Any]) -> tuple[str, ...]:
-    found = re.findall(r"\[ONNX Layer: ([^\]\x1e\x1f]+)\]", str(layer.get("Metadata", "")))
-    return tuple(found)
+    return tuple(re.findall(r"\[ONNX Layer: ([^\]\x1e\x1f]+)\]", str(layer.get("Metadata", ""))))
 
 
 def _precision(layer: dict[str, Any]) -> str:

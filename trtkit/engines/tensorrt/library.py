@@ -1,13 +1,12 @@
-"""Importing a TensorRT: which one is here, its version, its one logger, and what it complained about."""
+"""Importing a TensorRT: its version, its one logger and the errors that it logged."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
+from trtkit.engines.registry import RTX, BackendEntry
 from trtkit.engines.tensorrt.versions import Api
 from trtkit.errors import TrtkitError
 
@@ -23,38 +22,14 @@ MEMORY_WORDS = (
 NO_KERNEL = "could not find any implementation for node"
 
 
-@dataclass(frozen=True)
-class Flavour:
-    """A library of the family: its name, the modules it may be imported as, how to get it."""
-
-    name: str
-    modules: tuple[str, ...]
-    install: str
-
-    def module(self) -> str | None:
-        """The module that is installed, without importing it."""
-        for name in self.modules:
-            if importlib.util.find_spec(name) is not None:
-                return name
-        return None
-
-
-TENSORRT = Flavour("tensorrt", ("tensorrt",), "pip install 'trtkit[tensorrt]'")
-RTX = Flavour(
-    "tensorrt-rtx",
-    ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-    "pip install 'trtkit[tensorrt-rtx]'",
-)
-
-
 class Library:
     """A TensorRT that was imported. Make it with `load_library`."""
 
-    def __init__(self, flavour: Flavour, trt: Any) -> None:
-        self.name = flavour.name
+    def __init__(self, entry: BackendEntry, trt: Any) -> None:
+        self.name = entry.name
         self.trt = trt
         self.version = str(trt.__version__)
-        self.api = Api(trt, flavour.name)
+        self.api = Api(trt, entry.name)
         self.messages: deque[str] = deque(maxlen=KEPT_MESSAGES)
         self.logger = _logger(trt, self.messages)
 
@@ -73,37 +48,34 @@ class Library:
 
     def short_of_memory(self) -> bool | None:
         """Whether an error that was logged speaks of memory; None when one may mean it."""
-        said = " ".join(self.messages).lower()
-        if any(words in said for words in MEMORY_WORDS):
+        text = " ".join(self.messages).lower()
+        if any(words in text for words in MEMORY_WORDS):
             return True
-        return None if NO_KERNEL in said else False
+        return None if NO_KERNEL in text else False
 
 
 # TensorRT takes one logger a process and ignores a second, so there is one library object for each.
 _loaded: dict[int, Library] = {}
 
 
-def load_library(flavour: Flavour) -> Library:
+def load_library(entry: BackendEntry) -> Library:
     """Import it. Raises TrtkitError, naming what is missing, when it is not there or broken."""
-    name = flavour.module()
+    name = entry.library
     if name is None:
-        raise TrtkitError(
-            f"The {flavour.name} backend was asked for, but its library {flavour.modules[0]} is not "
-            f"installed; run `{flavour.install}`."
-        )
+        raise entry.missing()
     try:
         trt = importlib.import_module(name)
-        known = _loaded.get(id(trt))
-        if known is None:
-            known = _loaded[id(trt)] = Library(flavour, trt)
+        library = _loaded.get(id(trt))
+        if library is None:
+            library = _loaded[id(trt)] = Library(entry, trt)
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         # A wheel without its libraries, or with those of another CUDA, fails in one of these ways.
         why = str(error).strip().splitlines()
         raise TrtkitError(
-            f"{flavour.name} is installed but broken ({why[0] if why else type(error).__name__}); "
-            f"install it again (`{flavour.install}`), `trtkit doctor` shows what it finds."
+            f"{entry.name} is installed but broken ({why[0] if why else type(error).__name__}); "
+            f"install it again (`{entry.install}`), `trtkit doctor` shows what it finds."
         ) from error
-    return known
+    return library
 
 
 def _logger(trt: Any, messages: deque[str]) -> Any:

@@ -17,7 +17,7 @@ from trtkit.errors import TrtkitError
 
 MILLISECONDS = 1e3
 
-Report = list[tuple[str, float]]
+LayerReport = list[tuple[str, float]]
 
 
 def layer_times(engine: TensorRTEngine, inputs: Mapping[str, Any], runs: int) -> list[LayerTime]:
@@ -47,12 +47,12 @@ def layer_times(engine: TensorRTEngine, inputs: Mapping[str, Any], runs: int) ->
 
 
 def make_profiler(api: Api) -> Any:
-    """An IProfiler that keeps what it is told of a run until `take` is called."""
+    """An IProfiler that keeps the layer times of a run until `take` is called."""
 
     class Profiler(api.trt.IProfiler):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
-            self._report: Report = []
+            self._report: LayerReport = []
             self._failure: BaseException | None = None
 
         def report_layer_time(self, name: str, milliseconds: float) -> None:
@@ -62,7 +62,7 @@ def make_profiler(api: Api) -> Any:
                 # TensorRT would print it and go on, Ctrl-C included, or end the process; `take` raises it.
                 self._failure = failure
 
-        def take(self) -> Report:
+        def take(self) -> LayerReport:
             """Names and milliseconds of the layers of the last run, in order; forgets them."""
             report, self._report = self._report, []
             failure, self._failure = self._failure, None
@@ -74,7 +74,7 @@ def make_profiler(api: Api) -> Any:
 
 
 def _combined(
-    reports: Sequence[Report], sources: Mapping[str, LayerSource], engine: str
+    reports: Sequence[LayerReport], sources: Mapping[str, LayerSource], engine: str
 ) -> list[LayerTime]:
     """One entry per layer; by position, as two layers may have one name."""
     orders = {tuple(name for name, _ in report) for report in reports}

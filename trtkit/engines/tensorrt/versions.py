@@ -44,7 +44,7 @@ class Api:
     def strongly_typed(self, *, dla: bool = False) -> bool:
         """Whether the graph's types are the engine's.
 
-        Up to 10 the accelerators of a Jetson are asked for fp16 with a flag, as NVIDIA documents it.
+        Up to 10 a flag selects fp16 on the accelerators of a Jetson, as NVIDIA documents it.
         """
         has = hasattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
         return has and not (dla and hasattr(self.trt.BuilderFlag, "FP16"))
@@ -89,10 +89,7 @@ class Api:
         """Leave out cuDNN's and cuBLAS's kernels."""
         sources = self.trt.TacticSource
         if not hasattr(sources, "CUDNN"):
-            raise TrtkitError(
-                f"--own-tactics was asked of {self._name}, which has no kernels but its own; leave it "
-                "out."
-            )
+            raise TrtkitError(f"{self._name} has no kernels but its own; leave --own-tactics out.")
         own = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
         bits = [1 << int(getattr(sources, name)) for name in own if hasattr(sources, name)]
         config.set_tactic_sources(sum(bits))
@@ -107,8 +104,8 @@ class Api:
     def set_hardware_compatible(self, config: Any) -> None:
         if hasattr(config, "num_compute_capabilities"):
             raise TrtkitError(
-                f"--hardware-compatible was asked of {self._name}, whose plans run on all the cards that "
-                "it supports from Ampere on; leave it out."
+                f"Plans of {self._name} run on all the cards that it supports from Ampere on; leave "
+                "--hardware-compatible out."
             )
         self._need(config, "hardware_compatibility_level", "--hardware-compatible")
         config.hardware_compatibility_level = self.trt.HardwareCompatibilityLevel.AMPERE_PLUS
@@ -165,6 +162,5 @@ class Api:
     def _need(self, owner: Any, attribute: str, option: str) -> None:
         if not hasattr(owner, attribute):
             raise TrtkitError(
-                f"{option} was asked of {self._name}, which does not have it (TensorRT has it from "
-                "8.6 on); leave it out."
+                f"{self._name} does not have {option}, which came with TensorRT 8.6; leave it out."
             )

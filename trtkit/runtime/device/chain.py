@@ -102,12 +102,12 @@ class DeviceChain:
         self._outward.wait(slot.computed)
         last = len(self._engines)
         self._copy_out(slot, last, slot.logits, total)
-        taken = total if penultimate and last > 2 else 0
-        if taken:
-            self._copy_out(slot, last - 1, slot.penultimate, taken)
+        embeddings = total if penultimate and last > 2 else 0
+        if embeddings:
+            self._copy_out(slot, last - 1, slot.penultimate, embeddings)
         slot.done.record(self._outward)
-        kept = fresh if keep and self.split else 0
-        pending = DevicePending(self, slot, total, kept, taken, hits)
+        features = fresh if keep and self.split else 0
+        pending = DevicePending(self, slot, total, features, embeddings, hits)
         self._pending[slot.number] = pending
         return pending
 
@@ -145,8 +145,8 @@ class DeviceChain:
     def _check(self, images: int) -> None:
         if not 1 <= images <= self.largest:
             raise TrtkitError(
-                f"A batch of {images} was asked for, but the engines take 1 to {self.largest} images; "
-                "choose one of those or build with --batch."
+                f"The engines take batches of 1 to {self.largest}, not {images}; choose one of those or "
+                "build with --batch."
             )
 
     def _next_slot(self) -> Slot:
@@ -221,13 +221,19 @@ class DevicePending:
     """A batch on its way through a slot. Holds the hits that the device still copies from."""
 
     def __init__(
-        self, chain: DeviceChain, slot: Slot, rows: int, kept: int, taken: int, hits: Sequence[Any]
+        self,
+        chain: DeviceChain,
+        slot: Slot,
+        rows: int,
+        features: int,
+        embeddings: int,
+        hits: Sequence[Any],
     ) -> None:
         self._chain = chain
         self._slot = slot
         self._rows = rows
-        self._kept = kept
-        self._taken = taken
+        self._features = features
+        self._embeddings = embeddings
         self._hits: Sequence[Any] = hits
         self._outcome: Outcome | None = None
 
@@ -236,17 +242,19 @@ class DevicePending:
             return self._outcome
         self._slot.done.synchronize()
         self._hits = ()
-        features = self._slot.features[: self._kept] if self._kept else None
-        penultimate = self._slot.penultimate[: self._taken] if self._taken else None
+        features = self._slot.features[: self._features] if self._features else None
+        penultimate = self._slot.penultimate[: self._embeddings] if self._embeddings else None
         self._outcome = Outcome(self._slot.logits[: self._rows].copy(), features, penultimate)
         self._chain.forget(self._slot)
         return self._outcome
 
     def settle(self) -> None:
         """Take the result out of the slot, which is wanted for another batch."""
-        found = self.result()
-        self._outcome = Outcome(found.logits, _kept(found.features), _kept(found.penultimate))
+        outcome = self.result()
+        self._outcome = Outcome(
+            outcome.logits, _copied(outcome.features), _copied(outcome.penultimate)
+        )
 
 
-def _kept(value: Array | None) -> Array | None:
+def _copied(value: Array | None) -> Array | None:
     return None if value is None else value.copy()

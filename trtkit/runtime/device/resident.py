@@ -6,8 +6,9 @@ import threading
 import weakref
 from collections import OrderedDict
 
-from trtkit.engines.cuda.memory import DeviceMemory, human
+from trtkit.engines.cuda.memory import DeviceMemory
 from trtkit.errors import TrtkitError
+from trtkit.sizes import human_bytes
 
 
 class ResidentLease:
@@ -29,8 +30,8 @@ class ResidentCache:
         self.capacity = nbytes // row_bytes
         if self.capacity < 1:
             raise TrtkitError(
-                f"A GPU cache of {human(nbytes)} was asked for, but one feature map takes "
-                f"{human(row_bytes)}; give --gpu-cache more."
+                f"A GPU cache of {human_bytes(nbytes)} does not hold one feature map, which takes "
+                f"{human_bytes(row_bytes)}; give --gpu-cache more."
             )
         self._row_bytes = row_bytes
         self._memory = DeviceMemory(

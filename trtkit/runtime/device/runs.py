@@ -6,8 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from trtkit.engines.cuda.device import CudaError, Stream
-from trtkit.engines.cuda.graph import Graph
+from trtkit.engines.cuda.device import CudaError, Graph, Stream
 from trtkit.engines.cuda.memory import DeviceMemory
 from trtkit.engines.tensorrt.engine import Binding, TensorRTEngine
 from trtkit.errors import TrtkitError

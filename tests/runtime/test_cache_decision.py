@@ -17,9 +17,10 @@ from trtkit import CacheOptions
 from trtkit.bundle import MANIFEST
 from trtkit.engines.registry import get_backend
 from trtkit.runtime.pipeline import load
+from trtkit.serialization import to_plain
 from trtkit.store import cache as cache_module
 from trtkit.store.cache import PrefixCache, fits_memory
-from trtkit.store.costs import Costs, StoreCosts, machine_of
+from trtkit.store.costs import CacheCosts, StoreCosts, machine_of
 
 BUNDLE = "resnet18+resnet34-cut2-fp16"
 CHEAP = StoreCosts(bytes=1000, read=1e-3, read_cold=1e-3, write=1e-3)
@@ -52,11 +53,11 @@ def bundle_with(built, tmp_path):
 
 def costs(stored: StoreCosts, **changed) -> dict:
     """Of this machine: a photo takes 2 + 3 ms anew, and the tail's 5 ms in any case."""
-    made = Costs(
+    made = CacheCosts(
         machine=machine_of(get_backend("onnxruntime")), batch=4, decode=2e-3, prefix=3e-3,
         tails={"resnet18": 5e-3, "resnet34": 5e-3}, store={"fp16": stored}, overlaps=False,
     )  # fmt: skip
-    return replace(made, **changed).to_json()
+    return to_plain(replace(made, **changed))
 
 
 def run(bundle: Path, photos: Path, **options):
@@ -73,7 +74,7 @@ def test_maps_that_are_dearer_to_read_are_neither_read_nor_written(
     monkeypatch.setattr(PrefixCache, "open", lambda *args, **options: pytest.fail("it was opened"))
     pipeline = run(bundle, photos)
     assert not own_cache.exists()
-    assert pipeline.verdict is not None
+    assert pipeline.cache_decision is not None
     said = pipeline.stats_json("auto")["cache"]
     assert said == {
         "mode": "off", "hits": 0, "misses": 0, "evicted": 0, "dropped": 0, "gpu_hits": 0,
@@ -92,7 +93,7 @@ def test_always_uses_it_all_the_same_and_gives_no_reason(bundle_with, photos):
 
 def test_off_gives_no_reason(bundle_with, photos):
     pipeline = run(bundle_with(costs(CHEAP)), photos, mode="off")
-    assert pipeline.verdict is None
+    assert pipeline.cache_decision is None
     assert pipeline.stats_json("off")["cache"]["why"] is None
 
 
@@ -113,7 +114,7 @@ def test_each_tail_is_weighed_by_its_own_time(bundle_with, photos):
     used = {}
     for tail in tails:
         with load(bundle, tail=tail, cache=CacheOptions()) as pipeline:
-            used[tail] = pipeline.verdict.use
+            used[tail] = pipeline.cache_decision.use
     assert used == {"resnet18": False, "resnet34": True}
 
 
@@ -126,7 +127,7 @@ def test_what_does_not_fit_into_memory_is_weighed_as_on_the_disk(
     monkeypatch.setattr(cache_module, "available_memory", lambda: 1)
     pipeline = run(bundle, photos)
     assert pipeline.cache is None
-    assert "from disk a photo takes 14 ms" in pipeline.verdict.why
+    assert "from disk a photo takes 14 ms" in pipeline.cache_decision.why
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_what_was_not_measured_here_is_used(bundle_with, photos, odd):
     bundle = bundle_with(odd)
     for hits in (0, 3):
         pipeline = run(bundle, photos)
-        assert (pipeline.stats.hits, pipeline.verdict.why) == (hits, UNMEASURED)
+        assert (pipeline.stats.hits, pipeline.cache_decision.why) == (hits, UNMEASURED)
 
 
 def test_a_bundle_of_before_has_no_costs(bundle_with, photos):
@@ -156,13 +157,16 @@ def test_a_bundle_of_before_has_no_costs(bundle_with, photos):
     del value["costs"]
     (folder / MANIFEST).write_text(json.dumps(value))
     pipeline = run(folder, photos)
-    assert (pipeline.manifest.costs, pipeline.verdict.why) == (None, UNMEASURED)
+    assert (pipeline.manifest.costs, pipeline.cache_decision.why) == (None, UNMEASURED)
 
 
 def test_a_format_that_was_not_measured_is_used(bundle_with, photos):
     pipeline = run(bundle_with(costs(DEAR)), photos, codec="lz4")
     assert pipeline.stats.misses == 3
-    assert pipeline.verdict.why == "Cache used: what reading fp16 lz4 maps costs was not measured."
+    assert (
+        pipeline.cache_decision.why
+        == "Cache used: what reading fp16 lz4 maps costs was not measured."
+    )
 
 
 def test_with_maps_on_the_card_the_disk_alone_is_left_out(
@@ -191,7 +195,7 @@ def test_with_maps_on_the_card_the_disk_alone_is_left_out(
     assert files(own_cache) == before
     with load(folder, cache=CacheOptions(mode="always"), gpu_cache=1 << 20) as pipeline:
         list(pipeline.infer([photos]))
-    assert (pipeline.stats.hits, pipeline.stats.gpu_hits, pipeline.verdict) == (3, 0, None)
+    assert (pipeline.stats.hits, pipeline.stats.gpu_hits, pipeline.cache_decision) == (3, 0, None)
     del filling, pipeline
     simulation.cuda.assert_clean()
 
