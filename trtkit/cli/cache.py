@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from trtkit.cli.options import CacheDirOption, JsonOption
 from trtkit.cli.output import note, print_json, print_table
+from trtkit.cli.progress import terminal_reporter
 from trtkit.sizes import human_bytes
 
 app = typer.Typer(no_args_is_help=True, help="Look at the prefix cache, check it, empty it.")
@@ -19,24 +19,24 @@ def info(cache_dir: CacheDirOption = None, json: JsonOption = False) -> None:
     """Show what the cache holds."""
     from trtkit.api.cache import cache_info
 
-    found = cache_info(cache_dir)
+    cache = cache_info(cache_dir)
     if json:
-        print_json(asdict(found))
+        print_json(cache)
         return
     kinds = "; ".join(
         f"{what} " + ", ".join(f"{kind} {count}" for kind, count in counts.items())
-        for what, counts in (("dtype", found.entries_by_dtype), ("codec", found.entries_by_codec))
+        for what, counts in (("dtype", cache.entries_by_dtype), ("codec", cache.entries_by_codec))
         if counts
     )
     print_table(
         ["folder", "feature maps", "segments", "size", "limit", "kinds"],
         [
             [
-                found.folder,
-                found.entries,
-                found.segments,
-                human_bytes(found.bytes),
-                human_bytes(found.max_bytes),
+                cache.folder,
+                cache.entries,
+                cache.segments,
+                human_bytes(cache.bytes),
+                human_bytes(cache.max_bytes),
                 kinds or "none",
             ]
         ],
@@ -52,9 +52,10 @@ def verify(
     """Read every feature map and check it. Exits with 1 when some are damaged."""
     from trtkit.api.cache import cache_verify
 
-    report = cache_verify(cache_dir, repair=repair)
+    with terminal_reporter():
+        report = cache_verify(cache_dir, repair=repair)
     if json:
-        print_json(asdict(report))
+        print_json(report)
     else:
         for damage in report.damaged:
             note(f"{damage.key.hex()} in segment {damage.segment}: {damage.reason}")
@@ -80,7 +81,7 @@ def clear(cache_dir: CacheDirOption = None, json: JsonOption = False) -> None:
 
     report = cache_clear(cache_dir)
     if json:
-        print_json(asdict(report))
+        print_json(report)
     else:
         note(
             f"Deleted {report.segments} segments, {human_bytes(report.bytes)}, in {report.folder}."

@@ -55,8 +55,8 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(store.app, name="store")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"trtkit {__version__}")
         raise typer.Exit
 
@@ -65,7 +65,9 @@ def _version(asked: bool) -> None:
 def main(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
     debug: Annotated[
         bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere on the line.")

@@ -22,9 +22,9 @@ SUFFIXES = {".jsonl": "jsonl", ".csv": "csv"}
 SCORE_DIGITS = 6
 
 
-def choose_format(asked: str | None, output: Path | None) -> str:
-    """`asked`, else what the ending of `output` says, else `table`."""
-    return asked or (SUFFIXES.get(output.suffix.lower()) if output else None) or "table"
+def choose_format(format: str | None, output: Path | None) -> str:
+    """`format`, else that of the ending of `output`, else `table`."""
+    return format or (SUFFIXES.get(output.suffix.lower()) if output else None) or "table"
 
 
 @contextmanager

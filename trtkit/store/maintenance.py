@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from trtkit.errors import TrtkitError
+from trtkit.reporting import advance
 from trtkit.store.codec import DTYPE_CODES, DamagedEntry
 from trtkit.store.index import (
     DamagedIndex,
@@ -52,7 +53,7 @@ class DamageReport:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` found.
+    """The result of `verify`.
 
     `entries` were read, `bytes` in all; `damaged` did not pass; `repaired` of those were dropped.
     """
@@ -101,26 +102,21 @@ def store_bytes(folder: Path) -> int:
     return total
 
 
-def verify(
-    folder: Path,
-    repair: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> VerifyReport:
+def verify(folder: Path, repair: bool = False) -> VerifyReport:
     """Read every entry of the store in `folder` and check it.
 
     repair: also make the store forget the damaged ones; needs to be its only writer.
-    progress: called after each entry with the numbers of entries done and in all.
     Raises a TrtkitError when there is no store, its index cannot be read or, with `repair`, a
     writer is running.
     """
     if not repair:
         with _reading(folder) as index:
-            return _verify(folder, index, progress)[0]
+            return _verify(folder, index)[0]
     with _reading(folder):
         lock = lock_for_writing(folder)
     try:
         with _reading(folder, write=True) as index:
-            report, bad = _verify(folder, index, progress)
+            report, bad = _verify(folder, index)
             index.drop_entries(bad)
             for segment in index.segments():
                 if not segment_path(folder, segment.number).exists():
@@ -195,9 +191,7 @@ def _reading(folder: Path, *, write: bool = False) -> Iterator[Index]:
         index.close()
 
 
-def _verify(
-    folder: Path, index: Index, progress: Callable[[int, int], None] | None
-) -> tuple[VerifyReport, list[Entry]]:
+def _verify(folder: Path, index: Index) -> tuple[VerifyReport, list[Entry]]:
     segments = SegmentReader(folder)
     entries = index.entries()
     bad: list[Entry] = []
@@ -213,8 +207,7 @@ def _verify(
         if reason is not None and not gone:
             bad.append(entry)
             reports.append(DamageReport(entry.key, entry.place.segment, entry.place.offset, reason))
-        if progress is not None:
-            progress(done, len(entries))
+        advance("Verifying feature maps", done / len(entries))
     segments.close()
     return VerifyReport(folder, checked, size, tuple(reports), repaired=0), bad
 
