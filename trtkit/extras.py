@@ -11,10 +11,17 @@ from trtkit.errors import TrtkitError, listed
 
 @dataclass(frozen=True)
 class Package:
-    """A package by the name it is imported by, and the distributions that bring it."""
+    """A package by the name it is imported by.
+
+    `other_names`: the distributions that bring it, where they are called otherwise.
+    """
 
     module: str
-    distributions: tuple[str, ...]
+    other_names: tuple[str, ...] = ()
+
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        return self.other_names or (self.module,)
 
     @property
     def installed(self) -> bool:
@@ -48,6 +55,7 @@ class Extra:
         return f"pip install 'trtkit[{self.name}]'"
 
 
+CUDA = Package("cuda.bindings", ("cuda-python", "cuda-bindings"))
 EXTRAS = {
     extra.name: extra
     for extra in (
@@ -55,21 +63,19 @@ EXTRAS = {
             "train",
             "train, export, build",
             (
-                *(
-                    Package(name, (name,))
-                    for name in ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
-                ),
+                Package("torch"),
+                Package("torchvision"),
+                Package("onnx"),
+                Package("onnxscript"),
+                Package("safetensors"),
                 Package("sklearn", ("scikit-learn",)),
-                Package("matplotlib", ("matplotlib",)),
+                Package("matplotlib"),
             ),
         ),
         Extra(
             "tensorrt",
             "TensorRT engines",
-            (
-                Package("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")),
-                Package("cuda.bindings", ("cuda-python", "cuda-bindings")),
-            ),
+            (Package("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")), CUDA),
         ),
         Extra(
             "tensorrt-rtx",
@@ -77,26 +83,26 @@ EXTRAS = {
             (
                 Package("tensorrt_rtx_bindings", ("tensorrt-rtx-cu13-bindings",)),
                 Package("tensorrt_rtx_libs", ("tensorrt-rtx-cu13-libs",)),
-                Package("cuda.bindings", ("cuda-python", "cuda-bindings")),
+                CUDA,
             ),
         ),
-        Extra("pycuda", "pycuda contexts and arrays", (Package("pycuda", ("pycuda",)),)),
+        Extra("pycuda", "pycuda contexts and arrays", (Package("pycuda"),)),
         Extra(
             "quantize",
             "INT8",
             (
                 Package("modelopt", ("nvidia-modelopt",)),
                 Package("onnx_graphsurgeon", ("onnx_graphsurgeon", "onnx-graphsurgeon")),
-                Package("onnxslim", ("onnxslim",)),
+                Package("onnxslim"),
             ),
         ),
         Extra(
             "video",
             "ingest video",
             (
-                Package("av", ("av",)),
+                Package("av"),
                 Package("cv2", ("opencv-contrib-python-headless", "opencv-contrib-python")),
-                Package("pyarrow", ("pyarrow",)),
+                Package("pyarrow"),
             ),
         ),
     )

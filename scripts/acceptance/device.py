@@ -17,7 +17,8 @@ from trtkit.benchmark.protocol import ProtocolSettings, Turns, repeats_for, take
 from trtkit.benchmark.tensorrt_engines import WARM_UPS, BareLoop, PlacedEngines
 from trtkit.engines.cuda.device import Stream, free_memory
 from trtkit.engines.cuda.memory import DeviceMemory, pinned
-from trtkit.engines.tensorrt.library import RTX
+from trtkit.engines.registry import RTX
+from trtkit.engines.tensorrt.engine import Binding
 from trtkit.errors import TrtkitError
 from trtkit.runtime.device.slot import row_bytes
 from trtkit.runtime.loading import load_chain
@@ -209,7 +210,7 @@ def leaks(context: Context, bundle: Bundle, precision: str) -> Any:
     few, many = context.settings.scale.binds
     free = {0: free_memory()[0]}
     for number in range(1, many + 1):
-        engine.bind(images, addresses, scratch, stream)
+        Binding(engine, images, addresses, scratch, stream)
         if number in (few, many):
             stream.synchronize()
             gc.collect()

@@ -18,7 +18,7 @@ from trtkit.costs import caching as costing
 from trtkit.costs.caching import EngineCosts, engine_costs, entry_bytes, measure_costs
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.chain import Outcome
+from trtkit.runtime.chain import BatchResult
 from trtkit.serialization import from_plain, to_plain
 from trtkit.store import info, segment
 from trtkit.store import store as feature_store
@@ -236,11 +236,11 @@ class Clock:
         taken = len(images) * self._prefix + (len(images) + len(hits)) * self._tail
         made = np.stack([image[..., 0] for image in images]) if keep else None
 
-        def result() -> Outcome:
+        def result() -> BatchResult:
             # What is asked for is known when it is done, not when it is begun.
             self.now += taken + self._late
             self._late = 0.0
-            return Outcome(np.zeros((len(images) + len(hits), 2), np.float32), made)
+            return BatchResult(np.zeros((len(images) + len(hits), 2), np.float32), made)
 
         return SimpleNamespace(result=result)
 
@@ -277,7 +277,7 @@ def test_a_prefix_quicker_than_the_clock_takes_nothing(monkeypatch):
 def test_a_chain_that_is_not_split_has_nothing_to_cache():
     chain = Clock(1.0, 1.0)
     chain.submit = lambda *args, **options: SimpleNamespace(
-        result=lambda: Outcome(np.zeros((1, 2), np.float32), None)
+        result=lambda: BatchResult(np.zeros((1, 2), np.float32), None)
     )
     with pytest.raises(ValueError, match="only a chain that is split"):
         engine_costs(chain, np.zeros((1, 2, 2, 3), np.uint8))

@@ -69,11 +69,11 @@ def test_an_output_is_the_next_engines_input_and_outlives_further_runs(tmp_path,
 @pytest.mark.parametrize(
     ("feed", "message"),
     [
-        ({"y": values()}, r"takes x float32 N x 3 x 8 x 8, but was given y"),
-        ({}, "but was given nothing"),
-        ({"x": values().astype(np.float64)}, r"was given float64 2 x 3 x 8 x 8; convert it first"),
-        ({"x": values()[:, :2]}, r"was given float32 2 x 2 x 8 x 8"),
-        ({"x": values()[0]}, r"was given float32 3 x 8 x 8"),
+        ({"y": values()}, r"takes x float32 N x 3 x 8 x 8; available: y; pass it by that name"),
+        ({}, "available: none; pass it by that name"),
+        ({"x": values().astype(np.float64)}, r"not float64 2 x 3 x 8 x 8; convert it first"),
+        ({"x": values()[:, :2]}, r"not float32 2 x 2 x 8 x 8"),
+        ({"x": values()[0]}, r"not float32 3 x 8 x 8"),
     ],
 )
 def test_a_wrong_input_says_what_is_taken(engine, feed, message):

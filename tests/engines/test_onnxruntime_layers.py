@@ -115,7 +115,7 @@ def test_nothing_is_left_behind(tmp_path, temporary):
     path = built(tmp_path, *residual(size=SIZE))
     before = set(Path.cwd().iterdir())
     measured(path)
-    with pytest.raises(TrtkitError, match="was given float32 4 x 3 x 9 x 9"):
+    with pytest.raises(TrtkitError, match="not float32 4 x 3 x 9 x 9"):
         measured(path, x=images(size=9))
     assert list(temporary.iterdir()) == []
     assert set(Path.cwd().iterdir()) - before == set()

@@ -13,7 +13,7 @@ import numpy as np
 from trtkit.bundle import Manifest, Stage
 from trtkit.photos.files import FoundImage
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.chain import Chain, Done, Outcome
+from trtkit.runtime.chain import BatchResult, Chain, Done
 from trtkit.runtime.pipeline import Pipeline, ReadPhoto
 from trtkit.tensors import Array
 
@@ -71,4 +71,6 @@ class _NoEngines(Chain):
         keep: bool = False,
         penultimate: bool = False,
     ) -> Done:
-        return Done(Outcome(np.zeros((len(images) + len(hits), self._logits), np.float32), None))
+        return Done(
+            BatchResult(np.zeros((len(images) + len(hits), self._logits), np.float32), None)
+        )

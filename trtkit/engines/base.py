@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trtkit.engines.options import BuildOptions
-from trtkit.errors import TrtkitError
+from trtkit.errors import TrtkitError, listed
 from trtkit.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def input_of(spec: TensorSpec, inputs: Mapping[str, Any]) -> Any:
     """The input of that name. Raises TrtkitError when it is missing."""
     if spec.name not in inputs:
         raise TrtkitError(
-            f"The engine takes {spec}, not {', '.join(inputs) or 'nothing'}; pass it by that name."
+            f"The engine takes {spec}; available: {listed(inputs)}; pass it by that name."
         )
     return inputs[spec.name]
 

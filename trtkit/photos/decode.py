@@ -314,8 +314,8 @@ _PILLOW_FILTER: Final = ("ignore", None, Warning, re.compile(_PILLOW_MODULES), 0
 def _unknown(data: bytes) -> str:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         return "HEIC photos cannot be read; convert it to JPEG."
-    known = ", ".join(name for name in _formats() if name not in ("DIB", "MPO"))
-    return f"The file is not an image, or its header is damaged; {known} can be read."
+    formats = ", ".join(name for name in _formats() if name not in ("DIB", "MPO"))
+    return f"The file is not an image, or its header is damaged; {formats} can be read."
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from trtkit.tensors import Array
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BatchResult:
     """A batch that was run: logits, float32 N x classes, of the images and then of the hits.
 
     `features` are the feature maps of the images (`keep`), and `penultimate` the inputs of the last engine,
@@ -29,7 +29,7 @@ class Outcome:
 class Pending(Protocol):
     """A batch on its way."""
 
-    def result(self) -> Outcome:
+    def result(self) -> BatchResult:
         """Wait for it. Raises TrtkitError when it failed."""
         ...
 
@@ -97,9 +97,9 @@ class Runner(Protocol):
 class Done:
     """A batch that was finished before anybody waited for it."""
 
-    outcome: Outcome
+    outcome: BatchResult
 
-    def result(self) -> Outcome:
+    def result(self) -> BatchResult:
         return self.outcome
 
 
@@ -153,7 +153,7 @@ class Chain:
         features = computed.numpy() if computed is not None and (keep or hits) else None
         embeddings, logits = self._onwards(self._gather(features, hits) if hits else computed)
         wanted = penultimate and len(self._engines) > 2
-        return Done(Outcome(_copied(logits), features, _copied(embeddings) if wanted else None))
+        return Done(BatchResult(_copied(logits), features, _copied(embeddings) if wanted else None))
 
     def reserve(self, images: int, read_ahead: int = 0) -> None:
         return None

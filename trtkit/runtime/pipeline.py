@@ -126,8 +126,8 @@ class Pipeline:
             # Whatever became of the device, what was computed is kept.
             if self.cache is not None:
                 self.cache.store.close()
-                kept = self.cache.store.stats
-                self.stats.evicted, self.stats.dropped = kept.evicted, kept.dropped
+                stored = self.cache.store.stats
+                self.stats.evicted, self.stats.dropped = stored.evicted, stored.dropped
 
     @property
     def meaningless(self) -> bool:

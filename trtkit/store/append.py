@@ -110,9 +110,9 @@ class Appender:
 
     def _remove_orphans(self) -> None:
         """Delete the segments that a killed process had not committed or had already evicted."""
-        known = {segment.number for segment in self._index.segments()}
+        committed = {segment.number for segment in self._index.segments()}
         for number in segment_numbers(self._folder):
-            if number not in known:
+            if number not in committed:
                 segment_path(self._folder, number).unlink(missing_ok=True)
 
     def _resume(self) -> None:

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -380,8 +381,8 @@ class FeatureStore:
             )
 
 
-def _check_choice(option: str, value: str, known: tuple[str, ...] | dict[str, int]) -> None:
-    if value not in known:
+def _check_choice(option: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
         raise TrtkitError(
-            f"A feature store's {option} cannot be {value!r}: it is one of {listed(known)}."
+            f"A feature store has no {option} `{value}`; available: {listed(choices)}."
         )

@@ -20,7 +20,7 @@ from trtkit.engines.cuda.device import Stream
 from trtkit.engines.cuda.memory import DeviceMemory
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import TENSORRT, get_backend
-from trtkit.engines.tensorrt.engine import load_engine
+from trtkit.engines.tensorrt.engine import Binding, load_engine
 from trtkit.engines.tensorrt.layers import network_layers
 from trtkit.engines.tensorrt.library import load_library
 from trtkit.engines.tensorrt.versions import Api
@@ -376,7 +376,7 @@ def test_each_binding_has_the_scratch_memory_it_was_given(monkeypatch, tmp_path,
     bindings = []
     for _ in range(2):
         scratch = DeviceMemory(engine.scratch_bytes, "a test")
-        bindings.append((engine.bind(4, addresses, scratch, stream), scratch))
+        bindings.append((Binding(engine, 4, addresses, scratch, stream), scratch))
     for turn in (0, 1, 0):
         photos.wait(stream)
         bindings[turn][0].enqueue()
@@ -396,7 +396,7 @@ def test_a_plan_that_does_not_fit_the_device(monkeypatch, tmp_path):
     install(monkeypatch, memory=1 << 10)
     with pytest.raises(
         TrtkitError,
-        match=r"has not enough device memory to load .*whole-1\.plan \(.+; [\d.]+ \w+ of 1\.0 KiB are "
-        r"free\); end what else uses the GPU",
+        match=r"not enough device memory for .* to load .*whole-1\.plan \(.+; [\d.]+ \w+ of 1\.0 KiB "
+        r"are free\); end what else uses the GPU",
     ):
         backend_for("10.3.0").load(path, built.record, "trtkit build")

@@ -140,9 +140,9 @@ def test_what_is_raised_while_a_layer_is_told_is_raised_again(
     ("given", "message"),
     [
         ({"x": images(9)}, r"whole takes batches of 1 to 8, not 9"),
-        ({"x": images()[:, :2]}, r"takes x float32 N x 3 x 8 x 8, but was given float32 4 x 2 x"),
-        ({"x": images().astype(np.float16)}, r"was given float16 4 x 3 x 8 x 8; convert it"),
-        ({"y": images()}, r"was given y; pass it by that name"),
+        ({"x": images()[:, :2]}, r"takes x float32 N x 3 x 8 x 8, not float32 4 x 2 x"),
+        ({"x": images().astype(np.float16)}, r"not float16 4 x 3 x 8 x 8; convert it"),
+        ({"y": images()}, r"available: y; pass it by that name"),
     ],
 )
 def test_inputs_that_the_engine_does_not_take(monkeypatch, tmp_path, version, given, message):

@@ -287,11 +287,14 @@ def test_not_enough_device_memory_says_for_what(monkeypatch, tmp_path):
     loaded = engines(tmp_path)
     with pytest.raises(
         TrtkitError,
-        match=r"8\.0 GiB of device memory were wanted for the feature maps kept on the card, but "
+        match=r"not enough device memory for the feature maps kept on the card: 8\.0 GiB are needed, "
         r"[\d.]+ MiB of 6\.0 MiB are free; lower --gpu-cache",
     ):
         DeviceChain(loaded, gpu_cache=8 << 30)
-    with pytest.raises(TrtkitError, match=r"one feature map takes 1\.0 KiB; give --gpu-cache more"):
+    with pytest.raises(
+        TrtkitError,
+        match=r"does not hold one feature map, which takes 1\.0 KiB; give --gpu-cache more",
+    ):
         DeviceChain(loaded, gpu_cache=1)
 
 

@@ -49,16 +49,6 @@ class TensorRTEngine:
         """The fewest and the most images of one run."""
         return min(low for low, _, _ in self.profiles), max(high for *_, high in self.profiles)
 
-    def bind(
-        self, images: int, addresses: Mapping[str, int], scratch: DeviceMemory, stream: Stream
-    ) -> Binding:
-        """Ready to run on `images` images between these device addresses, by tensor name.
-
-        `scratch` holds at least `scratch_bytes`; engines that never run at once may share it.
-        Raises TrtkitError when no profile takes that many images.
-        """
-        return Binding(self, images, addresses, scratch, stream)
-
     @property
     def api(self) -> Api:
         return self._library.api
@@ -119,7 +109,7 @@ class TensorRTEngine:
         outputs = {spec.name: self._output(spec, images, made) for spec in self.outputs}
         addresses = {name: view.pointer for name, view in views.items()}
         addresses |= {name: output.pointer for name, output in outputs.items()}
-        binding = self.bind(images, addresses, scratch, stream)
+        binding = Binding(self, images, addresses, scratch, stream)
         return Placed(binding, views, outputs, stream, made)
 
     def inspect(self, context: Any = None) -> str:
@@ -193,7 +183,11 @@ class TensorRTEngine:
 
 
 class Binding:
-    """An engine with its shape and addresses set: `enqueue` runs it, any number of times.
+    """An engine ready to run on `images` images: `enqueue` runs it, any number of times.
+
+    `addresses`: of the tensors on the device, by name. `scratch` holds at least the engine's
+    `scratch_bytes`; engines that never run at once may share it. Raises TrtkitError when no profile
+    takes that many images.
 
     An execution context of its own, because a captured graph keeps the context's state of that time.
     Where a profile belongs to one context alone, bindings take turns on it and cannot be captured.

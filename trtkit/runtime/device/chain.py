@@ -18,7 +18,7 @@ from trtkit.engines.cuda.device import Stream
 from trtkit.engines.cuda.memory import DeviceMemory, PinnedRows, address
 from trtkit.engines.tensorrt.engine import TensorRTEngine
 from trtkit.errors import TrtkitError
-from trtkit.runtime.chain import Chain, Lease, Outcome
+from trtkit.runtime.chain import BatchResult, Chain, Lease
 from trtkit.runtime.device.resident import ResidentCache, ResidentLease
 from trtkit.runtime.device.runs import PreparedRuns
 from trtkit.runtime.device.slot import Slot, row_bytes
@@ -235,23 +235,23 @@ class DevicePending:
         self._features = features
         self._embeddings = embeddings
         self._hits: Sequence[Any] = hits
-        self._outcome: Outcome | None = None
+        self._outcome: BatchResult | None = None
 
-    def result(self) -> Outcome:
+    def result(self) -> BatchResult:
         if self._outcome is not None:
             return self._outcome
         self._slot.done.synchronize()
         self._hits = ()
         features = self._slot.features[: self._features] if self._features else None
         penultimate = self._slot.penultimate[: self._embeddings] if self._embeddings else None
-        self._outcome = Outcome(self._slot.logits[: self._rows].copy(), features, penultimate)
+        self._outcome = BatchResult(self._slot.logits[: self._rows].copy(), features, penultimate)
         self._chain.forget(self._slot)
         return self._outcome
 
     def settle(self) -> None:
         """Take the result out of the slot, which is wanted for another batch."""
         outcome = self.result()
-        self._outcome = Outcome(
+        self._outcome = BatchResult(
             outcome.logits, _copied(outcome.features), _copied(outcome.penultimate)
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from trtkit.engines.cuda.device import CudaError, Graph, Stream
 from trtkit.engines.cuda.memory import DeviceMemory
@@ -41,7 +42,7 @@ class PreparedRuns:
         self._stream = stream
         self._limit = limit
         self._recordings_left = MAX_FAILED_RECORDINGS if graphs else 0
-        self._runs: OrderedDict[tuple[int, int, int], _Run] = OrderedDict()
+        self._runs: OrderedDict[tuple[int, int, int], PreparedRun] = OrderedDict()
         self.recorded = 0
 
     def __len__(self) -> int:
@@ -58,8 +59,8 @@ class PreparedRuns:
             self._make_room()
             engine = self._engines[stage]
             addresses = {engine.inputs[0].name: source, engine.outputs[0].name: target}
-            binding = engine.bind(images, addresses, self._scratch, self._stream)
-            run = self._runs[key] = _Run(binding)
+            binding = Binding(engine, images, addresses, self._scratch, self._stream)
+            run = self._runs[key] = PreparedRun(binding)
             binding.enqueue()
             return
         self._runs.move_to_end(key)
@@ -75,7 +76,7 @@ class PreparedRuns:
         self._stream.synchronize()
         self._runs.clear()
 
-    def _record(self, run: _Run) -> None:
+    def _record(self, run: PreparedRun) -> None:
         try:
             run.graph = Graph(self._stream, run.binding.enqueue)
             self.recorded += 1
@@ -91,7 +92,9 @@ class PreparedRuns:
             self._runs.popitem(last=False)
 
 
-class _Run:
-    def __init__(self, binding: Binding) -> None:
-        self.binding = binding
-        self.graph: Graph | None = None
+@dataclass
+class PreparedRun:
+    """An engine bound to its buffers, and the graph of its run once it is recorded."""
+
+    binding: Binding
+    graph: Graph | None = None
