@@ -32,15 +32,15 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise not_written(path, os_reason(error)) from error
     finally:
-        # Where it could not be made it cannot be removed either, for the reason already told.
+        # If it could not be made it cannot be removed either; the error above says why.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, prefix: str) -> None:
-    """Remove the folders in `folder` that begin so and that killed processes left there.
+    """Remove the folders in `folder` that begin with `prefix` and that killed processes left there.
 
-    They are those of over an hour ago: nothing takes as long that is done in one.
+    Those are over an hour old: no work in such a folder takes as long.
     """
     for path in folder.glob(f"{prefix}*"):
         with suppress(FileNotFoundError):
@@ -49,7 +49,7 @@ def sweep(folder: Path, prefix: str) -> None:
 
 
 def not_written(path: Path, reason: str) -> TrtkitError:
-    """The error of a file that the system did not take."""
+    """The error of a file that cannot be written."""
     return TrtkitError(
         f"{path} cannot be written ({reason}); free space there, mend its permissions or choose "
         "another folder."

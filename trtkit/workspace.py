@@ -10,9 +10,9 @@ from pathlib import Path
 from trtkit.errors import TrtkitError, available
 
 ENVIRONMENT = "TRTKIT_WORKSPACE"
-# The file of a training's folder that is exported and trained on.
+# The checkpoint in a training's folder that is exported and trained further.
 BEST = "best.safetensors"
-# Of `engines/`: what one build measures for the next.
+# In `engines/`: measurements of builds.
 TIMING_FOLDER = ".timing-cache"
 
 
@@ -48,7 +48,7 @@ class Workspace:
 
     @property
     def timing(self) -> Path:
-        """Where builds keep what the next one can use; beside the bundles, hidden from their list."""
+        """A folder for measurements that the next build can use, hidden from the list of bundles."""
         return self.engines / TIMING_FOLDER
 
     @property
@@ -110,7 +110,7 @@ class Workspace:
     def find_bundle(self, name: str | Path | None) -> Path:
         """The folder of a bundle, given its name or path; without a name the one built last.
 
-        Raises TrtkitError, with the nearest names, when there is none.
+        Raises TrtkitError, with the nearest names, if it is missing.
         """
         bundles = self.bundles()
         if name is None:

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from tests.pictures import Pixels, encoded, photo, scaled
 from trtkit.errors import ImageError
 from trtkit.photos import images
-from trtkit.photos.decode import Photo, decode
+from trtkit.photos.decode import DecodedPhoto, decode
 from trtkit.photos.images import load_image, read_file, resize_and_crop
 from trtkit.preprocessing import Preprocessing
 
@@ -238,7 +238,7 @@ class TestOrientation:
         data = encoded(scaled("astronaut", *size), kind, exif=exif, **options)
         upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
         image = load_image(data, ASIS)
-        reference = resize_and_crop(Photo(upright, *upright.shape[:2]), ASIS)
+        reference = resize_and_crop(DecodedPhoto(upright, *upright.shape[:2]), ASIS)
         assert difference(image, reference) < (2 if kind == "JPEG" else 0.01)
         if orientation != 1:
             plain = load_image(encoded(scaled("astronaut", *size), "PNG"), ASIS)

@@ -19,9 +19,9 @@ from trtkit.engines.base import Backend, StageBuild
 from trtkit.engines.cuda.device import Event, Stream
 from trtkit.engines.cuda.memory import DeviceMemory, address
 from trtkit.engines.options import BuildOptions
-from trtkit.engines.registry import get_backend
+from trtkit.engines.registry import RTX, TENSORRT, get_backend
 from trtkit.engines.tensorrt.engine import TensorRTEngine
-from trtkit.engines.tensorrt.library import RTX, TENSORRT, load_library
+from trtkit.engines.tensorrt.library import load_library
 from trtkit.errors import TrtkitError
 from trtkit.runtime.device.runs import PreparedRuns
 from trtkit.runtime.device.slot import Slot

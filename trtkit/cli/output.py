@@ -13,7 +13,7 @@ import typer
 
 
 def note(message: str) -> None:
-    """A message beside the result."""
+    """A message on stderr."""
     typer.echo(message, err=True)
 
 

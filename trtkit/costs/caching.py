@@ -40,10 +40,9 @@ NO_PREFIX = "0" * 64
 
 @dataclass(frozen=True)
 class EngineCosts:
-    """Of one chain: seconds of the prefix and of the tail for each image, and feature maps it made.
+    """The costs of one chain: seconds of the prefix and of the tail per image, and its feature maps.
 
-    `features`: N x ..., in the dtype that the engines hand over. `overlaps`: the engines run beside
-    the processor.
+    `features`: N x ..., in the dtype of the engines. `overlaps`: the engines run on a GPU.
     """
 
     prefix: float

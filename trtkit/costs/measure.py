@@ -1,9 +1,8 @@
 """Measuring a model block by block, through engines of the backend it is to run on.
 
-Each block's time is what the backend's own profiler says of its layers in the engine of the whole
-model, so that layers are fused as they will be. A cut costs something besides: its feature map is
-converted and handed over. That is measured with a real prefix and tail at the first and the last cut of
-each shape, and taken to change evenly between them.
+The backend's profiler times the layers of each block in the engine of the whole model, so that layers are
+fused as they will be. A cut adds the cost of converting and passing on its feature map. That is measured
+with a real prefix and tail at the first and the last cut of each shape, and interpolated between them.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ STORED = (
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """What is to be measured: a model, `digest` being its export's, on a backend.
+    """What to measure: a model on a backend. `digest` is that of the model's export.
 
-    `images` of `samples` are repeated to fill a `batch`; `timing` is where builds keep what the next
-    one can use.
+    The images of `samples` are repeated to fill a `batch`; `timing` is a folder for measurements that
+    the next build can use.
     """
 
     model: Model
@@ -78,7 +77,7 @@ def measure_profile(request: ProfileRequest) -> Profile:
         advance("Measuring the blocks", 0.0)
         blocks, kinds = bench.layers()
         whole = statistics.median(bench.whole_seconds)
-        # What passes between the layers belongs to nobody, and so to all alike.
+        # Time between layers is spread over all blocks.
         shares = [whole * seconds / sum(blocks) for seconds in blocks]
         photos = request.samples.photos(Path(folder))
         cuts = _cuts(bench, request, points, shares, photos)
@@ -141,7 +140,7 @@ def _cuts(
 
 @dataclass(frozen=True)
 class Handing:
-    """What a prefix and a tail take beyond their blocks; below 0 less."""
+    """The time of a prefix and a tail beyond their blocks; negative when they take less."""
 
     prefix: float
     tail: float
@@ -209,7 +208,7 @@ class _Bench:
         count = -(-rounds_for(self._whole.computed()) // CHUNKS)
         runs: list[list[LayerTime]] = []
         for _ in range(CHUNKS):
-            # In turns with the plain engine, so that whatever the machine does it does to both.
+            # In turns with the plain engine, so that other load slows down both.
             self.whole_seconds += [self._whole.computed() / batch for _ in range(count)]
             runs.append(backend.layer_times(self._file.path, self._file.record, feed, count))
         return by_segment(runs, len(self._points) + 1, batch), by_kind(runs, batch)
@@ -233,12 +232,12 @@ class _Bench:
             values = engine.run({engine.inputs[0].name: image[None]})
             for point in self._points:
                 value = values[point.tensor].numpy()[0]
-                # What is quantized is handed over as it is.
+                # Quantized maps keep their dtype.
                 maps[point.cut].append(value.astype(dtype) if value.dtype.kind == "f" else value)
         return maps
 
     def handing(self, point: CutPoint, blocks: Sequence[float]) -> Handing:
-        """What engines split there take beyond their blocks, the whole one being measured in turns."""
+        """The time of engines split there beyond their blocks, measured in turns with the whole one."""
         chain = Timed(self._bench.split_chain(self._request.model, point), self._images)
         before, behind = [], []
         for _ in range(rounds_for(3 * self._whole.computed())):
@@ -255,8 +254,7 @@ class _Bench:
 def by_segment(chunks: Sequence[Sequence[LayerTime]], segments: int, batch: int) -> list[float]:
     """Seconds per photo of each segment: the median over the runs of the sum of its layers.
 
-    What the backend put in without a name of the model's (a change of layout) belongs to the layer
-    before it.
+    Layers that the backend added (a change of layout) count for the layer before them.
     """
     runs: list[list[float]] = []
     for layers in chunks:

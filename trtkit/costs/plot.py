@@ -11,7 +11,7 @@ from trtkit.plotting import new_figure, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Above so many cuts only the first and the last of each shape have their number beside them.
+# With more cuts only the first and the last of each shape are numbered.
 _LABELLED = 20
 _MARKS = {USUAL: "o", "fp16 lz4": "^", "fp16 zstd": "s"}
 _TONES = {USUAL: "black", "fp16 lz4": "0.45", "fp16 zstd": "0.7"}
@@ -88,7 +88,7 @@ def _draw_blocks(axes: Axes, profile: Profile) -> None:
 
 
 def _labelled(profile: Profile) -> set[int]:
-    """The cuts whose number is written beside their mark."""
+    """The cuts whose marks are numbered."""
     if len(profile.cuts) <= _LABELLED:
         return {cut.cut for cut in profile.cuts}
     ends: dict[tuple[int, ...], list[int]] = {}

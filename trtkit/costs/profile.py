@@ -1,4 +1,4 @@
-"""What a model's blocks take, and what follows from that for every cut. All times in seconds per photo."""
+"""The profile of a model: times of its blocks and of every cut, in seconds per photo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USUAL = format_name(CacheOptions().dtype, CacheOptions().codec)
 
 @dataclass(frozen=True)
 class BlockTime:
-    """A block, or what comes behind the last one, in the model's own engine."""
+    """A block, or everything behind the last one, in the unsplit engine."""
 
     block: str
     seconds: float
@@ -25,7 +25,7 @@ class BlockTime:
 
 @dataclass(frozen=True)
 class KindTime:
-    """All layers of one type, in the engine's words."""
+    """All layers of one type, as the engine names it."""
 
     kind: str
     layers: int
@@ -34,11 +34,11 @@ class KindTime:
 
 @dataclass(frozen=True)
 class CutCost:
-    """One cut: what runs before and behind it, and its feature map in each format of the cache.
+    """One cut: the times before and behind it, and its feature map in each format of the cache.
 
-    `prefix` and `tail`: the sum of the blocks, and what handing over costs. `shape` is per image.
-    `stored`: by the format's name, in the order of `infer`'s options; times of the first cut with a map
-    of that shape, bytes of its own.
+    `prefix` and `tail`: the sum of their blocks and the cost of the split. `shape` is per image.
+    `stored`: by the format's name; the bytes are this cut's, the times those of the first cut with a
+    map of that shape.
     """
 
     cut: int
@@ -56,8 +56,8 @@ class Profile:
     """A model on one machine, one backend, one precision and one batch size.
 
     `whole`: the engine of the unsplit model; `decode`: from a photo's file to the engine's image;
-    `serve`: what `infer` itself does for a photo, whatever becomes of it; `overlaps`: the engines run
-    beside the processor. `rounds`: how often the whole was measured.
+    `serve`: the overhead of `infer`; `overlaps`: the engines run on a GPU. `rounds`: how often the
+    whole was measured.
     """
 
     model: str
@@ -97,13 +97,13 @@ class Profile:
         return self._together(self.decode + cut.stored[form].write, cut.prefix + cut.tail)
 
     def saved(self, cut: CutCost, form: str = USUAL) -> float:
-        """What a hit takes less than the unsplit model; below 0 it takes more."""
+        """How much less a hit takes than the unsplit model; negative when it takes more."""
         return self.computed - self.warm(cut, form)
 
     def break_even(self, cut: CutCost, form: str = USUAL) -> float | None:
-        """The share of hits, 0 to 1, from which on the cache is worth it; None when never.
+        """The share of hits h, 0 to 1, above which the cache is faster; None when it never is.
 
-        Where h * warm + (1 - h) * cold is what computing takes.
+        There h * warm + (1 - h) * cold equals the time of computing every photo.
         """
         warm, cold = self.warm(cut, form), self.cold(cut, form)
         if warm >= self.computed:
@@ -115,7 +115,7 @@ class Profile:
         return hit_rate * self.warm(cut, form) + (1 - hit_rate) * self.cold(cut, form)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, and for every cut and format what follows from it."""
+        """All fields, and the derived times of every cut and format."""
         value: dict[str, Any] = to_plain(self)
         for cut, described in zip(self.cuts, value["cuts"], strict=True):
             for form, stored in described["stored"].items():
@@ -127,7 +127,7 @@ class Profile:
 
     @classmethod
     def from_json(cls, value: Any) -> Profile:
-        """The profile of such an object; what follows is left out. Raises ValueError for another one."""
+        """The profile in a JSON object; derived times are ignored. Raises ValueError for another one."""
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ValueError(f"not a profile of format {FORMAT}, which this trtkit reads")
         return from_plain(value, cls)

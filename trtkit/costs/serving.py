@@ -1,4 +1,4 @@
-"""What a pipeline itself does for a photo, beside reading it and running the engines."""
+"""The overhead of a pipeline: its time per photo without reading and without engines."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ NO_MAP = np.empty(0, np.float32)
 
 
 def serving_seconds(photos: Sequence[Path], classes: Sequence[str], batch: int) -> float:
-    """Seconds a photo of `infer` with one reading thread, when reading and the engines take nothing.
+    """Seconds per photo of `infer` with one reading thread, when reading and the engines take no time.
 
-    That is finding the files, handing them from thread to thread, and the best of so many classes.
+    What remains is finding the files, passing them between threads, and picking the best `classes`.
     """
     count = max(1, PHOTOS // batch) * batch
     paths = [photos[number % len(photos)] for number in range(count)]

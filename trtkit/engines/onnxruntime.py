@@ -43,7 +43,7 @@ DTYPES = {
 }
 PROVIDERS = ["CPUExecutionProvider"]
 ERRORS_ONLY = 3
-# Of an optimised graph that is kept: smaller ones stay in the graph itself.
+# Bytes; smaller weights stay in the kept graph itself.
 SMALLEST_WEIGHTS = 1024
 # In a profile: the ending of the events that are a kernel's work, and the unit of their durations.
 KERNEL = "_kernel_time"
@@ -167,7 +167,7 @@ class OnnxRuntimeBackend:
                 for _ in range(runs + 1):
                     engine.run(inputs)
             finally:
-                # Closes the file; the folder of an open one cannot go everywhere.
+                # Closes the file, which some systems need before its folder can be deleted.
                 written = Path(session.end_profiling())
             events = json.loads(written.read_bytes())
         return _layer_times(events, runs)
@@ -192,7 +192,7 @@ class OnnxRuntimeBackend:
                 return self._session(graph, options, rebuild)
             return graphs.keep(key, lambda path_: self._session(path, _written_to(path_), rebuild))
         except TrtkitError:
-            # Of a graph that cannot be read or written. The engine itself loads, or says why not.
+            # The kept graph cannot be read or written. Loading the engine itself says why, if it fails too.
             graphs.drop(key)
             return None
 
@@ -216,7 +216,7 @@ class OnnxRuntimeBackend:
 
 
 def _written_to(graph: Path) -> Any:
-    """Options that have a session write its optimised graph, the weights beside it."""
+    """Session options that write the optimised graph to `graph`, its weights to a file in that folder."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(graph)
     name = "session.optimized_model_external_initializers_"

@@ -1,8 +1,8 @@
-"""Graphs as ONNX Runtime optimised them for this processor, kept so that the next load takes little.
+"""Optimised graphs, kept for this processor so that the next load is fast.
 
-Loading a graph means folding its constants and laying out all of its weights. What comes of it is written
-to the user's cache, with the weights in a file of their own, which ONNX Runtime maps into memory. Such a
-graph computes the same bits.
+Loading a graph folds its constants and lays out its weights. The optimised graph is written to the user's
+cache, with the weights in a file of their own, which ONNX Runtime maps into memory. It computes the same
+bits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trtkit.workspace import user_cache
 
 ENVIRONMENT, OFF = "TRTKIT_GRAPHS", "off"
 GRAPH, WEIGHTS, RECORD = "graph.onnx", "weights.bin", "digests.json"
-# Of all graphs together, and what the disk must have free besides for one more.
+# All graphs together, and the free space that one more needs.
 MOST_BYTES = 4 << 30
 TEMPORARY = ".part-"
 
@@ -32,20 +32,20 @@ Loaded = TypeVar("Loaded")
 
 @dataclass(frozen=True)
 class KeptGraphs:
-    """The graphs in `folder`, each in a folder named by all that it depends on."""
+    """The graphs in `folder`, each in a folder named by everything that it depends on."""
 
     folder: Path
 
     @classmethod
     def usual(cls) -> KeptGraphs | None:
-        """Those in $TRTKIT_GRAPHS, else in trtkit/graphs in the user's cache; None where that is "off"."""
+        """The graphs in $TRTKIT_GRAPHS, else in the user's cache; None if that variable is "off"."""
         chosen = os.environ.get(ENVIRONMENT)
         if chosen == OFF:
             return None
         return cls(Path(chosen) if chosen else user_cache() / "graphs")
 
     def find(self, key: str) -> Path | None:
-        """The graph of that key, None where there is none that is whole."""
+        """The complete graph of that key, or None."""
         place = self.folder / key
         try:
             whole = json.loads((place / RECORD).read_bytes()) == _digests(place)
@@ -54,15 +54,15 @@ class KeptGraphs:
         if not whole:
             self.drop(key)
             return None
-        # The one that was used longest ago is the first to go.
+        # The one unused longest is evicted first.
         with suppress(OSError):
             os.utime(place)
         return place / GRAPH
 
     def keep(self, key: str, load: Callable[[Path], Loaded]) -> Loaded | None:
-        """What `load` gives, which writes the graph to the path it is given, and its weights beside it.
+        """Call `load` with a path to which it writes the optimised graph, and return its result.
 
-        None when nothing could be kept: without the room, or when `load` raised OSError.
+        None when nothing could be kept: the disk is full, or `load` raised OSError.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ class KeptGraphs:
         return loaded
 
     def drop(self, key: str) -> None:
-        """Forget a graph that is of no use."""
+        """Delete a graph."""
         shutil.rmtree(self.folder / key, ignore_errors=True)
 
     def _evict(self, newest: str) -> None:
@@ -103,7 +103,7 @@ class KeptGraphs:
 
 
 def _digests(place: Path) -> dict[str, str]:
-    """Of what is there: a graph without large weights has no file of them."""
+    """The digests of the files; a graph without large weights has no file of weights."""
     return {
         name: file_digest(place / name) for name in (GRAPH, WEIGHTS) if (place / name).is_file()
     }

@@ -117,7 +117,7 @@ def _decode_jpeg(data: bytes, shorter: int, max_pixels: int) -> DecodedPhoto | N
         except ValueError:  # The warning is about the header, where this decoder is always strict.
             return None
         try:
-            # Only the last of several warnings is told: without its cause there must be none.
+            # The decoder reports the last of several warnings: without its cause there must be none.
             pixels = simplejpeg.decode_jpeg(_without_extra_bytes(data, warning), **reduced)
         except ValueError:
             raise ImageError(f"The JPEG data are damaged ({_one_line(error)}).") from error

@@ -18,7 +18,7 @@ class BatchResult:
 
     `features` are the feature maps of the images (`keep`), and `penultimate` the inputs of the last engine,
     of the images and then of the hits: embeddings, float16 or float32 N x D. Both are None unless
-    `submit` was told to return them, and valid until the next batch is submitted.
+    `submit` is called with that option, and valid until the next batch is submitted.
     """
 
     logits: Array

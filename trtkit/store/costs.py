@@ -1,7 +1,7 @@
 """What a feature map costs to read and to compute again, and whether the cache is worth it.
 
-All times are seconds per photo: the engines in batches; reading and decoding of a core on the CPU, and
-beside a GPU by all the threads that a pipeline has.
+All times are seconds per photo. Engines run in batches; on the CPU one thread reads and decodes, on a GPU
+as many threads as a pipeline has.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from trtkit.engines.base import Backend
 
 @dataclass(frozen=True)
 class StoreCosts:
-    """Of one boundary in one format of the cache.
+    """The costs of one boundary in one format of the cache.
 
-    `bytes` on the disk for each photo; `read`: finding the photo's map by the hash of its file, from
-    memory that the system keeps the files in; `read_cold`: the same from the disk itself, None where
-    the system cannot be told to forget; `write`: until it is committed to the disk.
+    `bytes` on the disk for each photo; `read`: finding a photo's map by the hash of its file, in the
+    system's page cache; `read_cold`: the same from the disk, None where the page cache cannot be
+    emptied; `write`: until it is committed to the disk.
     """
 
     bytes: int
@@ -39,7 +39,7 @@ class CacheCosts:
     `machine`: what must be the same for them to hold (`machine_of`); `decode`: from the file to the image;
     `prefix`: what an image takes longer than a feature map, in batches of `batch`; `tails`: from the
     feature map to the logits, by the tail's name; `store`: by the format's name (`format_name`).
-    `overlaps`: the engines run beside the processor, so that not the sum counts but the longer.
+    `overlaps`: the engines run on a GPU while the CPU works, so that the longer of both counts.
     """
 
     machine: tuple[str, ...]
@@ -71,7 +71,7 @@ def _check_seconds(times: Iterable[float]) -> None:
 def together(host: float, engines: float, *, overlaps: bool) -> float:
     """Seconds of both: the longer where they run at the same time, else the sum.
 
-    On the CPU every core is the engines' already, so that they wait while a reading thread has one.
+    On the CPU the engines use every core and wait while a reading thread has one.
     """
     return max(host, engines) if overlaps else host + engines
 

@@ -166,7 +166,8 @@ def test_a_profiler_that_is_told_nothing(monkeypatch, tmp_path, version):
     built = Built(tmp_path, version)
     simulation.library.fail_report = True
     with pytest.raises(
-        TrtkitError, match=r"ran whole, but did not say what its layers took \(.*reportToProfiler"
+        TrtkitError,
+        match=r"ran whole, but did not report the times of its layers \(.*reportToProfiler",
     ) as caught:
         built.measure()
     assert "\n" not in str(caught.value)
@@ -177,7 +178,7 @@ def test_a_run_with_other_layers(monkeypatch, tmp_path):
     built = Built(tmp_path, "10.3.0")
     calls = iter(range(1000))
     simulation.library.layer_name = lambda nodes: f"{nodes[0]} {next(calls) // 24}"
-    with pytest.raises(TrtkitError, match="named other layers of whole in one run than in another"):
+    with pytest.raises(TrtkitError, match="named different layers of whole in different runs"):
         built.measure()
 
 

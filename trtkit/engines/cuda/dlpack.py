@@ -118,7 +118,7 @@ class ReceivedArray:
 
 
 def take_capsule(capsule: Any) -> ReceivedArray:
-    """Take over what a capsule holds; its producer is told when the result goes."""
+    """Take over the array in a capsule, which is released with the result."""
     address = _get(capsule, NAME)
     _rename(capsule, USED)
     managed = ctypes.cast(address, ctypes.POINTER(_Managed))

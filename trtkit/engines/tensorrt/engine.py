@@ -1,4 +1,4 @@
-"""A plan that was loaded: running it on device memory, and what it says about itself."""
+"""A loaded plan: running it on device memory, and inspecting it."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ class TensorRTEngine:
     def inspect(self, context: Any = None) -> str:
         """What TensorRT's inspector says about the engine, as JSON.
 
-        Formats of dynamic shapes are told only once a context has been given a shape: `context`, or
-        one on the first profile.
+        The inspector gives formats only for a context with a shape: `context`, or one on the first
+        profile.
         """
         if context is None:
             images = self.profiles[0][1]
@@ -223,16 +223,15 @@ class Binding:
             raise self._owner.failed(self._images)
 
     def attach(self, profiler: Any) -> None:
-        """Have each layer's time told to an IProfiler, by `report` after each run that has ended.
+        """Let `report` pass each layer's time to an IProfiler after a run.
 
-        By default `enqueue` would tell it, and wait for the run inside TensorRT; this is trtexec's way
-        in all versions.
+        By default `enqueue` would do so and wait for the run inside TensorRT; trtexec does as this does.
         """
         self.context.profiler = profiler
         self.context.enqueue_emits_profile = False
 
     def report(self) -> bool:
-        """Tell the profiler of the last run. False when TensorRT cannot."""
+        """Pass the times of the last run to the profiler. False when TensorRT cannot."""
         return bool(self.context.report_to_profiler())
 
     def _set(self) -> None:

@@ -60,7 +60,7 @@ def network_layers(network: Any, trt: Any) -> list[tuple[int, HeavyLayer]]:
 
 
 def engine_layers(information: str) -> list[HeavyLayer]:
-    """The heavy layers in what the inspector says as JSON, `unknown` where it does not say."""
+    """The heavy layers in the inspector's JSON; `unknown` where it gives no precision."""
     layers = []
     for layer in json.loads(information).get("Layers", []):
         if not isinstance(layer, dict):
@@ -73,14 +73,14 @@ def engine_layers(information: str) -> list[HeavyLayer]:
 
 @dataclass(frozen=True)
 class LayerSource:
-    """A layer's type in TensorRT's words, and the ONNX nodes that it is known to hold."""
+    """A layer's type, as TensorRT names it, and its ONNX nodes."""
 
     kind: str
     nodes: tuple[str, ...]
 
 
 def layer_sources(information: str) -> dict[str, LayerSource]:
-    """Every layer in what the inspector says as JSON, by its name; of several of one name the first."""
+    """Every layer in the inspector's JSON, by its name; the first one where names repeat."""
     sources: dict[str, LayerSource] = {}
     for layer in json.loads(information).get("Layers", []):
         if isinstance(layer, dict):
@@ -94,8 +94,8 @@ def too_wide(
 ) -> list[HeavyLayer]:
     """The layers that compute in more than they should.
 
-    `expected` says what each ONNX node asks for; a layer that is none of them, or several fused, is
-    held to the widest of those it names, else to fp16 in an int8 engine and to `precision` in others.
+    `expected`: the precision of each ONNX node. A fused layer may have the widest of its nodes' precisions;
+    a layer without known nodes fp16 in an int8 engine, and `precision` in others.
     """
     default = "fp16" if precision == "int8" else precision
     wide = []
@@ -112,13 +112,13 @@ def check_layers(
 ) -> dict[str, int]:
     """How many heavy layers have each precision. Raises TrtkitError, listing them, when some are too wide.
 
-    Where none is recognised, all that were expected count as `unknown`: saying nothing is no proof.
-    `where` is what was looked at, for the message.
+    Where no layer is recognised, all expected ones count as `unknown`. `where`: the network or engine,
+    for the message.
     """
     layers = layers or [HeavyLayer(name, "unknown") for name in expected]
     wide = too_wide(layers, precision, expected)
     counts = Counter(layer.precision for layer in layers)
-    # Of a stage whose graph has no int8 layer none is expected.
+    # A stage whose graph has no int8 layer needs none.
     wants = precision == "int8" and (not expected or "int8" in expected.values())
     if wants and not wide and layers and not counts["int8"] | counts["unknown"]:
         wide = layers

@@ -1,4 +1,4 @@
-"""What each layer of a plan takes, by TensorRT's own profiler.
+"""The time of each layer of a plan, by TensorRT's own profiler.
 
 TensorRT records CUDA events around every layer of a run, so the times are the device's, gaps where it
 waits for the host to launch a layer included.
@@ -23,8 +23,8 @@ LayerReport = list[tuple[str, float]]
 def layer_times(engine: TensorRTEngine, inputs: Mapping[str, Any], runs: int) -> list[LayerTime]:
     """Every layer of `runs` runs on the same inputs, after one that is not counted, without CUDA graphs.
 
-    Raises TrtkitError when the engine does not take the inputs, and when TensorRT cannot run or cannot
-    say what the layers took.
+    Raises TrtkitError when the engine does not take the inputs, and when TensorRT cannot run it or does
+    not report times.
     """
     placed = engine.place(inputs)
     profiler = make_profiler(engine.api)
@@ -38,7 +38,7 @@ def layer_times(engine: TensorRTEngine, inputs: Mapping[str, Any], runs: int) ->
         report = profiler.take()
         if not (reported and report):
             raise TrtkitError(
-                f"TensorRT ran {engine.name}, but did not say what its layers took "
+                f"TensorRT ran {engine.name}, but did not report the times of its layers "
                 f"({engine.complaint()}); build it again with `trtkit build`."
             )
         reports.append(report)
@@ -80,8 +80,8 @@ def _combined(
     orders = {tuple(name for name, _ in report) for report in reports}
     if len(orders) > 1:
         raise TrtkitError(
-            f"TensorRT's profiler named other layers of {engine} in one run than in another; measure "
-            "again, and build it again with `trtkit build` if that comes back."
+            f"TensorRT's profiler named different layers of {engine} in different runs; measure again, "
+            "and build it again with `trtkit build` if that comes back."
         )
     return [
         LayerTime(
@@ -94,10 +94,10 @@ def _combined(
 
 
 def _full_name(name: str, source: LayerSource | None) -> str:
-    """The layer's name; where it tells none of the ONNX nodes it holds, those behind it in brackets.
+    """The layer's name, followed by its ONNX nodes in brackets if it names none of them.
 
-    The kernels of TensorRT's graph compiler are called such as `__myl_AddMul_myl0_3`, and only the
-    inspector knows which nodes they are.
+    Kernels of TensorRT's graph compiler have names such as `__myl_AddMul_myl0_3`; only the inspector
+    lists their nodes.
     """
     nodes = source.nodes if source else ()
     if not nodes or any(node in name for node in nodes):
