@@ -1,23 +1,12 @@
-"""Run one measurement: python scripts/measure NAME [options]."""
+"""Run one measurement: python scripts/measure NAME [options]. `NAME --help` lists its options."""
 
-from __future__ import annotations
-
-import runpy
 import sys
-from pathlib import Path
 
-
-def main() -> None:
-    here = Path(__file__).resolve().parent
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    script = (
-        here.parent / "bench_store.py" if name == "store" else here / f"{name.replace('-', '_')}.py"
-    )
-    if name in ("", "all", "common", "subjects", "trainings") or not script.is_file():
-        raise SystemExit("Usage: python scripts/measure NAME [options]; see docs/results.")
-    sys.argv = [str(script), *sys.argv[2:]]
-    runpy.run_path(str(script), run_name="__main__")
-
+from case import load_cases, run
 
 if __name__ == "__main__":
-    main()
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in (cases := load_cases()):
+        usage = "Usage: python scripts/measure NAME [options]; NAME is one of"
+        raise SystemExit(f"{usage} {', '.join(cases)}.")
+    run(name, sys.argv[2:])

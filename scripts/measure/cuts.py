@@ -1,342 +1,124 @@
-"""Measure every cut of a model, beside what its profile predicts and what `--cut auto` takes.
+"""Every cut of a model, measured and predicted."""
 
-Each cut is built and run as `infer` runs it, from files to the best classes: with the cache warm, with
-it empty, and in the same rounds the unsplit model without a cache. Times are told as shares of the
-latter's, since these machines are busier at one time than at another, and every cut is measured in each
-round, so that none has all of its figures from a busy minute; told is the median of the rounds. Predicted
-are those of `trtkit profile`, measured before, block by block and not cut by cut. Beside the difference of
-the two stands how far each is from itself: another profile afterwards, and one half of the rounds from the
-other.
-
-The expected time of a cut is that of a photo on average, at the hit rate that `--cut auto` takes by
-default.
-"""
-
-from __future__ import annotations
-
-import argparse
 import shutil
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from statistics import median
 
-from common import Outcome, Table, Target, argument_parser, at_most, positive, progress, run, timed
-from subjects import classify, exported, photos
+from case import Lab, case
+from stock import cached, classify, photo_files, prepared
 
-from trtkit import __version__
-from trtkit.api.profile import profile
+from trtkit import Pipeline, load, profile
+from trtkit.benchmark.protocol import timed
 from trtkit.building.cut import choose_cut
 from trtkit.building.request import BuildSettings
-from trtkit.bundle import Manifest, Stage
-from trtkit.costs.choice import CutGoal
+from trtkit.costs.choice import DEFAULT_HIT_RATE
 from trtkit.costs.profile import Profile
-from trtkit.costs.workbench import BuiltFile, Workbench
-from trtkit.engines.onnxruntime import OnnxRuntimeBackend
-from trtkit.engines.options import BuildOptions
-from trtkit.graph.boundaries import cut_points
-from trtkit.graph.card import ModelCard
-from trtkit.graph.files import read_model
-from trtkit.graph.split import split
-from trtkit.graph.tree import Model
-from trtkit.identity import file_digest
-from trtkit.runtime.chain import Runner
-from trtkit.runtime.pipeline import Pipeline
-from trtkit.store.cache import CacheOptions, PrefixCache
-from trtkit.workspace import Workspace
 
-MODELS = ("resnet50", "resnet152", "vgg16")
 CLOSE = 0.1
 
 
-@dataclass(frozen=True)
-class Taken:
-    """Of one cut, as shares of the time that the unsplit model takes in the same round."""
-
-    warm: float
-    cold: float
-
-    def expected(self, hit_rate: float) -> float:
-        return hit_rate * self.warm + (1 - hit_rate) * self.cold
-
-
-def load(root: Path, name: str) -> Model:
-    graph = read_model(Workspace(root).export_path(name))
-    return Model(name, graph, ModelCard.read_from(graph, name))
-
-
-def pipeline(
-    model: Model,
-    bench: Workbench,
-    built: Sequence[BuiltFile],
-    chain: Runner,
-    cache: Path | None = None,
-) -> Pipeline:
-    """As `infer` makes it of a bundle, without the bundle's proofs, which take most of a build."""
-    stages = [
-        Stage(
-            name=each.path.stem,
-            id=file_digest(each.path),
-            parent=None,
-            file=each.path.name,
-            digest="",
-            inputs=(),
-            outputs=(),
-            classes=tuple(model.card.classes),
-        )
-        for each in built
-    ]
-    image = model.card.preprocessing
-    manifest = Manifest(
-        name=model.name, build_id="", cut=0, precision=bench.precision, computes="",
-        backend=bench.backend.name, backend_version="", trtkit_version=__version__, created="",
-        batch=(1, 8, 64), preprocessing=image, stages=tuple(stages),
-    )  # fmt: skip
-    store = None
-    if cache is not None:
-        options = CacheOptions("always", folder=cache)
-        store = PrefixCache.open(options, image, stages[0].id)
-    return Pipeline(manifest, stages[-1], chain, store)
+@case("--models resnet18 --image-size 64 --photos 2 --rounds 2")
+def cuts(
+    lab: Lab, *, models=("resnet50", "resnet152", "vgg16"), precision="fp16", photos=6,
+    image_size=224, batch=1, rounds=5,
+) -> None:  # fmt: skip
+    """Every cut of a model, beside what its profile predicts and what `--cut auto` takes."""
+    stock, folder = lab.stock, lab.stock.photos(photos)
+    for model in models:
+        name = stock.exported(model, image_size=image_size)
+        measure = partial(profile, name, precision=precision, batch=batch, workspace=stock.root)
+        predicted = measure()
+        settings = BuildSettings(precision=precision, backend="onnxruntime")
+        choice = choose_cut(stock.workspace, [name], settings)
+        whole = load(stock.built([name], 0, precision))
+        bundles = {c.cut: stock.split(name, c.cut, precision) for c in predicted.cuts}
+        classify(whole, folder, batch=batch)
+        with stock.scratch() as scratch:
+            # All cuts of a model do not fit into memory: each is loaded for its turn.
+            competitors = {
+                cut: partial(shares_of_whole, bundle, Path(scratch), whole, folder, batch)
+                for cut, bundle in bundles.items()
+            }
+            samples = lab.rounds(name, competitors, rounds)
+        for bundle in bundles.values():
+            shutil.rmtree(bundle)
+        rounds_of = {cut: {kind: own[cut] for kind, own in samples.items()} for cut in bundles}
+        lab.data[name] = {"chosen": choice.cut, "why": list(choice.why), "rounds": rounds_of}
+        report(lab, name, predicted, measure(), choice.cut, rounds_of)
 
 
-def cold(make: Callable[[], Pipeline], cache: Path, folder: Path, batch: int) -> float:
-    """Seconds with an empty cache, until all of it is on the disk."""
+def shares_of_whole(
+    bundle: Path, cache: Path, whole: Pipeline, folder: Path, batch: int
+) -> Mapping[str, float]:
+    """Times of a cut, warm and cold, as shares of the unsplit model's before and after it."""
     shutil.rmtree(cache, ignore_errors=True)
-    used = make()
+    unsplit = partial(classify, whole, folder, batch=batch)
+    with cached(bundle, cache) as pipeline:
+        # A session allocates in its first run.
+        pipeline.logits(prepared(folder, pipeline.manifest.preprocessing)[:batch])
+        before = timed(unsplit)
 
-    def once() -> None:
-        classify(used, folder, batch)
-        if used.cache is not None:
-            used.cache.store.flush()
+        def fill() -> None:
+            classify(pipeline, folder, batch=batch)
+            pipeline.cache.store.flush()
 
-    seconds = timed(once)
-    used.close()
-    return seconds
-
-
-def per_pass(used: Pipeline, folder: Path, batch: int, without: float) -> float:
-    """Seconds of a pass with every map cached: in one stream with so many that it lasts as `without`.
-
-    A pass of the deepest cuts takes a few milliseconds, as starting the threads does.
-    """
-    once = timed(partial(classify, used, folder, batch))
-    passes = max(1, round(without / once))
-    photos = sorted(folder.glob("*.jpg")) * passes
-    misses = used.stats.misses
-
-    def stream() -> None:
-        for result in used.infer(photos, batch=batch):
-            if result.error is not None:
-                raise RuntimeError(f"{result.path}: {result.error}")
-
-    seconds = timed(stream)
-    if used.stats.misses > misses:
-        raise RuntimeError("Some photos were not in the cache.")
-    return seconds / passes
+        cold, hits = timed(fill), partial(classify, pipeline, batch=batch, hits=True)
+        # A pass of the deepest cuts takes as long as starting its threads: one stream of several.
+        passes = max(1, round(before / timed(partial(hits, folder))))
+        warm = timed(partial(hits, *photo_files(folder) * passes)) / passes
+    without = (before + timed(unsplit)) / 2
+    return {"warm": warm / without, "cold": cold / without}
 
 
-def build_cut(model: Model, cut: int, bench: Workbench) -> list[BuiltFile]:
-    sides = split(model.graph, cut_points(model.graph, model.card)[cut - 1].tensor)
-    return [
-        bench.build(sides.prefix, f"prefix-{cut}", root=True, leaf=False),
-        bench.build(sides.tail, f"tail-{cut}", root=False, leaf=True),
-    ]
-
-
-def measure_cut(
-    model: Model,
-    built: Sequence[BuiltFile],
-    whole: Pipeline,
-    bench: Workbench,
-    folder: Path,
-    options: argparse.Namespace,
-) -> Taken:
-    """One round of one cut. It is loaded for that: all cuts of a model do not fit into memory."""
-    cache = bench.folder / "cache"
-    # On the CPU closing a pipeline closes its cache alone.
-    chain = bench.chain(built)
-    make = partial(pipeline, model, bench, built, chain, cache)
-    # A session allocates in its first run.
-    classify(pipeline(model, bench, built, chain), folder, options.batch)
-    without = timed(partial(classify, whole, folder, options.batch))
-    misses = cold(make, cache, folder, options.batch)
-    with make() as used:
-        hits = per_pass(used, folder, options.batch, without)
-    # Before and behind, for loading a cut takes long enough that the machine is another one.
-    without = (without + timed(partial(classify, whole, folder, options.batch))) / 2
-    return Taken(hits / without, misses / without)
-
-
-def in_rounds(
-    model: Model,
-    cuts: Sequence[int],
-    whole: Pipeline,
-    bench: Workbench,
-    folder: Path,
-    options: argparse.Namespace,
-) -> dict[int, list[Taken]]:
-    """Every cut in each round, so that none has all of its figures from one busy minute."""
-    built = {cut: build_cut(model, cut, bench) for cut in cuts}
-    rounds: dict[int, list[Taken]] = {cut: [] for cut in cuts}
-    classify(whole, folder, options.batch)
-    for turn in range(options.rounds):
-        for cut, files in built.items():
-            rounds[cut].append(measure_cut(model, files, whole, bench, folder, options))
-        progress(f"{model.name}: round {turn + 1} of {options.rounds} of {len(cuts)} cuts")
-    return rounds
-
-
-def middle(taken: Sequence[Taken]) -> Taken:
-    return Taken(
-        statistics.median(each.warm for each in taken),
-        statistics.median(each.cold for each in taken),
-    )
-
-
-def beside(
-    name: str,
-    predicted: dict[int, float],
-    again: dict[int, float],
-    rounds: dict[int, list[Taken]],
-) -> list[Target]:
-    """How far what is compared is from itself when it is done twice."""
-    found = [
-        Target(
-            f"The same prediction by a profile measured afterwards, {name}", "beside it",
-            within([again[cut] / share - 1 for cut, share in predicted.items()]),
-        )
-    ]  # fmt: skip
-    if all(len(taken) > 1 for taken in rounds.values()):
-        apart = [middle(each[1::2]).warm / middle(each[::2]).warm - 1 for each in rounds.values()]
-        found.append(
-            Target(f"The same cuts in the other rounds, {name}", "beside it", within(apart))
-        )
-    return found
-
-
-def shares(told: Profile) -> dict[int, float]:
-    """Of each cut, what a hit is predicted to take of the unsplit model's time."""
-    return {cut.cut: told.warm(cut) / told.computed for cut in told.cuts}
-
-
-def within(off: Sequence[float]) -> str:
-    """How many of them are within the target, and the worst."""
-    few = sum(abs(each) <= CLOSE for each in off)
-    return f"{few} of {len(off)} cuts, the worst {max(off, key=abs):+.1%}"
-
-
-def measure_model(
-    architecture: str, options: argparse.Namespace, root: Path, outcome: Outcome
-) -> None:
-    name = exported(root, architecture, options.image_size)
-    folder = photos(root, options.photos)
-    progress(f"Profiling {name}")
-    profiled = partial(
-        profile, name, precision=options.precision, batch=options.batch, workspace=root
-    )
-    predicted = profiled()
-    progress(f"Choosing a cut of {name}")
-    settings = BuildSettings(precision=options.precision, backend="onnxruntime")
-    choice = choose_cut(Workspace(root), [name], settings)
-    model = load(root, name)
-    work = root / "cuts"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    bench = Workbench(
-        OnnxRuntimeBackend(),
-        options.precision,
-        BuildOptions(),
-        work,
-        work,
-        lambda phase, share: None,
-    )
-    # Its graph is built last, for a build changes it; so it is loaded again.
-    unsplit = [bench.build(load(root, name).graph, "whole", root=True, leaf=True)]
-    whole = pipeline(model, bench, unsplit, bench.chain(unsplit))
-    cuts = [each.cut for each in predicted.cuts]
-    rounds = in_rounds(model, cuts, whole, bench, folder, options)
-    shutil.rmtree(work)
-    progress(f"Profiling {name} again")
-    again = profiled()
-    tell(name, predicted, again, choice.cut, choice.why, rounds, outcome)
-
-
-def tell(
-    name: str,
-    predicted: Profile,
-    again: Profile,
-    chosen: int,
-    why: Sequence[str],
-    rounds: dict[int, list[Taken]],
-    outcome: Outcome,
-) -> None:
-    rate = CutGoal().hit_rate
-    taken = {cut: middle(each) for cut, each in rounds.items()}
-    rows, off = [], []
-    foreseen_of = shares(predicted)
+def report(lab: Lab, name: str, predicted: Profile, again: Profile, chosen: int, rounds) -> None:
+    """`rounds`: warm and cold shares of the unsplit model's time, by cut."""
+    rate, rows, measured = DEFAULT_HIT_RATE, {}, {}
+    foreseen, repeated = warm_shares(predicted), warm_shares(again)
     for cut in predicted.cuts:
-        foreseen = foreseen_of[cut.cut]
-        measured = taken[cut.cut]
-        off.append(measured.warm / foreseen - 1)
-        rows.append(
-            (
-                str(cut.cut), cut.block, f"{foreseen:.3f}", f"{measured.warm:.3f}", f"{off[-1]:+.1%}",
-                f"{predicted.expected(cut, rate) / predicted.computed:.3f}",
-                f"{measured.expected(rate):.3f}", "chosen" if cut.cut == chosen else "",
-            )
-        )  # fmt: skip
-    title = (
-        f"{name}, {predicted.precision}, batch {predicted.batch}, {predicted.threads} threads: a photo "
-        f"takes {1e3 * predicted.computed:.1f} ms unsplit; shares of that"
-    )
-    columns = (
-        "cut", "block", "warm, predicted", "warm, measured", "off by",
-        f"expected at {rate:.0%} hits, predicted", "measured", "--cut auto",
-    )  # fmt: skip
-    outcome.tables.append(Table(title, columns, tuple(rows)))
-    total = sum(block.seconds for block in predicted.blocks) / predicted.whole
-    least = min(taken, key=lambda cut: taken[cut].expected(rate))
-    slower = taken[chosen].expected(rate) / taken[least].expected(rate) if chosen else float("nan")
-    outcome.targets += [
-        Target(
-            f"Sum of block latencies against the whole model, {name}", "within 10%",
-            f"{total - 1:+.1%}", abs(total - 1) <= CLOSE,
-        ),
-        Target(
-            f"Predicted against measured time of each cut, {name}", "within 10%",
-            within(off), all(abs(each) <= CLOSE for each in off),
-        ),
-        *beside(name, shares(predicted), shares(again), rounds),
-        at_most(f"--cut auto (cut {chosen}) against the best measured (cut {least}), {name}", 1.03, slower),
-    ]  # fmt: skip
-    outcome.data[name] = {
-        "profile": predicted.to_json(),
-        "chosen": chosen,
-        "why": list(why),
-        "measured": {cut: asdict(each) for cut, each in taken.items()},
-        "rounds": {cut: [asdict(each) for each in of_cut] for cut, of_cut in rounds.items()},
+        number, share = cut.cut, predicted.expected(cut, rate) / predicted.computed
+        warm, cold = (median(rounds[number][kind]) for kind in ("warm", "cold"))
+        measured[number] = {"warm": warm, "cold": cold}
+        measured[number]["expected"] = expected = rate * warm + (1 - rate) * cold
+        rows[number] = {"block": cut.block, "warm": foreseen[number], "expected": share}
+        lab.figure(
+            f"{name}, cut {number} ({cut.block}){', `--cut auto`' if number == chosen else ''}",
+            f"warm {warm:.3f}, expected {expected:.3f}",
+            f"predicted {foreseen[number]:.3f} ({warm / foreseen[number] - 1:+.1%}), {share:.3f}",
+        )
+    lab.data[name] |= {
+        "computed": predicted.computed,
+        "whole": predicted.whole,
+        "blocks": {block.block: block.seconds for block in predicted.blocks},
+        "predicted": rows,
+        "measured": measured,
     }
+    total = sum(block.seconds for block in predicted.blocks) / predicted.whole - 1
+    what = "sum of the blocks' times against the whole model"
+    lab.figure(f"{name}: {what}", f"{total:+.1%}", "", "within 10%", abs(total) <= CLOSE)
+    text, close = within(measured[cut]["warm"] / foreseen[cut] - 1 for cut in measured)
+    lab.figure(f"{name}: warm time, predicted against measured", text, "", "within 10%", close)
+    text, _ = within(repeated[cut] / foreseen[cut] - 1 for cut in measured)
+    lab.figure(f"{name}: a second profile against the first (control)", text)
+    warms = [own["warm"] for own in rounds.values()]
+    if len(warms[0]) > 1:
+        text, _ = within(median(own[1::2]) / median(own[::2]) - 1 for own in warms)
+        lab.figure(f"{name}: odd rounds against even rounds (control)", text)
+    least = min(measured, key=lambda cut: measured[cut]["expected"])
+    best = measured[least]["expected"]
+    slower = measured[chosen]["expected"] / best if chosen else float("nan")
+    what = f"{name}: `--cut auto` (cut {chosen}) against the best measured (cut {least})"
+    lab.figure(what, f"{slower:.3f} times", "", "at most 1.03 times", slower <= 1.03)
 
 
-def measure(options: argparse.Namespace, root: Path) -> Outcome:
-    outcome = Outcome()
-    for architecture in options.models:
-        measure_model(architecture, options, root, outcome)
-    return outcome
+def warm_shares(predicted: Profile) -> dict[int, float]:
+    """For each cut, what a hit is predicted to take of the unsplit model's time."""
+    return {cut.cut: predicted.warm(cut) / predicted.computed for cut in predicted.cuts}
 
 
-def main() -> None:
-    parser = argument_parser(__doc__, rounds=5)
-    parser.add_argument(
-        "--models", nargs="+", default=list(MODELS), help=f"default {' '.join(MODELS)}"
-    )
-    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="fp16")
-    parser.add_argument("--photos", type=positive, default=6, help="default 6")
-    parser.add_argument("--image-size", type=positive, default=224, help="default 224")
-    parser.add_argument("--batch", type=positive, default=1, help="default 1")
-    run(parser, measure)
-
-
-if __name__ == "__main__":
-    main()
+def within(off: Iterable[float]) -> tuple[str, bool]:
+    """How many are within the target, and the worst; whether all are."""
+    off = list(off)
+    close = sum(abs(value) <= CLOSE for value in off)
+    return f"{close} of {len(off)} cuts, the worst {max(off, key=abs):+.1%}", close == len(off)

@@ -1,130 +1,208 @@
-"""Reproduce the poster's two tables: how to adapt a model to other classes, and augmentation.
+"""Transfer learning on the digits: how to adapt a model, from which feature maps, what is reused."""
 
-A model is trained on the digits 0 to 4, from random weights as there are no downloads here, and then
-adapted to the digits 5 to 9 in each mode of `trtkit train`: everything fine-tuned, the head alone
-behind frozen blocks, a logistic regression on the penultimate features; and the same modes with and
-without augmentation (without mirroring, which makes other digits of some). Several runs with their own
-seeds and splits. Accuracy is of photos that were not trained on, with the last epoch's weights; seconds
-are those of training alone.
-
-    python scripts/measure/transfer.py --workspace DIR --json docs/results/transfer.json \\
-        --markdown docs/results/transfer.md
-"""
-
-from __future__ import annotations
-
-import argparse
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from itertools import count as numbers
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
-from common import Outcome, Table, Target, argument_parser, positive, run
-from trainings import DATA, digits, trained, with_spread
+from case import Lab, case
+from stock import DIGITS, LIGHT, PLAIN, RANDOM, adam, with_range
 
-ARCHITECTURES = ("resnet18", "resnet50")
-MODES = ("finetune", "freeze", "bottleneck")
-VIEWS = 4
+from trtkit.workspace import BEST
 
-
-def adapted(
-    options: argparse.Namespace, root: Path, architecture: str, number: int
-) -> dict[str, dict[str, float]]:
-    """Accuracy and seconds of every mode, with and without augmentation, for one run."""
-    first, second = (digits(root, classes, options.count) for classes in ("0-4", "5-9"))
-    seeds = ("--seed", number, "--split-seed", number)
-    adam = ("--optimizer", "adamw", "--lr", options.lr)
-    base = f"{architecture}-0to4-{number}"
-    trained(
-        root, first, base, "--arch", architecture, "--weights", "random", "--image-size",
-        options.image_size, "--epochs", options.epochs, "--augmentation", "none", *adam, *seeds,
-    )  # fmt: skip
-    found = {}
-    for mode in MODES:
-        for augmented in (False, True):
-            name = f"{architecture}-{mode}-{'augmented' if augmented else 'plain'}-{number}"
-            given = ("--arch", architecture, "--mode", mode, "--weights", base, *seeds)
-            given += augmentation(mode, augmented)
-            if mode != "bottleneck":
-                rate = (
-                    adam
-                    if mode == "finetune"
-                    else ("--optimizer", "adamw", "--lr", options.head_lr)
-                )
-                given += ("--epochs", options.adapt_epochs, *rate)
-            metrics = trained(root, second, name, *given)
-            key = f"{mode}, {'augmented' if augmented else 'plain'}"
-            found[key] = {"top1": last_top1(metrics), "seconds": seconds(metrics)}
-    return found
+# Augmented views of each photo behind frozen blocks.
+VIEWS = ("--augment", 4)
+FROZEN = {"through the frozen blocks": ("--no-feature-store",), "from the store": ()}
 
 
-def augmentation(mode: str, augmented: bool) -> tuple[object, ...]:
-    """The options for it: behind frozen blocks a number of views, else a preset."""
-    if not augmented:
-        return ("--augmentation", "none")
-    if mode == "finetune":
-        return ("--augmentation", "light", "--no-flip")
-    return ("--augmentation", "light", "--no-flip", "--augment", VIEWS)
+def by_epoch(metrics: dict[str, Any], name: str) -> list[float]:
+    return [epoch[name] for epoch in metrics["epochs"]]
 
 
-def last_top1(metrics: dict[str, Any]) -> float:
-    """Of the last epoch, which no validation photo chose; of the one fit where there are no epochs."""
-    epochs = metrics["epochs"]
-    return float(epochs[-1]["val_top1"] if epochs else metrics["top1"])
+@case("--rounds 1 --count 10 --epochs 1 --large-size 64 --large-count 5 --photos 20")
+def features(
+    lab: Lab, *, model="resnet50", cut=13, small_size=32, count=None, epochs=4, large_size=224,
+    large_count=12, large_epochs=2, lr=5e-4, photos=200, rounds=3,
+) -> None:  # fmt: skip
+    """Training from stored feature maps against through the frozen blocks, and waiting for inputs."""
+    lab.data.update(data=DIGITS, cut=cut, trainings={}, waited={})
+    sizes = ((large_size, large_count, large_epochs), (small_size, count, epochs))
+    for size, limit, length in sizes:
+        new = ("--arch", model, *RANDOM, "--epochs", length, *PLAIN, *adam(lr))
+        data, cheap = lab.stock.digits(count=limit), f"{model}-{size}"
+        images = lab.stock.trained(data, cheap, *new, "--image-size", size)["dataset"]["train"]
+        options = (*new, "--prefix-from", lab.stock.checkpoint(cheap, BEST), "--cut", cut)
+        kinds = {
+            kind: partial(train_tail, lab, data, f"{cheap}-{number}", (*options, *own), numbers(1))
+            for number, (kind, own) in enumerate(FROZEN.items())
+        }
+        measures = lab.rounds(cheap, kinds, rounds)
+        where = f"{model} behind cut {cut}, {size} x {size}"
+        title, speeds = f"{where}, {images} photos", measures["images_per_second"]
+        lab.compare(title, speeds, unit="images/s", least={"from the store": 1.5})
+        for kind in kinds:
+            lab.figure(f"{title}: {kind}, top-1", with_range(measures["top1"][kind]))
+            lab.data["waited"][f"{where}, {kind}"] = measures["waited"][kind]
+        lab.data["trainings"][size] = {
+            kind: {thing: own[kind] for thing, own in measures.items()} for kind in kinds
+        }
+    tuned = ("--arch", "resnet18", *RANDOM, "--epochs", 2, "--augmentation", "standard")
+    metrics = lab.stock.trained(photo_classes(lab, photos), f"resnet18-{photos}-crops", *tuned)
+    what = "resnet18 fine-tuned at 224 x 224, augmented, photos of 500 x 375"
+    lab.data["waited"][what] = by_epoch(metrics, "waited")
+    for what, shares in lab.data["waited"].items():
+        share = median(shares)
+        lab.figure(f"waiting for inputs, {what}", f"{share:.1%}", "", "below 10%", share < 0.1)
 
 
-def seconds(metrics: dict[str, Any]) -> float:
-    """Of training: the steps, and what comes before them where blocks are frozen, or the fit."""
-    before = sum(part["seconds"] for part in (metrics["features"], metrics.get("fit")) if part)
-    return float(before + sum(epoch["seconds"] for epoch in metrics["epochs"]))
+def train_tail(lab: Lab, data: Path, name: str, options, seeds) -> Mapping[str, float]:
+    """One training with the next seed: the medians of its epochs, and its last accuracy."""
+    seed = next(seeds)
+    metrics = lab.stock.trained(data, f"{name}-{seed}", *options, "--seed", seed)
+    medians = {thing: median(by_epoch(metrics, thing)) for thing in ("images_per_second", "waited")}
+    return {**medians, "top1": metrics["epochs"][-1]["val_top1"]}
 
 
-def measure(options: argparse.Namespace, root: Path) -> Outcome:
-    outcome = Outcome()
-    runs = {
-        architecture: [
-            adapted(options, root, architecture, number) for number in range(options.runs)
-        ]
-        for architecture in options.architectures
+def photo_classes(lab: Lab, count: int) -> Path:
+    """Crops of the real photos, each in the folder of the photo it is a crop of."""
+    folder = lab.stock.root / f"crops-{count}"
+    for path in sorted(lab.stock.photos(count).glob("*.jpg")):
+        label = folder / path.stem.partition("-")[2]
+        label.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, label)
+    return folder
+
+
+@case("--architectures resnet18 --runs 1 --epochs 1 --adapt-epochs 1 --count 10")
+def transfer(
+    lab: Lab, *, architectures=("resnet18", "resnet50"), runs=5, epochs=8, adapt_epochs=6, lr=5e-4,
+    head_lr=5e-3, image_size=32, count=None,
+) -> None:  # fmt: skip
+    """Ways to adapt a model of the digits 0 to 4 to the digits 5 to 9, and augmentation."""
+    first, second = (lab.stock.digits(classes, count) for classes in ("0-4", "5-9"))
+    lab.data.update(data=DIGITS, image_size=image_size, runs={})
+    adapted = ("--epochs", adapt_epochs)
+    # The options of each mode, and those of its augmentation besides.
+    modes = {
+        "finetune": ((*adapted, *adam(lr)), ()),
+        "freeze": ((*adapted, *adam(head_lr)), VIEWS),
+        "bottleneck": ((), VIEWS),
     }
-    outcome.data.update(data=DATA, image_size=options.image_size, runs=runs)
-    rows = []
-    for architecture, found in runs.items():
-        for mode in MODES:
-            cells = [
-                with_spread([each[f"{mode}, {how}"]["top1"] for each in found])
-                for how in ("plain", "augmented")
-            ]
-            seconds = with_spread([each[f"{mode}, plain"]["seconds"] for each in found], 1)
-            rows.append((architecture, mode, *cells, seconds))
-    title = (
-        f"Top-1 on digits 5 to 9 of models of the digits 0 to 4, {options.image_size} x "
-        f"{options.image_size}: mean of {options.runs} runs (least to greatest)"
-    )
-    columns = ("model", "mode", "without augmentation", "with augmentation", "seconds, without")
-    outcome.tables.append(Table(title, columns, tuple(rows)))
-    for architecture, found in runs.items():
-        means = {key: sum(each[key]["top1"] for each in found) / len(found) for key in found[0]}
-        outcome.targets.append(
-            Target(
-                f"{architecture}: fine-tuned against frozen, without augmentation",
-                "reported",
-                f"{100 * (means['finetune, plain'] - means['freeze, plain']):+.1f} points",
-            )
-        )
-    return outcome
+    new = (*RANDOM, "--image-size", image_size, "--epochs", epochs, *PLAIN, *adam(lr))
+    for architecture in architectures:
+        results: list[dict[str, dict[str, float]]] = [{} for _ in range(runs)]
+        for number, row in enumerate(results):
+            seeds = ("--arch", architecture, "--seed", number, "--split-seed", number)
+            base = f"{architecture}-0to4-{number}"
+            lab.stock.trained(first, base, *seeds, *new)
+            for mode, (options, views) in modes.items():
+                for kind, how in (("plain", PLAIN), ("augmented", (*LIGHT, *views))):
+                    name = f"{architecture}-{mode}-{kind}-{number}"
+                    words = (*seeds, "--mode", mode, "--weights", base, *options, *how)
+                    row[f"{mode}, {kind}"] = outcome(lab.stock.trained(second, name, *words))
+        lab.data["runs"][architecture] = results
+        for key in results[0]:
+            top1, times = ([row[key][thing] for row in results] for thing in ("top1", "seconds"))
+            seconds = f"{with_range(times, '.1f')} s"
+            lab.figure(f"{architecture}, {key}: top-1", with_range(top1), seconds)
+        ways = ("finetune, plain", "freeze, plain")
+        tuned, frozen = (fmean(row[way]["top1"] for row in results) for way in ways)
+        points = f"{100 * (tuned - frozen):+.1f} points"
+        lab.figure(f"{architecture}: finetune against freeze, plain", points)
 
 
-def main() -> None:
-    parser = argument_parser(__doc__, rounds=None)
-    parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
-    parser.add_argument("--runs", type=positive, default=5, help="default 5")
-    parser.add_argument("--epochs", type=positive, default=8, help="on 0 to 4, default 8")
-    parser.add_argument("--adapt-epochs", type=positive, default=6, help="on 5 to 9, default 6")
-    parser.add_argument("--lr", type=float, default=5e-4, help="default 0.0005")
-    parser.add_argument("--head-lr", type=float, default=5e-3, help="of the head alone, 0.005")
-    parser.add_argument("--image-size", type=positive, default=32, help="default 32")
-    parser.add_argument("--count", type=positive, help="photos of a class; default: all")
-    run(parser, measure)
+def outcome(metrics: dict[str, Any]) -> dict[str, float]:
+    """Accuracy of the last epoch or the fit; seconds of the steps, and of what comes before them."""
+    before = sum(part["seconds"] for part in (metrics["features"], metrics.get("fit")) if part)
+    top1 = (by_epoch(metrics, "val_top1") or [metrics.get("top1")])[-1]
+    return {"top1": top1, "seconds": before + sum(by_epoch(metrics, "seconds"))}
 
 
-if __name__ == "__main__":
-    main()
+CHEAP = "resnet50"
+# Expensive architectures on the cheap one's blocks up to a cut.
+REUSES = (("resnet152", 4), ("resnet152", 7), ("resnet101", 13))
+PUBLISHED = {
+    "resnet152": 0.967, "resnet152, cut 4 as it is": 0.518, "resnet152, cut 4 retrained": 0.958,
+    "resnet152, cut 7 as it is": 0.391, "resnet152, cut 7 retrained": 0.969,
+}  # fmt: skip
+
+
+@case("--runs 1 --epochs 1 --retrain-epochs 1 --count 10")
+def reuse(
+    lab: Lab, *, runs=5, epochs=6, retrain_epochs=3, lr=5e-4, image_size=32, count=None
+) -> None:
+    """An expensive model on a cheap model's feature maps, as in table 1 of Shen, Dong and He 2022."""
+    data = lab.stock.digits(count=count)
+    light = (*adam(lr), *LIGHT, "--weight-decay", 0.01)
+    new = (*RANDOM, "--image-size", image_size, "--epochs", epochs, *light)
+    again = ("--epochs", retrain_epochs, *VIEWS, *light)
+    results = [train_run(lab, data, number, new, again) for number in range(runs)]
+    lab.data.update(data=DIGITS, runs=results, bundles=[], image_size=image_size)
+    for name in (name for name in results[0] if name != "images"):
+        top1 = [run[name] for run in results]
+        cells, target = [f"{PUBLISHED[name]:.3f} published"] if name in PUBLISHED else [], ()
+        if name.endswith("retrained"):
+            separate = [run[name.partition(",")[0]] for run in results]
+            points = [100 * (own - alone) for own, alone in zip(top1, separate, strict=True)]
+            by_run = f"(by run {' '.join(f'{point:+.1f}' for point in points)})"
+            cells.append(f"{fmean(points):+.2f} points against trained separately {by_run}")
+            target = ("at most 1 point lower", fmean(points) >= -1)
+        kind = "" if "," in name else ", trained separately"
+        what = f"{name}{kind}: top-1 on {results[0]['images']} photos"
+        lab.figure(what, with_range(top1), ", ".join(cells), *target)
+    for expensive, cut in REUSES:
+        report_bundle(lab, data, expensive, cut)
+
+
+def train_run(lab: Lab, data: Path, number: int, new, again) -> dict[str, float]:
+    """All trainings of a run: top-1 of the cheap model, the expensive ones and both kinds of reuse."""
+    stock, split = lab.stock, ("--split-seed", number)
+    stock.trained(data, f"{CHEAP}-{number}", "--arch", CHEAP, *new, *split, "--seed", number)
+    files = {CHEAP: (prefix := stock.checkpoint(f"{CHEAP}-{number}"))}
+    for expensive, cut in REUSES:
+        # Another seed than the cheap one's: with one seed the shared blocks begin alike.
+        arch = ("--arch", expensive, *split, "--seed", number + 1000)
+        kinds = ("", f"-cut{cut}-as-it-is", f"-cut{cut}-retrained")
+        names = [f"{expensive}{kind}-{number}" for kind in kinds]
+        alone, as_it_is, retrained = map(stock.checkpoint, names)
+        stock.trained(data, names[0], *arch, *new)
+        weights = ("--weights", alone, "--prefix-from", prefix, "--cut", cut)
+        stock.trained(data, names[2], *arch, *weights, *again)
+        transplant(prefix, alone, cut, as_it_is)
+        files[expensive] = alone
+        files |= {f"{expensive}, cut {cut} as it is": as_it_is}
+        files |= {f"{expensive}, cut {cut} retrained": retrained}
+    subjects = [word for file in files.values() for word in ("--checkpoint", file)]
+    reports = stock.evaluated(data, *subjects, "--part", "val", *split)
+    top1 = {name: report["top1"] for name, report in zip(files, reports, strict=True)}
+    return {"images": reports[0]["images"], **top1}
+
+
+def transplant(prefix: Path, alone: Path, cut: int, file: Path) -> None:
+    """Write the checkpoint of a model with another one's blocks, not trained any further."""
+    from trtkit.models.checkpoint import load, read_checkpoint, save_checkpoint
+    from trtkit.models.prefix import copy_prefix
+
+    source, target = (load(read_checkpoint(path)) for path in (prefix, alone))
+    copy_prefix(source.model, target.model, cut)
+    save_checkpoint(file, target.model, target.classes, target.preprocessing)
+
+
+def report_bundle(lab: Lab, data: Path, expensive: str, cut: int) -> None:
+    """The first run's models as two tails of a bundle, beside their checkpoints."""
+    stock, tail = lab.stock, f"{expensive}-{cut}"
+    files = {CHEAP: stock.checkpoint(f"{CHEAP}-0")}
+    files[tail] = stock.checkpoint(f"{expensive}-cut{cut}-retrained-0")
+    bundle = stock.built([stock.exported(file, own) for own, file in files.items()], cut, "fp16")
+    for tail, file in files.items():
+        subjects = ("--checkpoint", file, "--bundle", bundle, "--tail", tail)
+        reports = stock.evaluated(data, *subjects, "--part", "val", "--split-seed", 0)
+        checkpoint, top1, agreement = (*(own["top1"] for own in reports), reports[1]["agreement"])
+        row = {"checkpoint": checkpoint, "bundle": top1, "agreement": agreement}
+        lab.data["bundles"].append({"reuse": f"{expensive}, cut {cut}", "tail": tail, **row})
+        compared = f"checkpoint {checkpoint:.3f}, agreement {agreement:.3f}"
+        what = f"bundle of {expensive}, cut {cut}, tail {tail}: top-1"
+        lab.figure(what, f"{top1:.3f}", compared)

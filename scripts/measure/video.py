@@ -1,113 +1,332 @@
-"""Measure video search: how much of it questions find, what they cost, how fast footage is indexed.
+"""Video search: ingest, what questions find and what they take, the first answer, kills."""
 
-A clip of moving digits is rendered, a cheap and an expensive model are trained on other digits, the
-expensive one on the cheap one's frozen prefix, and both are built into one bundle with embeddings.
-
-ingest: the clip into a store, against the clip's own length; one process, all cores.
-
-questions: the store is tuned, and every class is asked for. Found is compared with what the expensive
-model says of every object that was cut out, and with the rendered truth. Timed, in turns, are
-
-  everything   the whole expensive model on the picture of every object, once for a question
-  candidates   the same on the candidates alone, which is the baseline of Focus (Hsieh et al., OSDI 2018)
-  feature maps the expensive tail on the candidates' stored feature maps (Shen et al., arXiv:2212.06905)
-  clusters     the same on one object of each cluster of candidates: `trtkit query`, nothing remembered
-  remembered   `trtkit query` once more, every verdict remembered
-
-first: seconds until `trtkit query`, in a new process, has its first appearance, in a store of 100,000
-objects: copies of those of the clip at other times. Loading the expensive tail is in it, starting Python
-and importing are not. In turns with graphs that ONNX Runtime optimised before, as a build keeps them, and
-without.
-
-kills: an ingest is killed at random moments and started again until it was killed so often and came to
-its end; its store is compared with that of an ingest that was left alone.
-
-    python scripts/measure/video.py --workspace DIR --json docs/results/video.json \\
-        --markdown docs/results/video.md
-"""
-
-from __future__ import annotations
-
-import argparse
+import json
+import os
 import shutil
-import statistics
-from collections.abc import Callable
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import product
 from pathlib import Path
+from statistics import fmean, median
+from typing import Any
 
-from common import Outcome, Table, Target, argument_parser, positive, progress, run
-from video_first import first
-from video_kills import kills
-from video_questions import questions
-from video_subjects import bundle, clip, ingested
+import numpy as np
+from case import Lab, case
+from stock import LIGHT, RANDOM, adam
+
+from trtkit import query, tune
+from trtkit.benchmark.protocol import timed
+from trtkit.bundle import read_manifest
+from trtkit.reporting import message
+from trtkit.video.footage.database import FILE, Database
+from trtkit.video.footage.reading import Span, candidates, sightings_of
+from trtkit.video.footage.settings import QuerySettings, identity
+from trtkit.video.footage.writing import source_rows
+from trtkit.video.judging import Judge
+from trtkit.video.motion import Box
+from trtkit.video.query import Question, Search
+from trtkit.video.tails import VideoTail
+from trtkit.video.tuning.tune import Targets
+from trtkit.workspace import BEST
+
+CHEAP, EXPENSIVE, BUNDLE = "cheap", "expensive", "pair"
+CLASSES = tuple("0123456789")
+ASK = """
+import sys
+from trtkit import query
+label, store, workspace = sys.argv[1:]
+answers = query(label, store=store, workspace=workspace, remember=False, limit=1)
+list(answers)
+print(answers.explanation.first_seconds)
+"""
+COPIED = ("segments", "clusters", "objects", "sightings", "crops", "vectors", "ranks")
+TABLES = ("sources", "gaps", *COPIED)
 
 
-def ingest(options: argparse.Namespace, root: Path, outcome: Outcome) -> None:
-    video, rates = clip(options, root), []
-    for turn in range(options.ingests):
-        shutil.rmtree(root / "store", ignore_errors=True)
-        report = ingested(root, video, root / "store", "--top", options.top)
+@case(
+    "--image-size 32 --crops 20 --epochs 1 --seconds 12 --size 320x240 --density 2 --reached 0.2 "
+    "--objects 500 --ingests 1 --kills 2 --rounds 1"
+)
+def video(
+    lab: Lab, *, parts=("ingest", "questions", "first", "kills"), cheap="resnet18",
+    expensive="resnet34", cut=2, precision="fp16", image_size=64, crops=300, epochs=8, seconds=600.0,
+    size="1280x720", density=0.8, top=8, sample=4000, reached=0.99, untuned=False, classes=10,
+    objects=100_000, ingests=3, kills=100, rounds=5,
+) -> None:  # fmt: skip
+    """Video search: what questions find, what they cost, how fast footage is indexed."""
+    stock, store = lab.stock, lab.stock.root / "store"
+    lab.data.update(cheap=cheap, expensive=expensive, cut=cut)
+    data = stock.rendered(f"training-{crops}", "footage.py", "--crops", crops) / "crops"
+    new = ("--image-size", image_size, *RANDOM, "--epochs", epochs, *adam(1e-3), *LIGHT)
+    shared = ("--prefix-from", CHEAP, "--cut", cut, "--augment", 2)
+    stock.trained(data, CHEAP, "--arch", cheap, *new)
+    stock.trained(data, EXPENSIVE, "--arch", expensive, *new, *shared)
+    names = [stock.exported(stock.checkpoint(name, BEST), name) for name in (CHEAP, EXPENSIVE)]
+    stock.built(names, cut, precision, "--embeddings", "--bundle", BUNDLE)
+    clip = footage(lab, size, seconds, density) if {*parts} != {"kills"} else None
+    if "ingest" in parts:
+        what = f"ingest of {size}, 30 frames/s, prefix of {cheap} at {image_size} x {image_size}"
+        ingest(lab, clip, store, what, ingests, top)
+    elif clip and not store.is_dir():
+        ingested(lab, clip, store, "--top", top)
+    if "questions" in parts and not untuned:
+        accuracy_of_answers(lab, store, clip, sample, reached)
+    if "questions" in parts:
+        timed_questions(lab, store, CLASSES[:classes], cut, rounds, tuned=not untuned)
+    if "first" in parts:
+        first(lab, store, objects, rounds)
+    if "kills" in parts:
+        kill(lab, footage(lab, "640x360", min(60.0, seconds), 1.0), kills)
+
+
+def footage(lab: Lab, size: str, seconds: float, density: float) -> Path:
+    """A rendered clip of moving digits."""
+    options = ("--size", size, "--seconds", seconds, "--density", density)
+    name = f"clip-{size}-{seconds:g}-{density:g}"
+    return lab.stock.rendered(name, "footage.py", *options) / "camera-0.mp4"
+
+
+def ingested(lab: Lab, clip: Path, store: Path, *options: object) -> dict[str, Any]:
+    """The report of `trtkit ingest` on a clip."""
+    where = ("--store", store, "--bundle", BUNDLE)
+    text = lab.stock.trtkit("ingest", clip, *where, "--json", *options)
+    return json.loads(text)["sources"][0]
+
+
+def ingest(lab: Lab, clip: Path, store: Path, what: str, turns: int, top: int) -> None:
+    rates: list[float] = []
+    for _ in range(turns):
+        shutil.rmtree(store, ignore_errors=True)
+        report = ingested(lab, clip, store, "--top", top)
         rates.append(report["times_real_time"])
-        progress(f"ingest {turn + 1} of {options.ingests}: {rates[-1]:.2f} times real time")
-    outcome.data["ingest"] = {**report, "times_real_time": rates}
-    rate = statistics.median(rates)
-    outcome.targets.append(
-        Target(
-            f"ingest of {options.size}, 30 frames/s, prefix of {options.cheap} at {options.image_size}",
-            "faster than real time",
-            f"{rate:.2f} times real time ({min(rates):.2f} to {max(rates):.2f})",
-            rate > 1,
-        )
+    rate = f"{median(rates):.2f} times real time ({min(rates):.2f} to {max(rates):.2f})"
+    counts = ", ".join(f"{report[name]:,} {name}" for name in ("frames", "objects", "sightings"))
+    counts += f", {report['map_bytes'] / 2**20:,.0f} MiB of maps, {report['gaps']} gaps"
+    lab.figure(what, rate, counts, "faster than real time", median(rates) > 1)
+    lab.data["ingest"] = {**report, "times_real_time": rates}
+
+
+def judge_of(lab: Lab, database: Database, *, remember: bool = False) -> Any:
+    """The expensive model, in a `with` block."""
+    folder = lab.stock.workspace.engines / BUNDLE
+    stage, tail = read_manifest(folder).tail(EXPENSIVE), partial(VideoTail.load, folder, EXPENSIVE)
+    return closing(Judge(database, stage.id, tail, remember=remember))
+
+
+def accuracy_of_answers(lab: Lab, store: Path, clip: Path, sample: int, reached: float) -> None:
+    """Tune the store and compare its answers with the expensive model on everything and the truth."""
+    root = lab.stock.root
+    message("Tuning")
+    targets = Targets(reached, reached)
+    tuned = tune(store=store, workspace=root, targets=targets, sample=sample).tuned
+    lab.data["tuned"] = None if tuned.chosen is None else vars(tuned.chosen.choice)
+    with Database.open(store) as database:
+        ids = [row[0] for row in database.rows("SELECT id FROM objects ORDER BY id")]
+        with judge_of(lab, database, remember=True) as judge:
+            verdicts = judge.ask(ids)
+        truth = truth_of(database, clip, ids)
+    returned: dict[str, set[int]] = {}
+    for label in CLASSES:
+        with query(label, store=store, workspace=root) as answers:
+            returned[label] = {number for answer in answers for number in answer.objects}
+    classes = read_manifest(lab.stock.workspace.engines / BUNDLE).tail(EXPENSIVE).classes
+    model = {number: classes[verdict.label] for number, verdict in verdicts.items()}
+    lab.data["found"] = {}
+    references = {"the expensive model on everything": model, "the rendered truth": truth}
+    for name, labels in references.items():
+        wanted = {label: {n for n, own in labels.items() if own == label} for label in CLASSES}
+        hits = sum(len(returned[label] & wanted[label]) for label in CLASSES)
+        recall = hits / max(1, sum(map(len, wanted.values())))
+        precision = hits / max(1, sum(len(returned[label] & {*labels}) for label in CLASSES))
+        met = min(recall, precision) >= reached
+        target = (f"at least {reached:g} both", met) if labels is model else ()
+        values, compared = f"{recall:.4f} and {precision:.4f}", f"{len(labels):,} objects"
+        lab.figure(f"recall and precision of ten classes against {name}", values, compared, *target)
+        lab.data["found"][name] = {"recall": recall, "precision": precision}
+
+
+def truth_of(database: Database, clip: Path, ids: list[int]) -> dict[int, str]:
+    """What each object shows, of those that are one rendered object where most is seen of them."""
+    frames: dict[int, list[dict[str, Any]]] = {}
+    for line in clip.with_suffix(".truth.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        frames.setdefault(row["frame"], []).append(row)
+    labels = {}
+    for number, sightings in sightings_of(database, ids).items():
+        best = max(sightings, key=lambda sighting: sighting.box.area)
+        boxes = [(best.box.overlap(Box(*row["box"])), row) for row in frames.get(best.frame, ())]
+        near = [(overlap, row) for overlap, row in boxes if overlap > 0]
+        if len(near) == 1 and near[0][0] > 0.5 and near[0][1]["visible"] > 0.9:
+            labels[number] = str(near[0][1]["label"])
+    return labels
+
+
+def timed_questions(
+    lab: Lab, store: Path, labels: Sequence[str], cut: int, rounds: int, *, tuned: bool
+) -> None:
+    """Seconds of a question in each way, with its tail loaded already."""
+    # Without its maps a store is answered from pictures, by the whole expensive model.
+    bare = store.with_name(f"{store.name}-bare")
+    shutil.rmtree(bare, ignore_errors=True)
+    shutil.copytree(store, bare, ignore=shutil.ignore_patterns("maps*"))
+    with ExitStack() as stack:
+        database, pictures = (stack.enter_context(Database.open(own)) for own in (store, bare))
+        from_pictures = stack.enter_context(judge_of(lab, pictures))
+        from_maps = stack.enter_context(judge_of(lab, database))
+        remembering = stack.enter_context(judge_of(lab, database, remember=True))
+        known, settings = identity(database), QuerySettings.of(database)
+        spans = tuple(Span(row.id) for row in source_rows(database))
+        ids = [row[0] for row in database.rows("SELECT id FROM objects ORDER BY id")]
+        objects: dict[str, list[int]] = {label: [] for label in labels}
+        for label, span in product(labels, spans):
+            index = known.classes.index(label)
+            rows = candidates(database, index, span, settings.top, settings.least)
+            objects[label] += [row.object for row in rows]
+
+        def of_candidates(judge: Judge) -> float:
+            return fmean(timed(partial(judge.compute, own)) for own in objects.values())
+
+        def ask(judge: Judge) -> float:
+            """As `trtkit query` does it."""
+            seconds = []
+            for label in labels:
+                question = Question(label, spans, settings.top, settings.least)
+                search = Search(database, known, judge, classes, question)
+                seconds.append(timed(partial(deque, search.appearances(), maxlen=0)))
+            return fmean(seconds)
+
+        classes = read_manifest(lab.stock.workspace.engines / BUNDLE).tail(EXPENSIVE).classes
+        competitors: dict[str, Callable[[], float]] = {
+            "candidates": partial(of_candidates, from_pictures),
+            "everything": lambda: timed(partial(from_pictures.compute, ids)),
+            "feature maps": partial(of_candidates, from_maps),
+        }
+        if tuned:
+            competitors["clusters"] = partial(ask, from_maps)
+            competitors["remembered"] = partial(ask, remembering)
+        for judge in (from_pictures, from_maps, remembering):
+            judge.compute(ids[: judge.batch])
+        ask(remembering)
+        if from_pictures.judged.hits or from_maps.judged.recomputed:
+            raise RuntimeError("Pictures and feature maps were not told apart")
+        lab.data["counts"] = {"objects": len(ids), "candidates": fmean(map(len, objects.values()))}
+        title = f"a question, mean of {len(labels)} classes, cut {cut}"
+        ratios = lab.contest(title, competitors, rounds, warmup=0)
+    what = "question on stored feature maps instead of the whole model"
+    published = "9.6% (cut 4) and 17.5% (cut 7) published"
+    lab.figure(what, f"{1 - ratios['feature maps']:.1%} saved", published)
+    samples = lab.data["results"][title]["samples"]
+    ways = (
+        ("nothing remembered, against the candidates", "candidates", "clusters", 0),
+        ("verdicts remembered, against the candidates", "candidates", "remembered", 5),
+        ("nothing remembered, against every object", "everything", "clusters", 20),
     )
-    rows = [
-        (key, str(report[key])) for key in ("frames", "objects", "sightings", "map_bytes", "gaps")
-    ]
-    outcome.tables.append(Table("The ingested clip", ("", "number"), tuple(rows)))
+    for what, base, way, least in ways if tuned else ():
+        times, pairs = ratios[base] / ratios[way], zip(samples[base], samples[way], strict=True)
+        by_round = "by round " + ", ".join(f"{slow / fast:.1f}" for slow, fast in pairs)
+        target = (f"at least {least} times", times >= least) if least else ()
+        what, measured = f"question with clusters, {what}", f"{times:.1f} times as fast"
+        lab.figure(what, measured, by_round, *target)
 
 
-Part = Callable[[argparse.Namespace, Path, Outcome], None]
-PARTS: dict[str, Part] = {"ingest": ingest, "questions": questions, "first": first, "kills": kills}
+def first(lab: Lab, store: Path, objects: int, rounds: int) -> None:
+    """The first answer from a large store, with and without graphs that were optimised before."""
+    large = lab.stock.root / f"store-{objects}"
+    if not large.is_dir():
+        message(f"Filling a store with {objects} objects")
+        fill(store, large, objects)
+    samples: dict[str, list[float]] = {"kept": [], "off": []}
+    first_seconds(lab, large, CLASSES[0], optimised=True)
+    for label in CLASSES * rounds:
+        for graphs, seconds in samples.items():
+            answer = first_seconds(lab, large, label, optimised=graphs == "kept")
+            seconds += [] if answer is None else [answer]
+    for graphs, seconds in samples.items():
+        what = f"first appearance, {objects:,} objects, median of {len(seconds)}"
+        target = ("under 300 ms", median(seconds) < 0.3)
+        if graphs == "off":
+            what, target = f"{what}, graphs not optimised before", ()
+        middle, low, high = (1e3 * own(seconds) for own in (median, min, max))
+        lab.figure(what, f"{middle:.0f} ms ({low:.0f} to {high:.0f})", "", *target)
+    lab.data["first"] = samples
 
 
-def measure(options: argparse.Namespace, root: Path) -> Outcome:
-    outcome = Outcome(
-        data={"cheap": options.cheap, "expensive": options.expensive, "cut": options.cut}
-    )
-    bundle(options, root)
-    for part, measured in PARTS.items():
-        if part in options.parts:
-            measured(options, root, outcome)
-    return outcome
+def first_seconds(lab: Lab, store: Path, label: str, *, optimised: bool) -> float | None:
+    """Seconds to the first appearance in a process of its own; None for a class without any."""
+    command = [sys.executable, "-c", ASK, label, str(store), str(lab.stock.root)]
+    environment = {**os.environ, **({} if optimised else {"TRTKIT_GRAPHS": "off"})}
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout
+    return None if printed.strip() == b"None" else float(printed)
 
 
-def main() -> None:
-    parser = argument_parser(__doc__, rounds=5)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="all")
-    parser.add_argument("--cheap", default="resnet18", help="architecture, default resnet18")
-    parser.add_argument("--expensive", default="resnet34", help="architecture, default resnet34")
-    parser.add_argument("--cut", type=positive, default=2, help="that they share, default 2")
-    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="fp16")
-    parser.add_argument("--image-size", type=positive, default=64, help="default 64")
-    parser.add_argument(
-        "--crops", type=positive, default=300, help="to train with, of a class, 300"
-    )
-    parser.add_argument("--epochs", type=positive, default=8, help="default 8")
-    parser.add_argument("--seconds", type=float, default=600, help="of the clip, default 600")
-    parser.add_argument("--size", default="1280x720", help="of the clip, default 1280x720")
-    parser.add_argument("--density", type=float, default=0.8, help="objects a second, 0.8")
-    parser.add_argument("--top", type=positive, default=8, help="classes indexed of an object, 8")
-    parser.add_argument("--sample", type=positive, default=4000, help="to tune with, default 4000")
-    parser.add_argument("--reached", type=float, default=0.99, help="recall and precision, 0.99")
-    parser.add_argument(
-        "--untuned",
-        action="store_true",
-        help="of all classes indexed, on feature maps alone: for models that were hardly trained",
-    )
-    parser.add_argument("--asked", type=positive, default=10, help="classes asked for in time, 10")
-    parser.add_argument("--objects", type=positive, default=100_000, help="of first, 100000")
-    parser.add_argument("--ingests", type=positive, default=3, help="times it is ingested, 3")
-    parser.add_argument("--kills", type=positive, default=100, help="default 100")
-    run(parser, measure)
+def fill(store: Path, large: Path, objects: int) -> None:
+    """A store with the objects of another, over and over, each time later."""
+    part = large.with_name(f".{large.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(store, part)
+    with closing(sqlite3.connect(part / FILE)) as sql:
+        count, last, clusters, segments, end = sql.execute(
+            "SELECT count(*), max(id), (SELECT max(id) FROM clusters), "
+            "(SELECT max(number) + 1 FROM segments), (SELECT max(end_us) FROM segments) FROM objects"
+        ).fetchone()
+        steps = {"object": last, "representative": last, "cluster": clusters, "segment": segments}
+        steps |= {"number": segments, "start_us": end + 1_000_000, "end_us": end + 1_000_000}
+        for table in COPIED:
+            cursor = sql.execute(f"SELECT * FROM {table}")
+            names, rows = [column[0] for column in cursor.description], cursor.fetchall()
+            own = {**steps, "id": clusters if table == "clusters" else last}
+            shifts = [own.get(name, 0) for name in names]
+            insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})"
+            for copy in range(1, -(-objects // count)):
+                moved = (
+                    [v + copy * s if s else v for v, s in zip(row, shifts, strict=True)]
+                    for row in rows
+                )
+                sql.executemany(insert, moved)
+        sql.execute("DELETE FROM verdicts")
+        sql.commit()
+    part.rename(large)
 
 
-if __name__ == "__main__":
-    main()
+def kill(lab: Lab, clip: Path, kills: int) -> None:
+    """Ingests that are killed at random moments, and what their stores hold once complete."""
+    small = ("--segment", 4, "--warmup", 1)
+    unbroken, killed = lab.stock.root / "store-unbroken", lab.stock.root / "store-killed"
+    shutil.rmtree(unbroken, ignore_errors=True)
+    started = time.monotonic()
+    ingested(lab, clip, unbroken, *small)
+    usual = time.monotonic() - started
+    words = [clip, "--store", killed, "--bundle", BUNDLE, "--workspace", lab.stock.root, *small]
+    command = [sys.executable, "-m", "trtkit", "ingest", *map(str, words)]
+    random, done, ingests, equal = np.random.default_rng(0), 0, 0, True
+    while done < kills:
+        shutil.rmtree(killed, ignore_errors=True)
+        ingests += 1
+        while done < kills:
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            try:
+                process.wait(timeout=float(random.uniform(0.2, 0.7 * usual)))
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                done += 1
+        ingested(lab, clip, killed, *small)
+        equal = equal and content(killed) == content(unbroken)
+        message(f"{done} kills in {ingests} ingests, stores equal: {equal}")
+    what = f"{done} kills at random moments of {ingests} ingests"
+    lab.figure(what, "equal stores" if equal else "other stores", "", "equal stores", equal)
+    lab.data["kills"] = {"kills": done, "ingests": ingests, "equal": equal}
+
+
+def content(store: Path) -> list[Any]:
+    """All that a store holds, except the verdicts of questions."""
+    with closing(sqlite3.connect(store / FILE)) as sql:
+        rows = [sql.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES]
+    return [sorted(own, key=repr) for own in rows]

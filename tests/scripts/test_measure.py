@@ -1,8 +1,9 @@
-"""The measuring scripts run and write what they measured. How fast anything was is not tested."""
+"""The measurements run and report what they measured. How fast anything was is not tested."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,65 +11,167 @@ from typing import Any
 
 import pytest
 
-from trtkit.engines.registry import can_build
+ROOT = Path(__file__).resolve().parents[2]
+MEASURE = ROOT / "scripts" / "measure"
+RESULTS = ROOT / "docs" / "results"
+NAMES = (
+    "accuracy", "baselines", "chain", "cuts", "endtoend", "features", "int8", "int8-accuracy",
+    "int8-calibration", "memory", "overhead", "overlap", "reuse", "saved", "startup", "store",
+    "transfer", "video", "warm",
+)  # fmt: skip
 
-MEASURE = Path(__file__).resolve().parents[2] / "scripts" / "measure"
-SCRIPTS = sorted(
-    path.stem
-    for path in MEASURE.glob("*.py")
-    if path.stem not in ("common", "subjects", "trainings") and not path.stem.startswith("video_")
-)
 
-
-def run(script: str, *options: object) -> str:
-    command = [sys.executable, str(MEASURE / f"{script}.py"), *map(str, options)]
+def run(*words: object, script: Path = MEASURE) -> str:
+    command = [sys.executable, str(script), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def measured(script: str, tmp_path: Path, *options: object) -> dict[str, Any]:
+def measured(name: str, tmp_path: Path, *options: object) -> dict[str, Any]:
     file = tmp_path / "result.json"
-    printed = run(script, *options, "--json", file)
-    result: dict[str, Any] = json.loads(file.read_text())
-    for target in result["targets"]:
-        assert f"target: {target['target']}  measured: {target['measured']}" in printed
-    for table in result["tables"]:
-        assert all(len(row) == len(table["columns"]) for row in table["rows"])
-    assert result["cpu"] and result["cores"] and result["packages"] and result["command"]
+    printed = run(name, *options, "--out", file)
+    result: dict[str, Any] = json.loads(file.read_text())[name]
+    page = file.with_suffix(".md").read_text()
+    assert result["figures"]
+    for figure in result["figures"]:
+        row = f"| {figure['what']} | {figure['measured']} | {figure['compared']} | {figure['target']} |"
+        assert row in printed and row in page
+        assert (figure["met"] is None) == (not figure["target"])
+    for timing in result.get("results", {}).values():
+        assert timing["ratios"][timing["base"]] == 1
+        assert {*timing["medians"]} == {*timing["p10_p90"]} == {*timing["samples"]}
+    assert result["cpu"] and result["cores"] and result["packages"] and result["date"]
+    assert "--out" not in result["command"] and "--workspace" not in result["command"]
+    assert result["command"].startswith(f"python scripts/measure {name}")
     return result
 
 
-def test_all_scripts_are_known() -> None:
-    assert len(SCRIPTS) == 19
+def met(result: dict[str, Any]) -> list[bool | None]:
+    return [figure["met"] for figure in result["figures"]]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help(script: str) -> None:
-    assert "usage:" in run(script, "--help")
+def test_all_cases_are_known() -> None:
+    usage = subprocess.run([sys.executable, MEASURE], capture_output=True, text=True, check=False)
+    assert usage.returncode == 1
+    listed = usage.stderr.strip().rstrip(".").partition("NAME is one of ")[2]
+    assert sorted(listed.split(", ")) == sorted(NAMES)
+    assert "--quick" in run("--help", script=MEASURE / "all.py")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help(name: str) -> None:
+    printed = run(name, "--help")
+    assert f"usage: python scripts/measure {name}" in printed
+    assert "--out" in printed and "--workspace" in printed
+
+
+def test_pages_say_what_their_json_records_and_commands_on_record_can_be_repeated() -> None:
+    code = f"""
+import json, shlex, sys
+from pathlib import Path
+sys.path.insert(0, {str(MEASURE)!r})
+from case import load_cases, parser_of
+from report import markdown
+cases = load_cases()
+for file in sorted(Path({str(RESULTS)!r}).glob("*.json")):
+    runs = json.loads(file.read_text())
+    assert markdown(runs) in file.with_suffix(".md").read_text(), file
+    for run in runs.values():
+        words = shlex.split(run["command"])
+        assert words[:3] == ["python", "scripts/measure", file.stem], words
+        parser_of(file.stem).parse_args(words[3:])
+print(len(cases))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, str(len(NAMES))), done.stderr
+
+
+def test_every_case_has_a_page_that_the_table_of_results_lists() -> None:
+    table = (RESULTS / "README.md").read_text()
+    for name in NAMES:
+        (first, *_) = json.loads((RESULTS / f"{name}.json").read_text()).values()
+        rows = [line for line in table.splitlines() if f"({name}.md)" in line]
+        assert rows and any(first["date"][:10] in row for row in rows), name
+        page = (RESULTS / f"{name}.md").read_text()
+        tables = [line for line in page.splitlines() if line.startswith("| ---")]
+        assert len(tables) == 1 and page.count("<!-- figures -->") == 1
+    assert all(path.stat().st_size < 300_000 for path in RESULTS.iterdir())
+
+
+def test_quick_options_are_those_of_the_case() -> None:
+    code = f"""
+import shlex, sys
+sys.path.insert(0, {str(MEASURE)!r})
+from case import load_cases, parser_of
+for name, measure in load_cases().items():
+    parser_of(name).parse_args(shlex.split(measure.quick))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_takes_the_place_of_the_one_with_its_label_and_prose_stays(tmp_path: Path) -> None:
+    file, page = tmp_path / "startup.json", tmp_path / "startup.md"
+    run("startup", "--rounds", 1, "--out", file)
+    before, mark, rest = page.read_text().partition("<!-- figures -->")
+    page.write_text(f"{before}What it is about.\n\n{mark}{rest}\n## Notes\n\nIt was noisy.\n")
+    run("startup", "--rounds", 2, "--out", file, "--label", "again")
+    runs = json.loads(file.read_text())
+    assert [*runs] == ["startup", "again"]
+    assert [shlex.split(own["command"])[-1] for own in runs.values()] == ["1", "2"]
+    text = page.read_text()
+    assert "What it is about.\n\n<!-- figures -->" in text
+    assert text.endswith("<!-- end of figures -->\n\n## Notes\n\nIt was noisy.\n")
+    assert "\nagain:\n" in text and "| again | one process: trtkit --help |" in text
 
 
 def test_startup(tmp_path: Path) -> None:
-    result = measured("startup", tmp_path, "--rounds", 1)
-    timing = result["results"]["One process"]
-    assert timing["ratios"][timing["base"]] == 1
+    timing = measured("startup", tmp_path, "--rounds", 1)["results"]["one process"]
+    assert timing["base"] == "python -c 'import typer, rich.console'"
     assert timing["medians"]["trtkit --help"] > 0
 
 
 @pytest.mark.slow
-def test_chain_and_warm_share_a_workspace(tmp_path: Path) -> None:
+def test_cases_share_a_workspace(tmp_path: Path) -> None:
     place = tmp_path / "workspace"
     small = ("--model", "resnet18", "--cut", 2, "--rounds", 1, "--workspace", place)
     chain = measured("chain", tmp_path, *small, "--batch", 1, "--precision", "fp16")
-    assert set(next(iter(chain["results"].values()))["medians"]) == {
-        "unsplit",
-        "chain",
-        "unsplit again",
-    }
+    (timing,) = chain["results"].values()
+    assert [*timing["medians"]] == ["unsplit", "chain", "unsplit again"]
     exported = (place / "export" / "resnet18-224.onnx").stat().st_mtime_ns
-    warm = measured("warm", tmp_path, *small, "--photos", 4, "--batch", 2)
-    assert len(warm["targets"]) == 1
+    few = ("--photos", 4, "--batch", 2)
+    warm = measured("warm", tmp_path, *small, *few)
+    (timing,) = warm["results"].values()
+    assert [*timing["medians"]] == ["tail alone", "warm", "off", "cold"]
+    assert [value is not None for value in met(warm)] == [False, True, False, False]
+    ended = measured("endtoend", tmp_path, *small, *few)
+    (timing,) = ended["results"].values()
+    decoding, engines, _, both = timing["samples"].values()
+    assert both == [decoding[0] + engines[0]]
+    saved = measured("saved", tmp_path, *small, *few)["saved"]["2"]
+    assert saved["compute"] < 1 and 0 < saved["flops_share"] < 1 and saved["published"] is None
     assert (place / "export" / "resnet18-224.onnx").stat().st_mtime_ns == exported
+
+
+@pytest.mark.slow
+def test_store(tmp_path: Path) -> None:
+    result = measured("store", tmp_path, "--entries", 8, "--rounds", 1)
+    assert [*result["results"]] == [
+        f"8 entries, {what}"
+        for what in ("write", "cold read, all", "cold read, 1 in 8", "warm read")
+    ]
+    assert result["times_smaller"]["zstd"] > result["times_smaller"]["none"] > 0.9
+    assert 0.55 < result["relu_zeros"] < 0.65
+    assert [value is not None for value in met(result)].count(True) == 2
+
+
+@pytest.mark.slow
+def test_memory(tmp_path: Path) -> None:
+    result = measured("memory", tmp_path, "--few", 5, "--many", 10, "--rounds", 1)
+    assert [title.rpartition(" ")[2] for title in result["results"]] == ["off", "cold", "warm"]
+    for timing in result["results"].values():
+        assert timing["unit"] == "bytes" and timing["medians"]["5 photos"] > 20 * 2**20
 
 
 @pytest.mark.slow
@@ -76,127 +179,119 @@ def test_accuracy(tmp_path: Path) -> None:
     result = measured("accuracy", tmp_path, "--architectures", "resnet18", "--photos", 2)
     cuts = result["architectures"]["resnet18"]["cuts"]
     assert [cut["cut"] for cut in cuts] == list(range(9))
-    assert all(target["met"] for target in result["targets"])
+    assert met(result) == [None, True, True]
 
 
 @pytest.mark.slow
 def test_transfer(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
     small = ("--architectures", "resnet18", "--runs", 1, "--epochs", 1, "--adapt-epochs", 1)
-    result = measured("transfer", tmp_path, *small, "--count", 10, "--markdown", page)
+    result = measured("transfer", tmp_path, *small, "--count", 10)
     (modes,) = result["runs"]["resnet18"]
     assert len(modes) == 6 and all(0 <= mode["top1"] <= 1 for mode in modes.values())
     assert all(mode["seconds"] > 0 for mode in modes.values())
-    assert "| resnet18 | bottleneck |" in page.read_text()
-    assert "--workspace" not in page.read_text().splitlines()[4]
+    assert result["figures"][4]["what"] == "resnet18, bottleneck, plain: top-1"
 
 
 @pytest.mark.slow
 def test_cuts(tmp_path: Path) -> None:
-    result = measured(
-        "cuts", tmp_path, "--models", "resnet18", "--image-size", 64, "--photos", 2, "--rounds", 2,
-        "--workspace", tmp_path / "workspace",
-    )  # fmt: skip
-    found = result["resnet18-64"]
-    assert list(found["measured"]) == [str(cut) for cut in range(1, 9)]
-    assert all(0 < each["warm"] < each["cold"] for each in list(found["measured"].values())[4:])
-    assert all(len(each) == 2 for each in found["rounds"].values())
-    assert 0 <= found["chosen"] <= 8
-    # Two are beside the others: how far profile and measurement are from themselves.
-    assert [target["met"] is None for target in result["targets"]].count(True) == 2
-    assert len(result["targets"]) == 5
-    rows = result["tables"][0]["rows"]
-    assert [row[-1] for row in rows].count("chosen") == (1 if found["chosen"] else 0)
+    small = ("--models", "resnet18", "--image-size", 64, "--photos", 2, "--rounds", 2)
+    result = measured("cuts", tmp_path, *small)
+    model = result["resnet18-64"]
+    assert [*model["measured"]] == [str(cut) for cut in range(1, 9)] == [*model["predicted"]]
+    assert all(0 < cut["warm"] < cut["cold"] for cut in list(model["measured"].values())[4:])
+    assert all(len(cut["warm"]) == len(cut["cold"]) == 2 for cut in model["rounds"].values())
+    assert 0 <= model["chosen"] <= 8 and model["why"]
+    # Two controls: how far profile and measurement are from themselves.
+    assert [value is None for value in met(result)] == [True] * 8 + [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+    chosen = [figure for figure in result["figures"][:8] if "`--cut auto`" in figure["what"]]
+    assert len(chosen) == (1 if model["chosen"] else 0)
 
 
 @pytest.mark.slow
 def test_an_empty_engine_takes_next_to_nothing(tmp_path: Path) -> None:
-    result = measured("overhead", tmp_path, "--rounds", 3, "--photos", 2)
-    seconds = result["samples"]
+    (timing,) = measured("overhead", tmp_path, "--rounds", 3, "--photos", 2)["results"].values()
+    seconds = timing["samples"]
     assert len(seconds["empty engine"]) == len(seconds["resnet18 at 32 x 32"]) == 3
     assert max(seconds["empty engine"]) < min(seconds["resnet18 at 32 x 32"])
 
 
 @pytest.mark.slow
 def test_two_runs_overlap_or_not(tmp_path: Path) -> None:
-    result = measured(
-        "overlap", tmp_path, "--rounds", 1, "--photos", 2, "--seconds", 0.2, "--image-size", 32
-    )
+    small = ("--rounds", 1, "--photos", 2, "--seconds", 0.2, "--image-size", 32)
+    result = measured("overlap", tmp_path, *small)
     ((first, second),) = result["pairs"]
     overlap = first[0] <= second[2] and second[0] <= first[2]
-    assert result["targets"][0]["measured"] == f"{int(overlap)} of 1"
+    assert result["figures"][-1]["measured"] == f"{int(overlap)} of 1"
 
 
 @pytest.mark.slow
 def test_int8(tmp_path: Path) -> None:
     pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed")
-    result = measured(
-        "int8", tmp_path, "--model", "resnet18", "--image-size", 64, "--cut", 2, "--batch", 2,
-        "--images", 8, "--photos", 2, "--rounds", 1,
-    )  # fmt: skip
+    small = ("--model", "resnet18", "--image-size", 64, "--cut", 2, "--batch", 2)
+    result = measured("int8", tmp_path, *small, "--photos", 2, "--rounds", 1)
     kernels = result["forms"]["convolutions"]
     assert kernels["fp32, as trtkit builds it"] == [0, 20]
     assert kernels["int8, as trtkit builds it"] == [20, 20]
     assert len(kernels) == 5
     maps = result["feature_maps"]
-    assert {name: found["dtype"] for name, found in maps.items()} == {
+    assert {name: own["dtype"] for name, own in maps.items()} == {
         "int8": "uint8", "fp16": "float16", "fp32": "float32",
     }  # fmt: skip
     assert maps["fp32"]["bytes"] == 2 * maps["fp16"]["bytes"] == 4 * maps["int8"]["bytes"]
     assert maps["int8"]["kept"]["none"] > maps["int8"]["kept"]["zstd"] > 0
     assert 0 < maps["int8"]["zeros"] < 1
-    met = [target["met"] for target in result["targets"]]
-    # The first is how fast it is.
-    assert met[1:] == [True] * (3 if can_build("tensorrt-rtx") else 1)
+    # How fast it is, and the bytes of the int8 map.
+    targets = [value for value in met(result) if value is not None]
+    assert len(targets) == 2 and targets[1]
 
 
 @pytest.mark.slow
 def test_int8_calibration(tmp_path: Path) -> None:
     pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed")
-    result = measured(
-        "int8_calibration", tmp_path, "--model", "resnet18", "--image-size", 64, "--few", 4,
-        "--many", 8,
-    )  # fmt: skip
-    assert [found["photos"] for found in result["calibration"].values()] == [4, 8]
-    for found in result["calibration"].values():
-        assert 0 < found["largest"] <= found["peak"]
-        assert found["seconds"] > 0
+    small = ("--model", "resnet18", "--image-size", 64, "--few", 4, "--many", 8)
+    result = measured("int8-calibration", tmp_path, *small)
+    assert [own["photos"] for own in result["calibration"].values()] == [4, 8]
+    for own in result["calibration"].values():
+        assert 0 < own["largest"] <= own["peak"]
+        assert own["seconds"] > 0
 
 
 @pytest.mark.slow
 def test_int8_accuracy(tmp_path: Path) -> None:
     pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed")
-    result = measured(
-        "int8_accuracy", tmp_path, "--architectures", "resnet18", "--image-size", 32, "--cut", 2,
-        "--count", 10, "--epochs", 1, "--renderings", 2, "--images", 12, "--min-agreement", 0,
-    )  # fmt: skip
+    small = ("--architectures", "resnet18", "--image-size", 32, "--cut", 2, "--count", 10)
+    trained = ("--epochs", 1, "--renderings", 2, "--images", 12, "--min-agreement", 0)
+    result = measured("int8-accuracy", tmp_path, *small, *trained)
     assert result["photos"] == {"train": 60, "calibration": 40, "test": 40}
     scores = result["models"]["resnet18"]
-    assert scores["fp32"]["images"] == scores["fp16"]["images"] == 40
+    assert [*scores] == ["fp32", "fp16", "int8", "int8 in TensorRT's form"]
+    assert all(score["images"] == 40 for score in scores.values())
     assert scores["fp32"]["agreement"] is None and scores["fp16"]["agreement"] > 0.9
     assert scores["fp32"]["gate"] is None and scores["fp16"]["gate"] is None
-    assert len(scores) == 4
-    for score, target in zip(list(scores.values())[2:], result["targets"], strict=True):
-        # One of few held-out photos that is lost is more than a point of top-1.
-        if score["refused"] is None:
-            assert (score["images"], score["gate"]["images"]) == (40, 28)
-            assert 0 <= score["gate"]["kept_flops_share"] < 1
-        assert target["met"] == (score["refused"] is None)
+    for score in list(scores.values())[2:]:
+        assert score["gate"]["images"] == 28
+        assert 0 <= score["gate"]["kept_flops_share"] < 1
+    assert met(result) == [None, None, True, True]
 
 
 @pytest.mark.slow
 def test_video(tmp_path: Path) -> None:
-    result = measured(
-        "video", tmp_path, "--workspace", tmp_path, "--image-size", 32, "--crops", 20, "--epochs", 1,
-        "--seconds", 12, "--size", "320x240", "--density", 2, "--reached", 0.2, "--sample", 200,
-        "--objects", 500, "--ingests", 1, "--kills", 2, "--rounds", 1,
-    )  # fmt: skip
-    found = result["found"]["the expensive model on everything"]
-    assert 0 < found["recall"] <= 1 and 0 < found["precision"] <= 1
+    trained = ("--image-size", 32, "--crops", 20, "--epochs", 1, "--reached", 0.2, "--sample", 200)
+    clip = ("--seconds", 12, "--size", "320x240", "--density", 2, "--ingests", 1)
+    rest = ("--objects", 500, "--kills", 2, "--rounds", 1)
+    result = measured("video", tmp_path, *trained, *clip, *rest)
+    accuracy = result["found"]["the expensive model on everything"]
+    assert 0 < accuracy["recall"] <= 1 and 0 < accuracy["precision"] <= 1
     assert result["ingest"]["frames"] == 360
     assert result["counts"]["objects"] == result["ingest"]["objects"]
-    ratios = result["results"]["A question, mean of 10 classes, cut 2"]["ratios"]
-    assert set(ratios) == {"everything", "candidates", "feature maps", "clusters", "remembered"}
+    ratios = result["results"]["a question, mean of 10 classes, cut 2"]["ratios"]
+    assert {*ratios} == {"everything", "candidates", "feature maps", "clusters", "remembered"}
     assert ratios["remembered"] < 1 < ratios["everything"]
     for seconds in result["first"].values():
         assert 0 < len(seconds) <= 10 and min(seconds) > 0
