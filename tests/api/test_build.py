@@ -292,7 +292,7 @@ def test_a_link_that_leads_nowhere_among_the_photos(make_workspace):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cut": 9}, "which has 8 blocks; choose 1 to 8"),
+        ({"cut": 9}, "resnet18 has 8 blocks and no cut 9; choose 1 to 8"),
         (
             {"cut": 2, "precision": "fp8"},
             "onnxruntime builds fp32, fp16, int8, not fp8; choose one of those",

@@ -198,7 +198,7 @@ def test_the_cut_is_chosen_in_front_of_it(make_workspace, monkeypatch):
     [
         ({"cut": 0}, "and cut 0 makes none; give a --cut of 1 or more"),
         ({"cut": None}, "No --cut given"),
-        ({"cut": 9}, "Cut 9 was asked of resnet18"),
+        ({"cut": 9}, "resnet18 has 8 blocks and no cut 9; choose 1 to 8"),
     ],
 )
 def test_bad_requests(make_workspace, options, message):
@@ -251,7 +251,7 @@ def test_a_model_without_a_last_product(make_workspace, monkeypatch, precision):
     )
     with pytest.raises(
         TrtkitError,
-        match="Embeddings were asked of bare, .* come out of .*; build it without --embeddings",
+        match="bare has no embeddings: .* come out of .*; build it without --embeddings",
     ):
         build(place, "bare", cut=2, embeddings=True, precision=precision)
     assert place.bundles() == []

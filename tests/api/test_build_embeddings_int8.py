@@ -121,7 +121,9 @@ def test_int8_of_a_bundle_that_is_not_quantized_is_still_refused(monkeypatch, ma
     install(monkeypatch)
     place = make_workspace("resnet18")
     build(place, cut=2, embeddings=True, options=SMALL, bundle_name="b")
-    with pytest.raises(TrtkitError, match="int8 was asked for, but prefix has no QuantizeLinear"):
+    with pytest.raises(
+        TrtkitError, match="int8 needs a quantized graph, but prefix has no QuantizeLinear"
+    ):
         build(place, bundle_name="b", precision="int8")
 
 

@@ -156,7 +156,7 @@ def test_what_a_rebuild_needs(monkeypatch, place):
     manifest = json.loads((folder / MANIFEST).read_text())
     earlier = {**manifest, "stages": [{**s, "source": None} for s in manifest["stages"]]}
     (folder / MANIFEST).write_text(json.dumps(earlier))
-    with pytest.raises(TrtkitError, match=r"kept no ONNX to build from; give the exported models"):
+    with pytest.raises(TrtkitError, match=r"keeps no ONNX to build from; give the exported models"):
         rebuild(place, "b")
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(TrtkitError, match="Bundle `c` not found in .*; available: "):

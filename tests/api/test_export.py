@@ -162,11 +162,11 @@ def test_a_failed_export_keeps_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("resnt50", {}, "no architecture named 'resnt50'; did you mean resnet50"),
+        ("resnt50", {}, "Architecture 'resnt50' not found; did you mean resnet50"),
         ("model.pkl", {}, "neither an architecture nor a model file"),
-        ("missing.pth", {}, r"There is no checkpoint missing\.pth"),
-        ("missing.onnx", {}, r"There is no ONNX file missing\.onnx"),
-        ("resnet18", {"weights": "no.safetensors"}, r"There is no checkpoint no\.safetensors"),
+        ("missing.pth", {}, r"Checkpoint missing\.pth not found"),
+        ("missing.onnx", {}, r"ONNX file missing\.onnx not found"),
+        ("resnet18", {"weights": "no.safetensors"}, r"Checkpoint no\.safetensors not found"),
         ("resnet18", {"weights": "random", "image_size": 0}, "cannot be cropped"),
         ("resnet18", {"name": "a/b"}, "cannot be the name"),
         ("resnet18", {"classes": "missing.txt"}, r"labels missing\.txt cannot be read"),

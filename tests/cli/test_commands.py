@@ -215,7 +215,7 @@ def test_names_that_are_not_unicode(trtkit, workspace, photos, tmp_path):
         (["infer", "x", "--bundle", "nothing"], "Bundle `nothing` not found"),
         (["infer", "x", "--tail", "resnet35"], "Tail `resnet35` not found .*; available: resnet34"),
         (["infer", "x", "--cache-size", "ten"], "'ten' is not a size for the cache"),
-        (["export", "resnet"], "no architecture named 'resnet'"),
+        (["export", "resnet"], "Architecture 'resnet' not found"),
         (
             ["export", "resnet18", "--mean", "1,1,1"],
             "--mean is for a foreign .onnx file, not for resnet18; leave it out",

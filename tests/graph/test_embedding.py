@@ -111,7 +111,7 @@ def test_logits_out_of_a_convolution():
     )
     with pytest.raises(
         TrtkitError,
-        match="Embeddings were asked of squeeze, .* its logits come out of GlobalAveragePool; build it "
+        match="squeeze has no embeddings: .* its logits come out of GlobalAveragePool; build it "
         "without --embeddings",
     ):
         divide(model, "squeeze")

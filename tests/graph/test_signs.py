@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.graph.onnx_graphs import classifier, make_model, run
-from trtkit.graph.signs import nonnegative
+from trtkit.graph.quantize import nonnegative
 
 SHAPE = [2, 3, 4, 4]
 WEIGHTS = {

@@ -150,7 +150,7 @@ def test_block_boundaries_are_among_the_separators(exports):
 def test_a_cut_out_of_range_says_what_exists(exports):
     model = read_model(exports / "resnet18.onnx")
     card = ModelCard.read_from(model, "resnet18")
-    with pytest.raises(TrtkitError, match="Cut 9 was asked of resnet18, which has 8 blocks"):
+    with pytest.raises(TrtkitError, match="resnet18 has 8 blocks and no cut 9; choose 1 to 8"):
         find_cut(model, card, 9, "resnet18")
 
 

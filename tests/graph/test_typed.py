@@ -183,7 +183,9 @@ def test_a_layer_without_pairs_is_expected_in_fp16(quantized, strong):
 def test_int8_without_any_pairs_is_refused(strong):
     model = small()
     before = model.SerializeToString()
-    with pytest.raises(TrtkitError, match=r"^int8 was asked for, but the tail has no .* --fp16\.$"):
+    with pytest.raises(
+        TrtkitError, match=r"^int8 needs a quantized graph, but the tail has no .* --fp16\.$"
+    ):
         write(model, "int8", strong=strong)
     assert model.SerializeToString() == before
 
@@ -199,7 +201,8 @@ def test_int8_of_a_stage_without_heavy_layers_is_fp16():
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_quantized_graph_is_refused_but_for_int8(quantized, precision):
     with pytest.raises(
-        TrtkitError, match=rf"^{precision} was asked for, but the tail is quantized.* --int8, "
+        TrtkitError,
+        match=rf"^the tail cannot be built in {precision}, because it is quantized.* --int8, ",
     ):
         write(quantized, precision)
 

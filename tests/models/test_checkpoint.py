@@ -133,7 +133,7 @@ def test_another_architecture_is_refused_with_what_it_is(tmp_path, model):
 def test_tensors_of_no_known_architecture(tmp_path):
     path = tmp_path / "odd.pth"
     torch.save({"weight": torch.zeros(3)}, path)
-    with pytest.raises(TrtkitError, match="does not look like any architecture"):
+    with pytest.raises(TrtkitError, match="fits no architecture of trtkit"):
         load(read_checkpoint(path))
 
 
@@ -176,5 +176,5 @@ def test_something_else_than_tensors(tmp_path):
 
 
 def test_a_missing_file():
-    with pytest.raises(TrtkitError, match=r"There is no checkpoint nowhere\.pth"):
+    with pytest.raises(TrtkitError, match=r"Checkpoint nowhere\.pth not found"):
         read_checkpoint(__import__("pathlib").Path("nowhere.pth"))

@@ -57,7 +57,8 @@ def quantized(request: BuildRequest) -> Iterator[BuildRequest]:
         form = FORMS[request.backend.int8_form]
         folder = Path(name)
         int8 = quantize_models(models, sources.digests(), request.cut, form, options, folder)
-        yield replace(request, sources=QuantizedSources(sources, int8.models, folder, int8.record))
+        exports = (sources.names, sources.exports, sources.embeddings)
+        yield replace(request, sources=QuantizedSources(*exports, int8.models, folder, int8.record))
 
 
 def int8_to_measure(

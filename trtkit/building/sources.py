@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,11 +61,19 @@ class ExportSources:
     def digests(self) -> dict[str, str]:
         return {name: _digest(path) for name, path in zip(self.names, self.exports, strict=True)}
 
-    def tree(self, cut: int, precision: str) -> Tree:
-        return _tree(self.models(), cut, precision, self.embeddings)
-
-    def models(self) -> list[Model]:
+    def models(self) -> Sequence[Model]:
         return [load_model(name, path) for name, path in zip(self.names, self.exports, strict=True)]
+
+    def tree(self, cut: int, precision: str) -> Tree:
+        from trtkit.graph.tree import stage_tree
+
+        models = self.models()
+        return Tree(
+            stage_tree(models, cut, precision, embeddings=self.embeddings),
+            models[0].card.preprocessing,
+            {model.name: model.card.weights for model in models},
+            {model.name: model.card.trained_on for model in models if model.card.trained_on},
+        )
 
     def reference(self, tail: str) -> Chain:
         path = self.exports[self.names.index(tail)]
@@ -73,34 +81,22 @@ class ExportSources:
 
 
 @dataclass(frozen=True)
-class QuantizedSources:
-    """Exported models that were made int8, each also as a file in `folder`."""
+class QuantizedSources(ExportSources):
+    """Exported models that were made int8. `folder`: for their files; `record`: for the manifest."""
 
-    exports: ExportSources
-    models: tuple[Model, ...]
-    folder: Path
-    record: dict[str, Any]
+    int8: tuple[Model, ...] = ()
+    folder: Path = Path()
+    record: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.exports.names
-
-    @property
-    def embeddings(self) -> bool:
-        return self.exports.embeddings
-
-    def digests(self) -> dict[str, str]:
-        return self.exports.digests()
-
-    def tree(self, cut: int, precision: str) -> Tree:
-        return _tree(self.models, cut, precision, self.embeddings)
+    def models(self) -> Sequence[Model]:
+        return self.int8
 
     def reference(self, tail: str) -> Chain:
         """What the int8 graph says, computed in fp32 between its pairs."""
         from trtkit.graph.files import write_model
 
         path = self.folder / f"{tail}.onnx"
-        write_model(self.models[self.names.index(tail)].graph, path)
+        write_model(self.int8[self.names.index(tail)].graph, path)
         return Chain([OnnxRuntimeBackend(exact=True).load(path)])
 
 
@@ -152,25 +148,14 @@ class BundleSources:
     def _source(self, stage: Stage) -> Path:
         if stage.source is None:
             raise TrtkitError(
-                f"The bundle {self.manifest.name} is from a trtkit whose bundles kept no ONNX to build "
+                f"Bundle {self.manifest.name} was built by an earlier trtkit and keeps no ONNX to build "
                 "from; give the exported models and --cut."
             )
         return self.folder / stage.source
 
 
-def _tree(models: Sequence[Model], cut: int, precision: str, embeddings: bool) -> Tree:
-    from trtkit.graph.tree import stage_tree
-
-    return Tree(
-        stage_tree(models, cut, precision, embeddings=embeddings),
-        models[0].card.preprocessing,
-        {model.name: model.card.weights for model in models},
-        {model.name: model.card.trained_on for model in models if model.card.trained_on},
-    )
-
-
 def load_model(name: str, path: Path) -> Model:
-    """The exported model in that file. Raises TrtkitError when it is none of trtkit's."""
+    """The exported model in that file. Raises TrtkitError for a file that trtkit did not export."""
     from trtkit.graph.card import ModelCard
     from trtkit.graph.files import read_model
     from trtkit.graph.tree import Model

@@ -9,8 +9,7 @@ from onnx import TensorProto
 
 from trtkit.errors import TrtkitError
 from trtkit.graph.card import BlockBoundary, ModelCard
-from trtkit.graph.flops import node_flops
-from trtkit.graph.values import TensorInfo, ancestors, image_input, reads, tensor_infos
+from trtkit.graph.values import TensorInfo, ancestors, image_input, node_flops, reads, tensor_infos
 
 FP32_BYTES = 4
 
@@ -78,7 +77,7 @@ def separators(model: onnx.ModelProto, infos: dict[str, TensorInfo]) -> list[Blo
             uses[name] += 1
     for name in outputs:
         uses[name] = uses.get(name, 0) + 1
-    found = []
+    boundaries = []
     crossing = {image_input(model).name}
     for node in order:
         if not live & set(node.output):
@@ -91,8 +90,8 @@ def separators(model: onnx.ModelProto, infos: dict[str, TensorInfo]) -> list[Blo
         if len(crossing) == 1:
             name = next(iter(crossing))
             if name in node.output and name not in outputs and _is_feature_map(infos.get(name)):
-                found.append(BlockBoundary(node.name or name, name))
-    return found[_image_nodes(order, found) :]
+                boundaries.append(BlockBoundary(node.name or name, name))
+    return boundaries[_image_nodes(order, boundaries) :]
 
 
 def dependent_on(image: str, order: list[onnx.NodeProto]) -> set[str]:
@@ -114,9 +113,9 @@ def _is_feature_map(info: TensorInfo | None) -> bool:
     )
 
 
-def _image_nodes(order: list[onnx.NodeProto], found: list[BlockBoundary]) -> int:
+def _image_nodes(order: list[onnx.NodeProto], boundaries: list[BlockBoundary]) -> int:
     """How many of the separators come before the first convolution or matrix product."""
-    names = {boundary.tensor for boundary in found}
+    names = {boundary.tensor for boundary in boundaries}
     count = 0
     for node in order:
         if node.op_type in ("Conv", "Gemm", "MatMul"):

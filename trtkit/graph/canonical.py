@@ -45,17 +45,17 @@ def first_difference(a: onnx.ModelProto, b: onnx.ModelProto) -> str | None:
     weights_b = {value.name: value for value in b.graph.initializer}
     nodes_a = ancestors(a.graph, [value.name for value in a.graph.output])
     nodes_b = ancestors(b.graph, [value.name for value in b.graph.output])
-    for mine, other in zip(nodes_a, nodes_b, strict=False):
-        if _operator(mine) != _operator(other) or len(mine.input) != len(other.input):
-            return f"node {mine.name or mine.op_type}"
-        for name, their_name in zip(mine.input, other.input, strict=True):
-            weight, theirs = weights_a.get(name), weights_b.get(their_name)
-            if (weight is None) != (theirs is None):
-                return f"node {mine.name or mine.op_type}"
-            if weight is None or theirs is None:
+    for a_node, b_node in zip(nodes_a, nodes_b, strict=False):
+        if _operator(a_node) != _operator(b_node) or len(a_node.input) != len(b_node.input):
+            return f"node {a_node.name or a_node.op_type}"
+        for a_name, b_name in zip(a_node.input, b_node.input, strict=True):
+            a_weight, b_weight = weights_a.get(a_name), weights_b.get(b_name)
+            if (a_weight is None) != (b_weight is None):
+                return f"node {a_node.name or a_node.op_type}"
+            if a_weight is None or b_weight is None:
                 continue
-            if _tensor_digest(weight) != _tensor_digest(theirs):
-                return str(name)
+            if _tensor_digest(a_weight) != _tensor_digest(b_weight):
+                return str(a_name)
     return "the number of nodes"
 
 

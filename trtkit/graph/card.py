@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
+from trtkit.serialization import from_plain, to_plain
 
 METADATA_KEY = "trtkit"
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class BlockBoundary:
+class BlockBoundary(NamedTuple):
     """A block and the tensor it ends in."""
 
     name: str
@@ -27,9 +27,9 @@ class BlockBoundary:
 class ModelCard:
     """What an exported model says about itself.
 
-    `architecture` is a torchvision name or `foreign`; `weights` says where they came from;
-    `blocks` is empty for a foreign graph, whose cuts are found in the graph itself; `trained_on`
-    identifies the photos of the training, empty where nothing is known of them.
+    `architecture` is a torchvision name or `foreign`; `weights` is their origin; `blocks` is empty for
+    a foreign graph, whose cuts follow from the graph itself; `trained_on` identifies the photos of the
+    training, empty where they are unknown.
     """
 
     architecture: str
@@ -41,20 +41,12 @@ class ModelCard:
 
     def write_to(self, model: onnx.ModelProto) -> None:
         """Replace all the model's metadata by this card."""
-        value = {
-            "format": FORMAT,
-            "architecture": self.architecture,
-            "weights": self.weights,
-            "classes": self.classes,
-            "preprocessing": self.preprocessing.to_json(),
-            "blocks": [[block.name, block.tensor] for block in self.blocks],
-            "trained_on": self.trained_on,
-        }
+        value = {"format": FORMAT, **to_plain(self)}
         onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(value, ensure_ascii=False)})
 
     @classmethod
     def read_from(cls, model: onnx.ModelProto, name: str) -> ModelCard:
-        """The card of a model that trtkit exported. Raises TrtkitError when there is none."""
+        """The card of a model that trtkit exported. Raises TrtkitError for a model without one."""
         text = next((prop.value for prop in model.metadata_props if prop.key == METADATA_KEY), None)
         if text is None:
             raise TrtkitError(
@@ -62,22 +54,11 @@ class ModelCard:
                 f"`trtkit export {name}.onnx` on the original file."
             )
         try:
-            return cls._parse(json.loads(text))
+            value = json.loads(text)
+            if value["format"] != FORMAT:
+                raise ValueError(f"format {value['format']}, this trtkit reads {FORMAT}")
+            return from_plain(value, cls)
         except (ValueError, KeyError, TypeError) as error:
             raise TrtkitError(
                 f"The trtkit metadata of {name} cannot be read ({error!r}); export it again."
             ) from error
-
-    @classmethod
-    def _parse(cls, value: dict[str, Any]) -> ModelCard:
-        if value["format"] != FORMAT:
-            raise ValueError(f"format {value['format']}, this trtkit reads {FORMAT}")
-        return cls(
-            architecture=value["architecture"],
-            weights=value["weights"],
-            classes=[str(label) for label in value["classes"]],
-            preprocessing=Preprocessing.from_json(value["preprocessing"]),
-            blocks=[BlockBoundary(block, tensor) for block, tensor in value["blocks"]],
-            # Exports of earlier versions do not say.
-            trained_on=value.get("trained_on", {}),
-        )

@@ -12,7 +12,7 @@ from trtkit.graph.split import Split, split
 from trtkit.graph.values import ancestors, image_input, producers, reads, tensor_infos
 
 PRODUCTS = ("Gemm", "MatMul")
-# What stands between the last product and the logits at most: biases, scores, shapes, types.
+# What may stand between the last product and the logits: biases, scores, shapes, types.
 BEHIND = (
     "Add", "Softmax", "LogSoftmax", "Reshape", "Flatten", "Squeeze", "Cast", "Identity", "Dropout",
     "QuantizeLinear", "DequantizeLinear",
@@ -39,8 +39,8 @@ def find_embedding(model: onnx.ModelProto, name: str) -> str:
         node = made_by[value]
     if node.op_type not in PRODUCTS:
         raise TrtkitError(
-            f"Embeddings were asked of {name}, but they are what a last matrix product takes, and its "
-            f"logits come out of {node.op_type}; build it without --embeddings."
+            f"{name} has no embeddings: they are the input of a last matrix product, and its logits come "
+            f"out of {node.op_type}; build it without --embeddings."
         )
     tensor = _only_value(node, live)
     info = None
@@ -50,8 +50,8 @@ def find_embedding(model: onnx.ModelProto, name: str) -> str:
     if tensor is None or info is None or info.dtype != TensorProto.FLOAT or len(info.shape) != 2:
         shape = "x".join(str(size or "N") for size in info.shape) if info is not None else "unknown"
         raise TrtkitError(
-            f"Embeddings were asked of {name}, but they are vectors, N x D, and its last matrix product "
-            f"takes another shape ({shape}); build it without --embeddings."
+            f"{name} has no embeddings: they are vectors, N x D, and its last matrix product takes another "
+            f"shape ({shape}); build it without --embeddings."
         )
     return tensor
 
@@ -70,7 +70,7 @@ def divide(tail: onnx.ModelProto, name: str) -> Split:
 
 
 def cuts_before_embedding(model: onnx.ModelProto, card: ModelCard, name: str) -> int:
-    """The last cut whose tail computes the embedding. Raises TrtkitError when there is none."""
+    """The last cut whose tail computes the embedding. Raises TrtkitError when no cut does."""
     tensor = find_embedding(model, name)
     before = {made for node in ancestors(model.graph, [tensor]) for made in node.output} - {tensor}
     cuts = [point.cut for point in cut_points(model, card) if point.tensor in before]
@@ -81,8 +81,8 @@ def cuts_before_embedding(model: onnx.ModelProto, card: ModelCard, name: str) ->
 
 def _too_late(name: str) -> TrtkitError:
     return TrtkitError(
-        f"Embeddings were asked of {name}, but the cut is where they are, so that its tail is the last "
-        f"layer alone; choose a lower cut (`trtkit cuts {name}` lists them), or leave --embeddings out."
+        f"{name} has its embeddings at the cut or before it, so that its tail would be the last layer "
+        f"alone; choose a lower cut (`trtkit cuts {name}` lists them), or leave --embeddings out."
     )
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from trtkit.graph.card import BlockBoundary, ModelCard
 from trtkit.graph.lower import lower
+from trtkit.graph.values import rename_tensors
 from trtkit.models.blocks import BlockModel, feature_size
 from trtkit.models.normalise import Normalise
 from trtkit.preprocessing import Preprocessing
@@ -138,9 +139,7 @@ def _name_weights(graph: onnx.GraphProto, wrapped: nn.Module, model: BlockModel)
             renamed[weight.name] = f"{own[id(ours[holder])]}.{leaf}"
     for weight in graph.initializer:
         weight.name = renamed.get(weight.name, weight.name)
-    for node in graph.node:
-        for position, name in enumerate(node.input):
-            node.input[position] = renamed.get(name, name)
+    rename_tensors(graph.node, renamed)
 
 
 def reference_logits(model: BlockModel, images: Array, image: Preprocessing) -> Array:
@@ -159,7 +158,7 @@ def reference_logits(model: BlockModel, images: Array, image: Preprocessing) -> 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's progress and warnings are about its own insides; errors still raise."""
+    """Silence the exporter's progress and warnings; errors still raise."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

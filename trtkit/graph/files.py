@@ -16,7 +16,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     Raises TrtkitError when the file is missing, damaged or not a valid ONNX graph.
     """
     if not path.is_file():
-        raise TrtkitError(f"There is no ONNX file {path}; give the path of an existing file.")
+        raise TrtkitError(f"ONNX file {path} not found; give the path of an existing file.")
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from trtkit.errors import TrtkitError
 from trtkit.graph.lower import drop_notes
-from trtkit.graph.values import image_input
+from trtkit.graph.values import image_input, rename_tensors, set_nodes
 from trtkit.preprocessing import Preprocessing
 
 IMAGE = "image"
@@ -85,12 +85,11 @@ def _check_input(value: onnx.ValueInfoProto, size: int | None, name: str) -> tup
     height, width = dims[2] or size, dims[3] or size
     if height is None or width is None:
         raise TrtkitError(
-            f"{name} leaves its image size open ({shape}); say which one to use with --image-size."
+            f"{name} leaves its image size open ({shape}); choose one with --image-size."
         )
     if size is not None and (height, width) != (size, size):
         raise TrtkitError(
-            f"--image-size {size} was asked of {name}, which takes {height} x {width}; leave the "
-            "option out."
+            f"{name} takes images of {height} x {width}, not {size} x {size}; leave --image-size out."
         )
     return height, width
 
@@ -123,11 +122,7 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
             graph.initializer.append(tensor)
         else:
             kept.append(node)
-    if len(kept) == len(graph.node):
-        return
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-    del graph.node[:]
-    graph.node.extend(copies)
+    set_nodes(graph, kept)
 
 
 def _logits_only(graph: onnx.GraphProto) -> bool:
@@ -194,11 +189,7 @@ def _prepend(
 
 
 def _rename(graph: onnx.GraphProto, name: str, new: str) -> None:
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for position, used in enumerate(names):
-                if used == name:
-                    names[position] = new
+    rename_tensors(graph.node, {name: new})
     for weight in graph.initializer:
         if weight.name == name:
             weight.name = new

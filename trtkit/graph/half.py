@@ -1,14 +1,14 @@
-"""Writing fp16 arithmetic into a stage's graph, for backends that compute in the types of the graph."""
+"""fp16 arithmetic in a stage's graph, for backends that compute in the types of the graph."""
 
 from __future__ import annotations
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from trtkit.errors import TrtkitError
 from trtkit.graph.files import first_line
-from trtkit.graph.precision import HEAVY, half_weight
-from trtkit.graph.values import reads, tensor_infos
+from trtkit.graph.precision import HEAVY, cast_node, half_weight
+from trtkit.graph.values import reads, rename_tensors, set_nodes, set_weights, tensor_infos
 
 # Inputs that ONNX wants in fp32 whatever the type of the data: Resize's region and scales.
 FLOAT_INPUTS = {"Resize": (1, 2)}
@@ -45,7 +45,7 @@ class _Half:
         self._graph = graph
         self._types = types
         self._weights = {weight.name: weight for weight in graph.initializer}
-        self._taken = set(types) | self._weights.keys()
+        self._names = set(types) | self._weights.keys()
         self._narrow: dict[str, str] = {}
         self._half: set[str] = set()
         self._nodes: list[onnx.NodeProto] = []
@@ -77,24 +77,15 @@ class _Half:
                 value.type.tensor_type.elem_type = wanted
             return
         inner = self._fresh(f"{name}_{'fp32' if feature else 'fp16'}")
-        for node in self._nodes:
-            for names in (node.input, node.output):
-                for position, used in enumerate(names):
-                    if used == name:
-                        names[position] = inner
-        self._nodes.append(_cast(inner, name, wanted))
+        rename_tensors(self._nodes, {name: inner})
+        self._nodes.append(cast_node(inner, name, wanted))
         value.type.tensor_type.elem_type = wanted
 
     def finish(self) -> None:
-        del self._graph.node[:]
-        self._graph.node.extend(self._nodes)
+        set_nodes(self._graph, self._nodes)
+        set_weights(self._graph, self._weights.values())
         # The types recorded there are those from before.
         del self._graph.value_info[:]
-        used = {name for node in self._nodes for name in reads(node)}
-        kept = [weight for name, weight in self._weights.items() if name in used]
-        copies = [TensorProto.FromString(weight.SerializeToString()) for weight in kept]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(copies)
 
     def _cast(self, node: onnx.NodeProto) -> None:
         if node.input[0] not in self._half:
@@ -114,10 +105,10 @@ class _Half:
         )
 
     def _fresh(self, name: str) -> str:
-        """`name`, or one like it that the graph has not."""
-        while name in self._taken:
+        """`name`, or one like it that is not in the graph."""
+        while name in self._names:
             name += "_"
-        self._taken.add(name)
+        self._names.add(name)
         return name
 
     def _as_half(self, name: str, *, scale: bool = False) -> str:
@@ -131,10 +122,6 @@ class _Half:
                 weight.name = narrow
                 self._weights[narrow] = weight
             else:
-                self._nodes.append(_cast(name, narrow, TensorProto.FLOAT16))
+                self._nodes.append(cast_node(name, narrow, TensorProto.FLOAT16))
             self._narrow[name] = narrow
         return self._narrow[name]
-
-
-def _cast(source: str, target: str, dtype: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=dtype)

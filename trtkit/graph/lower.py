@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import defs, numpy_helper
 
-from trtkit.graph.values import reads
+from trtkit.graph.values import set_weights
 
 # TensorRT 8.5's parser reads opset 17 at most; torch's exporter writes 18 at least.
 OPSET = 17
@@ -68,10 +68,4 @@ def drop_notes(model: onnx.ModelProto) -> None:
     ):
         item.doc_string = ""
         del item.metadata_props[:]
-    used = {name for node in model.graph.node for name in reads(node)}
-    used |= {value.name for value in model.graph.output}
-    kept = [value for value in model.graph.initializer if value.name in used]
-    if len(kept) < len(model.graph.initializer):
-        copies = [onnx.TensorProto.FromString(value.SerializeToString()) for value in kept]
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(copies)
+    set_weights(model.graph, model.graph.initializer)

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from trtkit.errors import TrtkitError
-from trtkit.graph.values import producers
+from trtkit.graph.values import producers, set_nodes
 
 HEAVY = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 FP16_MAX = 65504.0
@@ -30,7 +30,7 @@ def store_half(stage: onnx.ModelProto, *, feature_input: bool, feature_output: b
             continue
         wide = weight.name
         weight.CopyFrom(half_weight(weight))
-        casts.append(_cast(weight.name, wide, TensorProto.FLOAT))
+        casts.append(cast_node(weight.name, wide, TensorProto.FLOAT))
     _put_first(graph, casts)
     half_ends(graph, feature_input=feature_input, feature_output=feature_output)
 
@@ -39,14 +39,14 @@ def half_ends(graph: onnx.GraphProto, *, feature_input: bool, feature_output: bo
     """Take and give feature maps as fp16 with a cast inside, in place; all else stays as it is."""
     if feature_input and _is_float(graph.input[0]):
         value = graph.input[0]
-        stored = _rename(value)
-        _put_first(graph, [_cast(stored, value.name, TensorProto.FLOAT)])
+        stored = f"{value.name}_fp16"
+        _put_first(graph, [cast_node(stored, value.name, TensorProto.FLOAT)])
         value.name = stored
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
     if feature_output and _is_float(graph.output[0]):
         value = graph.output[0]
-        stored = _rename(value)
-        graph.node.append(_cast(value.name, stored, TensorProto.FLOAT16))
+        stored = f"{value.name}_fp16"
+        graph.node.append(cast_node(value.name, stored, TensorProto.FLOAT16))
         value.name = stored
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
 
@@ -54,27 +54,27 @@ def half_ends(graph: onnx.GraphProto, *, feature_input: bool, feature_output: bo
 def heavy_precisions(graph: onnx.GraphProto, rest: str) -> dict[str, str]:
     """What each heavy node computes in: `int8` where its input was dequantized, else `rest`."""
     made_by = producers(graph.node)
-    found = {}
+    precisions = {}
     for node in graph.node:
         if node.op_type in HEAVY:
             source = made_by.get(node.input[0])
             quantized = source is not None and source.op_type == "DequantizeLinear"
-            found[node.name] = "int8" if quantized else rest
-    return found
+            precisions[node.name] = "int8" if quantized else rest
+    return precisions
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:
     """Give every node a name of its own, in place: messages and the engine inspector speak of nodes."""
-    taken = {node.name for node in graph.node}
-    seen: set[str] = set()
+    all_names = {node.name for node in graph.node}
+    names: set[str] = set()
     for index, node in enumerate(graph.node):
-        if not node.name or node.name in seen:
+        if not node.name or node.name in names:
             name = f"{node.name or node.op_type}_{index}"
-            while name in taken:
+            while name in all_names:
                 name += "_"
             node.name = name
-            taken.add(name)
-        seen.add(node.name)
+            all_names.add(name)
+        names.add(node.name)
 
 
 def raise_opset(model: onnx.ModelProto, opset: int) -> None:
@@ -97,9 +97,7 @@ def _is_float(value: onnx.ValueInfoProto) -> bool:
 
 
 def _put_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    nodes = [*nodes, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, [*nodes, *graph.node])
 
 
 def half_weight(weight: onnx.TensorProto, *, positive: bool = False) -> onnx.TensorProto:
@@ -121,9 +119,6 @@ def half_weight(weight: onnx.TensorProto, *, positive: bool = False) -> onnx.Ten
     return numpy_helper.from_array(half, f"{weight.name}_fp16")
 
 
-def _rename(value: onnx.ValueInfoProto) -> str:
-    return f"{value.name}_fp16"
-
-
-def _cast(source: str, target: str, dtype: int) -> onnx.NodeProto:
+def cast_node(source: str, target: str, dtype: int) -> onnx.NodeProto:
+    """A Cast of the tensor `source` to `target`, named after that; `dtype` is a TensorProto number."""
     return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=dtype)

@@ -10,8 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from trtkit.graph.precision import HEAVY
-from trtkit.graph.signs import nonnegative
-from trtkit.graph.values import producers, reads
+from trtkit.graph.values import producers, set_nodes, set_weights
 from trtkit.tensors import Array
 
 # What only chooses or moves values: what it gives has the range of what it takes.
@@ -20,6 +19,15 @@ SAME_RANGE = ("MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity
 DATA_INPUTS = {"Add": (0, 1)}
 # What ONNX Runtime's CPU kernels compute in int8, or let int8 pass through.
 KERNELS = (*HEAVY[:3], "Add", "AveragePool", "GlobalAveragePool", *SAME_RANGE)
+# What never gives negative values.
+NONNEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Abs", "Sqrt")
+# Nonnegative if their input is; weights are not checked.
+NONNEGATIVE_OF_INPUT = (
+    "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Squeeze", "Unsqueeze",
+    "Transpose", "Slice", "ReduceMean", "ReduceMax", "GlobalMaxPool", "Identity", "Dropout",
+)  # fmt: skip
+# Nonnegative if all inputs are.
+NONNEGATIVE_OF_ALL = ("Add", "Mul", "Concat", "Max")
 
 INT8_MAX = 127
 UINT8_MAX = 255
@@ -69,13 +77,13 @@ def data_edges(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[int, ...]:
 
 def kernel_edges(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
     """The inputs that ONNX Runtime's int8 kernels want quantized, from the first heavy layer on."""
-    found = {}
-    seen_heavy = False
+    edges = {}
+    after_heavy = False
     for node in graph.node:
-        seen_heavy = seen_heavy or node.op_type in HEAVY
-        if seen_heavy and node.op_type in KERNELS and _has_weights(graph, node):
-            found[node.name] = data_edges(graph, node)
-    return {name: edges for name, edges in found.items() if edges}
+        after_heavy = after_heavy or node.op_type in HEAVY
+        if after_heavy and node.op_type in KERNELS and _has_weights(graph, node):
+            edges[node.name] = data_edges(graph, node)
+    return {name: positions for name, positions in edges.items() if positions}
 
 
 def with_readers(graph: onnx.GraphProto, edges: Edges, boundaries: Collection[str] = ()) -> Edges:
@@ -84,16 +92,16 @@ def with_readers(graph: onnx.GraphProto, edges: Edges, boundaries: Collection[st
     `boundaries` are read quantized whatever reads them, so that a prefix does not depend on its tails.
     """
     read_quantized = set(boundaries)
-    found = {}
+    useful = {}
     for node in reversed(graph.node):
         own = edges.get(node.name)
         if own is None or (
             node.op_type in SAME_RANGE and not read_quantized.intersection(node.output)
         ):
             continue
-        found[node.name] = own
+        useful[node.name] = own
         read_quantized.update(node.input[position] for position in own)
-    return found
+    return useful
 
 
 def layers_of(graph: onnx.GraphProto, edges: Edges) -> list[str]:
@@ -104,15 +112,15 @@ def layers_of(graph: onnx.GraphProto, edges: Edges) -> list[str]:
 
 
 def range_sources(graph: onnx.GraphProto) -> dict[str, str]:
-    """For every tensor that only carries another one's values: which one's range it has."""
+    """By computed tensor, the tensor whose range it has: its own, or the one whose values it carries."""
     made_by = producers(graph.node)
-    found = {}
+    sources = {}
     for name in made_by:
         source = name
         while source in made_by and made_by[source].op_type in SAME_RANGE:
             source = made_by[source].input[0]
-        found[name] = source
-    return found
+        sources[name] = source
+    return sources
 
 
 def quantize_graph(
@@ -156,7 +164,7 @@ class _Writer:
         self._ranges = ranges
         self._positive = nonnegative(model.graph)
         self._weights = {weight.name: weight for weight in model.graph.initializer}
-        self._taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+        self._names = {name for node in model.graph.node for name in (*node.input, *node.output)}
         self._behind: dict[str, list[onnx.NodeProto]] = {}
         self._first: list[onnx.NodeProto] = []
         self._scales: dict[str, float] = {}
@@ -170,24 +178,24 @@ class _Writer:
         return self._range(tensor) is not None
 
     def dequantized(self, tensor: str) -> str:
-        """The name of the tensor behind its pair, which is made when it is first asked for."""
-        found = self._dequantized.get(tensor)
-        if found is None:
+        """The name of the tensor behind its pair, which is made at the first call."""
+        wide = self._dequantized.get(tensor)
+        if wide is None:
             scale, zero = self._scale_and_zero(tensor)
             self._scales[tensor] = float(scale)
             parameters = [
                 self._constant(f"{tensor}_scale", np.array(scale, np.float32)),
                 self._constant(f"{tensor}_zero", zero),
             ]
-            narrow, found = self._fresh(f"{tensor}_quantized"), self._fresh(f"{tensor}_dequantized")
+            narrow, wide = self._fresh(f"{tensor}_quantized"), self._fresh(f"{tensor}_dequantized")
             self._behind[tensor] = [
                 _node("QuantizeLinear", [tensor, *parameters], narrow),
-                _node("DequantizeLinear", [narrow, *parameters], found),
+                _node("DequantizeLinear", [narrow, *parameters], wide),
             ]
             self.quantized[tensor] = narrow
-            self._dequantized[tensor] = found
-            self._tensor_of[found] = tensor
-        return found
+            self._dequantized[tensor] = wide
+            self._tensor_of[wide] = tensor
+        return wide
 
     def weights(self, node: onnx.NodeProto) -> None:
         """Quantize the weights of a heavy layer, whose data come out of a pair already."""
@@ -201,8 +209,7 @@ class _Writer:
         bias = self._weights.get(node.input[2]) if len(node.input) > 2 else None
         if self._form.stored and bias is not None and bias.data_type == TensorProto.FLOAT:
             scale = self._scales[self._tensor_of[node.input[0]]]
-            found = self._bias(node.name, bias, scale * scales)
-            node.input[2] = found or node.input[2]
+            node.input[2] = self._bias(node.name, bias, scale * scales) or node.input[2]
 
     def finish(self) -> None:
         """Put every pair behind the tensor that it takes."""
@@ -213,17 +220,12 @@ class _Writer:
             nodes.append(node)
             for name in node.output:
                 nodes += self._behind.get(name, [])
-        del self._graph.node[:]
-        self._graph.node.extend(nodes)
-        used = {name for node in nodes for name in reads(node)}
-        kept = [weight for name, weight in self._weights.items() if name in used]
-        copies = [TensorProto.FromString(weight.SerializeToString()) for weight in kept]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(copies)
+        set_nodes(self._graph, nodes)
+        set_weights(self._graph, self._weights.values())
 
     def _range(self, tensor: str) -> float | None:
-        found = self._ranges.get(self._sources.get(tensor, tensor))
-        return found if found is not None and found > 0 else None
+        largest = self._ranges.get(self._sources.get(tensor, tensor))
+        return largest if largest is not None and largest > 0 else None
 
     def _scale_and_zero(self, tensor: str) -> tuple[float, Array]:
         largest = self._range(tensor) or 0.0
@@ -240,9 +242,8 @@ class _Writer:
         return np.where(largest > 0, largest / np.float32(self._form.weight_max), np.float32(1.0))
 
     def _weight(self, name: str, values: Array, scales: Array, axis: int) -> str:
-        found = self._channels.get((name, axis))
-        if found is not None:
-            return found
+        if (name, axis) in self._channels:
+            return self._channels[name, axis]
         parameters = [
             self._constant(f"{name}_scale", scales),
             self._constant(f"{name}_zero", np.zeros(len(scales), np.int8)),
@@ -257,10 +258,10 @@ class _Writer:
         else:
             source = self._fresh(source)
             self._first.append(_node("QuantizeLinear", [name, *parameters], source, axis=axis))
-        found = self._fresh(f"{name}_dequantized")
-        self._first.append(_node("DequantizeLinear", [source, *parameters], found, axis=axis))
-        self._channels[name, axis] = found
-        return found
+        wide = self._fresh(f"{name}_dequantized")
+        self._first.append(_node("DequantizeLinear", [source, *parameters], wide, axis=axis))
+        self._channels[name, axis] = wide
+        return wide
 
     def _bias(self, layer: str, bias: onnx.TensorProto, scales: Array) -> str | None:
         """An int32 bias in the units of the layer's products; None where one is too large for that."""
@@ -272,9 +273,9 @@ class _Writer:
             self._constant(f"{layer}_bias_zero", np.zeros(len(scales), np.int32)),
         ]
         source = self._constant(f"{layer}_bias_quantized", units.astype(np.int32))
-        found = self._fresh(f"{layer}_bias_dequantized")
-        self._first.append(_node("DequantizeLinear", [source, *parameters], found, axis=0))
-        return found
+        wide = self._fresh(f"{layer}_bias_dequantized")
+        self._first.append(_node("DequantizeLinear", [source, *parameters], wide, axis=0))
+        return wide
 
     def _constant(self, name: str, values: Array) -> str:
         name = self._fresh(name)
@@ -282,9 +283,9 @@ class _Writer:
         return name
 
     def _fresh(self, name: str) -> str:
-        while name in self._taken:
+        while name in self._names:
             name += "_"
-        self._taken.add(name)
+        self._names.add(name)
         return name
 
 
@@ -309,3 +310,28 @@ def _node(kind: str, inputs: list[str], output: str, axis: int | None = None) ->
     if axis is not None:
         node.attribute.append(helper.make_attribute("axis", axis))
     return node
+
+
+def nonnegative(graph: onnx.GraphProto) -> set[str]:
+    """The names of the tensors that are 0 or more whatever the image is."""
+    constants = {weight.name: weight for weight in graph.initializer}
+    positive: set[str] = set()
+    for node in graph.node:
+        if _is_positive(node, positive, constants):
+            positive.update(node.output[:1])
+    return positive
+
+
+def _is_positive(
+    node: onnx.NodeProto, positive: set[str], constants: dict[str, onnx.TensorProto]
+) -> bool:
+    if node.op_type in NONNEGATIVE:
+        return True
+    if node.op_type == "Clip":
+        low = constants.get(node.input[1]) if len(node.input) > 1 else None
+        return node.input[0] in positive or (
+            low is not None and bool((numpy_helper.to_array(low) >= 0).all())
+        )
+    if node.op_type in NONNEGATIVE_OF_INPUT:
+        return node.input[0] in positive
+    return node.op_type in NONNEGATIVE_OF_ALL and positive.issuperset(node.input)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx
 
 from trtkit.graph.boundaries import CutPoint
-from trtkit.graph.values import ancestors, reads
+from trtkit.graph.values import ancestors, reads, rename_tensors
 
 _LABEL = re.compile(r"segment(\d+)/")
 
@@ -38,20 +38,17 @@ def label_segments(model: onnx.ModelProto, points: Sequence[CutPoint]) -> None:
         for name in node.output:
             if name and name not in fixed:
                 renamed[name] = label + name
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for position, name in enumerate(names):
-                names[position] = renamed.get(name, name)
+    rename_tensors(graph.node, renamed)
     # Shapes known by name: each backend infers them again.
     del graph.value_info[:]
 
 
 def _first_output(node: onnx.NodeProto) -> str:
-    """The first output it has: those that are left out have no name, in all nodes alike."""
+    """The first output with a name: omitted outputs have none."""
     return next((name for name in node.output if name), "")
 
 
 def segment_of(layer: str) -> int | None:
     """The segment in the name of an engine's layer; the first of a fused one. None without a label."""
-    found = _LABEL.search(layer)
-    return int(found[1]) if found else None
+    match = _LABEL.search(layer)
+    return int(match[1]) if match else None

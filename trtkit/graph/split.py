@@ -27,8 +27,8 @@ def find_cut(model: onnx.ModelProto, card: ModelCard, cut: int, name: str) -> Cu
     if not 1 <= cut <= len(points):
         what = "blocks" if card.blocks else "separating tensors"
         raise TrtkitError(
-            f"Cut {cut} was asked of {name}, which has {len(points)} {what}; choose 1 to "
-            f"{len(points)} (`trtkit cuts {name}` lists them), or 0 for no split."
+            f"{name} has {len(points)} {what} and no cut {cut}; choose 1 to {len(points)} (`trtkit cuts "
+            f"{name}` lists them), or 0 for no split."
         )
     return points[cut - 1]
 

@@ -19,7 +19,7 @@ from trtkit.identity import stage_id
 
 @dataclass(frozen=True)
 class Model:
-    """An exported model: its name, its graph and what the graph's metadata say."""
+    """An exported model: its name, its graph and the card in the graph's metadata."""
 
     name: str
     graph: onnx.ModelProto
@@ -47,9 +47,9 @@ def stage_tree(
     """The stages of `models` cut after block `cut`, parents first; whole models for cut 0.
 
     With `embeddings` each tail is divided: NAME-body ends in the embedding, NAME takes it.
-    The prefix is there once: that it is the same in all models is proved by comparing the hash of
-    what it computes, every weight's bits included. Raises TrtkitError, naming the first weight that
-    differs or how far the models are shared, when it is not.
+    The models share one prefix. Comparing the hash of what it computes, every weight's bits included,
+    proves that it is the same in all models. Raises TrtkitError, naming the first weight that differs
+    and how far the models are shared, when it is not.
     """
     check_preprocessing(models)
     if cut == 0:
@@ -92,7 +92,8 @@ def restored_stage(
     classes: tuple[str, ...] | None,
 ) -> StageGraph:
     """A stage whose graph was kept, as `stage_tree` would make it."""
-    identity = _id(graph, precision, parent.id if parent else None)
+    parent_id = parent.id if parent else None
+    identity = stage_id(graph_digest(graph), precision, parent_id)
     part = parent is not None and (classes is None or parent.parent is not None)
     return StageGraph(name, identity, parent.name if parent else None, graph, classes, part)
 
@@ -100,18 +101,14 @@ def restored_stage(
 def shared_cut(a: Model, b: Model) -> int:
     """The last cut up to which the two models compute the same, weights included; 0 for none."""
     last = 0
-    for number, (mine, other) in enumerate(
-        zip(cut_points(a.graph, a.card), cut_points(b.graph, b.card), strict=False), start=1
+    for a_point, b_point in zip(
+        cut_points(a.graph, a.card), cut_points(b.graph, b.card), strict=False
     ):
-        ours, theirs = split(a.graph, mine.tensor).prefix, split(b.graph, other.tensor).prefix
-        if graph_digest(ours) != graph_digest(theirs):
+        sides = split(a.graph, a_point.tensor), split(b.graph, b_point.tensor)
+        if graph_digest(sides[0].prefix) != graph_digest(sides[1].prefix):
             break
-        last = number
+        last = a_point.cut
     return last
-
-
-def _id(graph: onnx.ModelProto, precision: str, parent: str | None = None) -> str:
-    return stage_id(graph_digest(graph), precision, parent)
 
 
 def check_preprocessing(models: Sequence[Model]) -> None:
@@ -141,6 +138,6 @@ def _different(
     else:
         advice = "train one on the other's prefix, or build them one by one"
     return TrtkitError(
-        f"Cut {cut} was asked of {a.name} and {b.name} together, but their prefixes differ from block "
+        f"{a.name} and {b.name} cannot share a prefix at cut {cut}: their prefixes differ from block "
         f"{shared + 1} on, first in {where}; {advice}."
     )

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from trtkit.errors import TrtkitError
 from trtkit.graph.half import compute_half
 from trtkit.graph.precision import half_ends, heavy_precisions, name_nodes, raise_opset
+from trtkit.graph.values import set_nodes
 
 # The first opset whose Q/DQ pairs may have fp16 scales and give fp16 values.
 HALF_SCALES_OPSET = 19
@@ -31,9 +32,7 @@ def quantize_from_fp32(graph: onnx.GraphProto) -> None:
             nodes.append(cast)
             node.input[0], node.input[1] = wide, f"{wide}_scale"
         nodes.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, nodes)
 
 
 def has_pairs(graph: onnx.GraphProto) -> bool:
@@ -63,12 +62,12 @@ def write_precision(
     heavy = heavy_precisions(graph, "fp32")
     if precision == "int8" and not part and heavy and "int8" not in heavy.values():
         raise TrtkitError(
-            f"int8 was asked for, but {name} has no QuantizeLinear and DequantizeLinear pairs around "
-            "its layers; export a quantized ONNX file, or build with --fp16."
+            f"int8 needs a quantized graph, but {name} has no QuantizeLinear and DequantizeLinear pairs "
+            "around its layers; export a quantized ONNX file, or build with --fp16."
         )
     if quantized and precision != "int8":
         raise TrtkitError(
-            f"{precision} was asked for, but {name} is quantized: it has QuantizeLinear and "
+            f"{name} cannot be built in {precision}, because it is quantized: it has QuantizeLinear and "
             "DequantizeLinear pairs; build with --int8, or export the model it was made from."
         )
     name_nodes(graph)

@@ -33,9 +33,9 @@ def check_architecture(architecture: str) -> None:
         return
     near = nearest(architecture, ARCHITECTURES)
     hint = (
-        f"did you mean {' or '.join(near)}?" if near else f"there are {listed(ARCHITECTURES, 20)}."
+        f"did you mean {' or '.join(near)}?" if near else f"available: {listed(ARCHITECTURES, 20)}."
     )
-    raise TrtkitError(f"There is no architecture named {architecture!r}; {hint}")
+    raise TrtkitError(f"Architecture {architecture!r} not found; {hint}")
 
 
 def as_blocks(architecture: str, network: nn.Module) -> BlockModel:
@@ -45,8 +45,8 @@ def as_blocks(architecture: str, network: nn.Module) -> BlockModel:
     if isinstance(network, VGG):
         return _vgg(architecture, network)
     raise TrtkitError(
-        f"A {type(network).__name__} was given, but blocks are known for torchvision's ResNet and "
-        "VGG; export it to ONNX yourself and give the .onnx file."
+        f"A {type(network).__name__} cannot be divided into blocks, only torchvision's ResNet and VGG; "
+        "export it to ONNX yourself and give the .onnx file."
     )
 
 

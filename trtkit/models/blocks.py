@@ -50,8 +50,8 @@ class BlockModel:
         """Raise unless `cut` is 0 (no split) or the number of a block of this model."""
         if not 0 <= cut <= len(self.blocks):
             raise TrtkitError(
-                f"Cut {cut} was asked of {self.architecture}, which has blocks 1 to "
-                f"{len(self.blocks)}; choose one of those, or 0 for no split."
+                f"{self.architecture} has blocks 1 to {len(self.blocks)} and no cut {cut}; choose one of "
+                "those, or 0 for no split."
             )
 
     def prefix_state(self, cut: int) -> dict[str, torch.Tensor]:
@@ -91,33 +91,11 @@ def shared_blocks(a: BlockModel, b: BlockModel) -> int:
     if _structure(a.stem) != _structure(b.stem):
         return 0
     count = 0
-    for mine, other in zip(a.blocks, b.blocks, strict=False):
-        if _structure(mine.module) != _structure(other.module):
+    for a_block, b_block in zip(a.blocks, b.blocks, strict=False):
+        if _structure(a_block.module) != _structure(b_block.module):
             break
         count += 1
     return count
-
-
-def first_different_weight(a: BlockModel, b: BlockModel, cut: int) -> str | None:
-    """The first tensor in which the prefixes up to `cut` differ, None when they are the same.
-
-    Compared bit for bit: floating point values that print alike but differ in their last bit differ.
-    Raises TrtkitError when the two share fewer than `cut` blocks by structure.
-    """
-    shared = shared_blocks(a, b)
-    if cut > shared:
-        raise TrtkitError(
-            f"Cut {cut} was asked of {a.architecture} and {b.architecture} together, which share "
-            f"their first {shared} blocks; choose a cut up to {shared}."
-        )
-    mine, other = a.prefix_state(cut), b.prefix_state(cut)
-    return next((name for name in mine if not _same_bits(mine[name], other[name])), None)
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return a.detach().cpu().numpy().tobytes() == b.detach().cpu().numpy().tobytes()
 
 
 def _structure(module: nn.Module) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises TrtkitError when the file is missing, damaged, or holds anything but tensors.
     """
     if not path.is_file():
-        raise TrtkitError(f"There is no checkpoint {path}; give the path of an existing file.")
+        raise TrtkitError(f"Checkpoint {path} not found; give the path of an existing file.")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -110,17 +110,17 @@ def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
     `architecture` defaults to what the metadata say, else to the one whose tensors have the same
     names and shapes. Raises TrtkitError when it does not fit the tensors.
     """
-    said = checkpoint.metadata.get("architecture")
-    found = said if said in ARCHITECTURES else identify(checkpoint.state)
-    wanted = architecture or found
+    recorded = checkpoint.metadata.get("architecture")
+    own = recorded if recorded in ARCHITECTURES else identify(checkpoint.state)
+    wanted = architecture or own
     if wanted is None:
         raise TrtkitError(
-            f"{checkpoint.path} does not look like any architecture trtkit knows "
-            f"({', '.join(ARCHITECTURES)}); export the model to ONNX yourself and give the .onnx."
+            f"{checkpoint.path} fits no architecture of trtkit ({', '.join(ARCHITECTURES)}); export the "
+            "model to ONNX yourself and give the .onnx."
         )
     classes = _head_classes(wanted, checkpoint.state)
     model = create(wanted, classes or 1000)
-    _check_fits(checkpoint, model, found)
+    _check_fits(checkpoint, model, own)
     model.network.load_state_dict(checkpoint.state)
     names = checkpoint.metadata.get("classes")
     called = checkpoint.metadata.get("name")
@@ -155,15 +155,15 @@ def _trained_on(dataset: Any) -> dict[str, Any]:
     )
 
 
-def _check_fits(checkpoint: Checkpoint, model: BlockModel, found: str | None) -> None:
-    expected, given = _shapes(model.network.state_dict()), _shapes(checkpoint.state)
-    if expected == given:
+def _check_fits(checkpoint: Checkpoint, model: BlockModel, own: str | None) -> None:
+    expected, shapes = _shapes(model.network.state_dict()), _shapes(checkpoint.state)
+    if expected == shapes:
         return
-    name = next(name for name in {**expected, **given} if expected.get(name) != given.get(name))
-    hint = f"it holds a {found}" if found else "it is not one that trtkit knows"
+    name = next(name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name))
+    hint = f"it holds a {own}" if own else "it fits no architecture of trtkit"
     raise TrtkitError(
         f"{checkpoint.path} does not fit {model.architecture}: {name} is "
-        f"{given.get(name, 'missing')} there and {expected.get(name, 'missing')} in "
+        f"{shapes.get(name, 'missing')} there and {expected.get(name, 'missing')} in "
         f"{model.architecture}; {hint}."
     )
 

@@ -27,7 +27,7 @@ def with_classes(model: BlockModel, classes: int, seed: int) -> BlockModel:
     The network is changed in place and seen as blocks anew. Raises TrtkitError below two classes.
     """
     if classes < 2:
-        raise TrtkitError(f"A classifier of {classes} classes was asked for; give two or more.")
+        raise TrtkitError(f"A classifier needs two classes or more, not {classes}.")
     name, old = last_linear(model)
     holder, _, leaf = name.rpartition(".")
     layer = nn.Linear(old.in_features, classes)

@@ -18,14 +18,13 @@ def copy_prefix(source: BlockModel, target: BlockModel, cut: int) -> None:
     shared = shared_blocks(source, target)
     if shared == 0:
         raise TrtkitError(
-            f"The prefix of a {source.architecture} was asked for in a {target.architecture}, but the "
-            "two share no blocks; choose two architectures of one family, such as resnet50 and "
-            "resnet152."
+            f"A {target.architecture} cannot take the prefix of a {source.architecture}, because the two "
+            "share no blocks; choose two architectures of one family, such as resnet50 and resnet152."
         )
     if not 1 <= cut <= shared:
         raise TrtkitError(
-            f"Cut {cut} was asked of {target.architecture} on the prefix of {source.architecture}, "
-            f"which share their first {shared} blocks; choose a cut from 1 to {shared}."
+            f"A {target.architecture} and a {source.architecture} cannot share a prefix up to cut {cut}, "
+            f"only their first {shared} blocks; choose a cut from 1 to {shared}."
         )
     with torch.no_grad():
         state = target.network.state_dict()

@@ -22,11 +22,11 @@ def recognise(weights: Mapping[str, Array], classes: int) -> str | None:
     `weights` as `network_from_weights` takes them. Names and shapes are compared: an export that was
     split says nothing else about where it came from.
     """
-    given = _shapes(weights)
+    shapes = _shapes(weights)
     for architecture in ARCHITECTURES:
         structure = create(architecture, classes, device="meta").network
         wanted = {f"{name}.weight": tuple(layer.weight.shape) for name, layer in _layers(structure)}
-        if wanted == given:
+        if wanted == shapes:
             return architecture
     return None
 
@@ -64,9 +64,9 @@ def _check(architecture: str, network: nn.Module, weights: Mapping[str, Array]) 
     for name, layer in _layers(network):
         wanted[f"{name}.weight"] = tuple(layer.weight.shape)
         wanted[f"{name}.bias"] = tuple(layer.weight.shape[:1])
-    given = {name: value.shape for name, value in weights.items()}
-    wrong = [name for name in wanted if given.get(name) != wanted[name]]
-    wrong += [name for name in given if name not in wanted]
+    shapes = {name: value.shape for name, value in weights.items()}
+    wrong = [name for name in wanted if shapes.get(name) != wanted[name]]
+    wrong += [name for name in shapes if name not in wanted]
     if wrong:
         raise TrtkitError(
             f"The network of {architecture} cannot be rebuilt in torch, because {listed(wrong, 3)} of "

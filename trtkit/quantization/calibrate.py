@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-import trtkit
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
@@ -28,14 +21,16 @@ from trtkit.graph.values import image_input
 from trtkit.quantization.options import AUTO, Int8Options
 from trtkit.quantization.photos import CalibrationPhoto, CalibrationPhotos, prepared
 from trtkit.quantization.ranges import METHODS, Ranges, ranges_path, read_ranges
+from trtkit.quantization.worker import CalibrationAnswer, CalibrationRequest
 from trtkit.reporting import advance, message
+from trtkit.serialization import from_plain, to_plain
+from trtkit.subprocesses import Worker, WorkerFailed
 
 if TYPE_CHECKING:
     import onnx
 
 # Photos on which every value is looked at before the long measuring begins.
 CHECKED = 4
-LAST_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -98,10 +93,10 @@ def measure_ranges(model: Model, digest: str, photos: CalibrationPhotos, method:
         images=photos.id,
         count=len(photos.chosen),
         method=method,
-        tool=answer["tool"],
+        tool=answer.tool,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        ranges=_by_source(model, answer["ranges"]),
-        edges={name: tuple(positions) for name, positions in answer["edges"].items()},
+        ranges=_by_source(model, answer.ranges),
+        edges=answer.edges,
         constant=constant,
     )
 
@@ -115,69 +110,33 @@ def _by_source(model: Model, measured: Mapping[str, float]) -> dict[str, float]:
 
 
 def _run_modelopt(
-    model: Model,
-    photos: CalibrationPhotos,
-    method: str,
-    exclude: Sequence[str],
-    folder: Path,
-) -> dict[str, Any]:
+    model: Model, photos: CalibrationPhotos, method: str, exclude: Sequence[str], folder: Path
+) -> CalibrationAnswer:
+    """Measure in a worker. Raises TrtkitError with the last line of its output if it fails."""
     graph = folder / "model.onnx"
     write_model(model.graph, graph)
-    request = {
-        "model": str(graph),
-        "image": image_input(model.graph).name,
-        "photos": [str(photo.path.absolute()) for photo in photos.chosen],
-        "preprocessing": model.card.preprocessing.to_json(),
-        "method": method,
-        "exclude": list(exclude),
-    }
-    path = folder / "request.json"
-    path.write_text(json.dumps(request))
-    phase, count = f"Measuring the ranges of {model.name}", len(photos.chosen)
-    _run(path, lambda done: advance(phase, min(1.0, done / count)), model.name)
-    answer: dict[str, Any] = json.loads((folder / "answer.json").read_text())
-    return answer
-
-
-def _run(request: Path, count_photos: Callable[[int], None], name: str) -> None:
-    """Run the worker to its end. Raises TrtkitError with the last line of its output if it fails."""
-    command = [sys.executable, str(Path(trtkit.__file__).with_name("launch.py"))]
-    # ModelOpt shows a bar for every batch.
-    environment = {**os.environ, "TQDM_DISABLE": "1"}
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            [*command, "quantization.worker", str(request)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            env=environment,
-            start_new_session=True,
-        )
+    request = CalibrationRequest(
+        model=graph,
+        image=image_input(model.graph).name,
+        photos=tuple(photo.path.absolute() for photo in photos.chosen),
+        preprocessing=model.card.preprocessing,
+        method=method,
+        exclude=tuple(exclude),
+    )
+    # ModelOpt would show a bar for every batch.
+    environment = {"TQDM_DISABLE": "1"}
+    with Worker("ModelOpt", "quantization.worker", environment=environment) as worker:
+        worker.send(to_plain(request))
         try:
-            for line in process.stdout or ():
-                with suppress(ValueError, KeyError, TypeError):
-                    count_photos(int(json.loads(line)["done"]))
-            status = process.wait()
-        finally:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-        if status:
+            while "done" in (received := worker.receive()):
+                share = min(1.0, received["done"] / len(photos.chosen))
+                advance(f"Measuring the ranges of {model.name}", share)
+        except WorkerFailed as error:
             raise TrtkitError(
-                f"NVIDIA ModelOpt could not measure the ranges of {name} ({_last_line(output, status)}); "
-                "build with --fp16, or free memory and try again."
-            )
-
-
-def _last_line(output: IO[bytes], status: int) -> str:
-    size = output.seek(0, os.SEEK_END)
-    output.seek(max(0, size - LAST_BYTES))
-    lines = [line.strip() for line in output.read().decode(errors="replace").splitlines()]
-    last = next((line for line in reversed(lines) if line), "")
-    return last or (f"it was killed by signal {-status}" if status < 0 else f"status {status}")
+                f"NVIDIA ModelOpt could not measure the ranges of {model.name} "
+                f"({error.last_line or error.how}); build with --fp16, or free memory and try again."
+            ) from error
+    return from_plain(received, CalibrationAnswer)
 
 
 def _check_values(

@@ -13,13 +13,12 @@ from onnx import numpy_helper
 from trtkit.errors import listed
 from trtkit.graph.boundaries import cut_points
 from trtkit.graph.card import BlockBoundary
-from trtkit.graph.flops import flops_share
 from trtkit.graph.precision import name_nodes
 from trtkit.graph.quantize import Edges, Form, kernel_edges, layers_of, quantize_graph
 from trtkit.graph.split import find_cut
 from trtkit.graph.tree import Model, stage_tree
 from trtkit.graph.typed import has_pairs
-from trtkit.graph.values import ancestors
+from trtkit.graph.values import ancestors, flops_share
 from trtkit.quantization.accuracy import Accuracy, AccuracyGate
 from trtkit.quantization.calibrate import RangeSource
 from trtkit.quantization.options import AUTO, Int8Options

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from trtkit.errors import TrtkitError
-from trtkit.graph.flops import flops_share
 from trtkit.graph.quantize import Edges, layers_of
 from trtkit.graph.tree import Model
+from trtkit.graph.values import flops_share
 from trtkit.quantization.accuracy import Accuracy, AccuracyGate
 from trtkit.reporting import advance
 

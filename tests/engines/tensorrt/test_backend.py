@@ -293,7 +293,9 @@ def test_dla_with_the_gpu_for_what_it_cannot_take(monkeypatch, tmp_path, version
 
 def test_int8_needs_a_quantized_graph(monkeypatch, tmp_path):
     install(monkeypatch)
-    with pytest.raises(TrtkitError, match="int8 was asked for, but whole has no QuantizeLinear"):
+    with pytest.raises(
+        TrtkitError, match="int8 needs a quantized graph, but whole has no QuantizeLinear"
+    ):
         build(tmp_path, precision="int8")
 
 
