@@ -42,3 +42,9 @@ def listed(names: Iterable[str], limit: int = 8) -> str:
 def os_reason(error: OSError) -> str:
     """What the system says went wrong; libraries raise OSErrors without the system's own words too."""
     return error.strerror or str(error) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without its full stop; its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".: ") if lines else type(error).__name__

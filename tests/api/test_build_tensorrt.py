@@ -275,7 +275,10 @@ def test_int8_from_a_quantized_export(monkeypatch, full_exports, tmp_path):
     report = build(place, "resnet18", cut=2)
     images = generate_images(2, report.manifest.preprocessing, seed=1)
     quantize(place.export_path("resnet18"), place.export_path("small"), images)
-    with pytest.raises(TrtkitError, match="prefix is quantized: .* build with --int8"):
+    with pytest.raises(
+        TrtkitError,
+        match="prefix cannot be built in fp16, because it is quantized: .* build with --int8",
+    ):
         build(place, "small", cut=2, precision="fp16")
     with pytest.raises(TrtkitError, match="int8 needs photos to measure ranges on"):
         build(place, "resnet18", cut=2, precision="int8")

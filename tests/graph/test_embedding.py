@@ -153,7 +153,8 @@ def test_a_cut_where_the_embedding_is_or_behind_it(tmp_path):
     model = classifier(softmax=True)
     for tensor in ("f", "g"):
         with pytest.raises(
-            TrtkitError, match="the cut is where they are, .* choose a lower cut .*trtkit cuts m"
+            TrtkitError,
+            match="embeddings at the cut or before it, .* choose a lower cut .*trtkit cuts m",
         ):
             divide(split(model, tensor).tail, "m")
     narrow = quantized(tmp_path)

@@ -107,7 +107,9 @@ def test_a_cut_out_of_range_says_the_range():
 
 
 def test_an_unknown_architecture_names_the_nearest():
-    with pytest.raises(TrtkitError, match="'resnet5'; did you mean resnet50"):
+    with pytest.raises(
+        TrtkitError, match="Architecture 'resnet5' not found; did you mean resnet50"
+    ):
         create("resnet5")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from trtkit.errors import TrtkitError, os_reason
+from trtkit.errors import TrtkitError, first_line, os_reason
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -41,9 +41,3 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
             f"{path} cannot be written ({os_reason(error)}); free space there or choose another "
             "--workspace."
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, without its full stop; its class where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".: ") if lines else type(error).__name__

@@ -5,8 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto
 
-from trtkit.errors import TrtkitError
-from trtkit.graph.files import first_line
+from trtkit.errors import TrtkitError, first_line
 from trtkit.graph.precision import HEAVY, cast_node, half_weight
 from trtkit.graph.values import reads, rename_tensors, set_nodes, set_weights, tensor_infos
 

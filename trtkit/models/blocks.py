@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from trtkit.errors import TrtkitError
+from trtkit.errors import TrtkitError, first_line
 from trtkit.preprocessing import Preprocessing
 
 
@@ -75,10 +75,9 @@ def feature_size(model: BlockModel, image: Preprocessing) -> tuple[int, int]:
             for block in model.blocks:
                 x = block.module(x)
     except RuntimeError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise TrtkitError(
-            f"{model.architecture} cannot take images of {image.height} x {image.width} ({reason}); "
-            "choose a larger --image-size."
+            f"{model.architecture} cannot take images of {image.height} x {image.width} "
+            f"({first_line(error)}); choose a larger --image-size."
         ) from error
     return int(x.shape[2]), int(x.shape[3])
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from trtkit.atomic import not_written, whole_file
-from trtkit.errors import TrtkitError
+from trtkit.errors import TrtkitError, first_line
 from trtkit.models.architectures import create
 from trtkit.models.blocks import BlockModel
 from trtkit.models.names import ARCHITECTURES
@@ -67,7 +67,7 @@ def write_tensors(
         try:
             save_file(state, temporary, {METADATA_KEY: json.dumps(metadata)})
         except SafetensorError as error:
-            raise not_written(path, _first_line(error)) from error
+            raise not_written(path, first_line(error)) from error
         temporary.chmod(mode)
 
 
@@ -85,7 +85,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise TrtkitError(
             f"{path} is not a state dict that can be read without executing code "
-            f"({_first_line(error)}); save it with torch.save(model.state_dict(), PATH)."
+            f"({first_line(error)}); save it with torch.save(model.state_dict(), PATH)."
         ) from error
     if isinstance(content, dict):
         # Training scripts commonly wrap the state dict in a dict of their own.
@@ -189,7 +189,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise TrtkitError(
-            f"{path} is not a readable safetensors file ({_first_line(error)}); copy it again or "
+            f"{path} is not a readable safetensors file ({first_line(error)}); copy it again or "
             "save it anew."
         ) from error
     try:
@@ -199,7 +199,3 @@ def _read_safetensors(path: Path) -> Checkpoint:
             f"The metadata of {path} are not valid JSON ({error}); save the checkpoint anew."
         ) from error
     return Checkpoint(path, state, own)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
