@@ -48,7 +48,7 @@ def test_a_file_that_is_there_stays_until_the_new_one_is_whole(tmp_path):
     ("options", "sentence"),
     [
         ({"plot": "a.bmp"}, "a.bmp; give a name that ends in .png, .pdf, .svg."),
-        ({"report": "a.png"}, "a.png, whose ending is none of .html, .htm"),
+        ({"report": "a.png"}, "a.png; give a name that ends in .html, .htm"),
         ({"plot": "folder.png"}, "folder.png, which is a folder; name a file in it."),
         ({"report": "folder.html"}, "folder.html, which is a folder; name a file in it."),
         ({"plot": "old.json/a.png"}, "old.json/a.png cannot be written ("),

@@ -257,6 +257,10 @@ def test_reading_a_report_back(tmp_path):
     assert read_report(path) == {**usual(), "clocks": {"mhz": 1}}
 
 
+# Where a figure is in the file.
+FIGURE = "`$.contests[0].figures[0]"
+
+
 def broken(**changed: Any) -> dict[str, Any]:
     return report(contest({**figure(OWN, 300.0, 1.5), **changed}))
 
@@ -264,22 +268,43 @@ def broken(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ([], "it holds no object"),
-        ({"medians": 3}, "it has no list of contests"),
-        (report(3), "contest 1: it is no object"),
-        (report(contest(TORCH), contest(batch="8")), "contest 2: its batch is '8'"),
-        (report(contest(photos=0)), "contest 1: its photos is 0"),
-        (report(contest(bundles="a")), "contest 1: its bundles are 'a'"),
-        (report(contest(figures=None)), "contest 1: it has no list of figures"),
-        (report(contest({})), "contest 1: a figure has no competitor"),
-        (broken(images_per_second="fast"), f"{OWN}: its images_per_second is 'fast'"),
-        (broken(images_per_second=float("nan")), f"{OWN}: its images_per_second is nan"),
-        (broken(seconds=None), f"{OWN}: its seconds are None"),
-        (broken(ratio={"low": 2, "median": 1, "high": 3}), f"{OWN}: its ratio is "),
-        (broken(agreement="all"), f"{OWN}: its agreement is 'all'"),
-        (report(machine=[]), "its machine or its settings are no object"),
-        (report(machine={"gpus": ["H200"]}), "its machine has another form"),
-        (report(notes="few"), "its notes are no list of sentences"),
+        ([], "Expected `object`, got `array`"),
+        ({"medians": 3}, "Object missing required field `contests`"),
+        (report(3), "Expected `object`, got `int` - at `$.contests[0]`"),
+        (
+            report(contest(TORCH), contest(batch="8")),
+            "Expected `int`, got `str` - at `$.contests[1].batch`",
+        ),
+        (report(contest(photos=0)), "Expected `int` >= 1 - at `$.contests[0].photos`"),
+        (report(contest(bundles="a")), "Expected `array`, got `str` - at `$.contests[0].bundles`"),
+        (
+            report(contest(figures=None)),
+            "Expected `array`, got `null` - at `$.contests[0].figures`",
+        ),
+        (report(contest({})), f"Object missing required field `competitor` - at {FIGURE}`"),
+        (broken(images_per_second="fast"), f"got `str` - at {FIGURE}.images_per_second`"),
+        (
+            broken(images_per_second=float("nan")),
+            f"Expected `float` > 0.0 - at {FIGURE}.images_per_second`",
+        ),
+        (broken(images_per_second=float("inf")), f" - at {FIGURE}.images_per_second`"),
+        (broken(images_per_second=0), f"Expected `float` > 0.0 - at {FIGURE}.images_per_second`"),
+        (broken(seconds=None), f"`images_per_second` comes without `seconds` - at {FIGURE}`"),
+        (
+            broken(seconds={"count": 1, "median": 2, "p10": 3, "p90": 3, "p99": 3}),
+            f"Percentiles are not in order - at {FIGURE}.seconds`",
+        ),
+        (
+            broken(ratio={"low": 2, "median": 1, "high": 3}),
+            f"A median lies outside of its interval - at {FIGURE}.ratio`",
+        ),
+        (broken(agreement="all"), f"got `str` - at {FIGURE}.agreement`"),
+        (report(machine=[]), "Expected `object`, got `array` - at `$.machine`"),
+        (
+            report(machine={"gpus": ["H200"]}),
+            "Expected `object`, got `str` - at `$.machine.gpus[0]`",
+        ),
+        (report(notes="few"), "Expected `array`, got `str` - at `$.notes`"),
     ],
 )
 def test_what_is_no_report_is_said_in_a_sentence(tmp_path, value, reason):
@@ -288,7 +313,7 @@ def test_what_is_no_report_is_said_in_a_sentence(tmp_path, value, reason):
     with pytest.raises(TrtkitError) as caught:
         read_report(path)
     message = str(caught.value)
-    assert message.startswith(f"{path} is no report of trtkit bench (") and reason in message
+    assert message.startswith(f"{path} is not a report of trtkit bench (") and reason in message
     assert message.endswith("give a file that `trtkit bench --json` wrote.")
 
 

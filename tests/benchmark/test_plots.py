@@ -183,6 +183,11 @@ def test_an_svg_for_a_page_holds_all_and_refers_to_nothing():
     assert "http" not in svg and "<script" not in svg and "<!" not in svg
     for text in (OWN, "201 (baseline)", "WRONG: 9001 (45.00x)", "not measured: openvino"):
         assert f">{text}<" in svg
+    # Figures keep their digits, and 80 bars take little.
+    exact = bench_svg(report(contest(figure("torch", 0.01234, 1.0), figure("x 0.12345", 9.0))))
+    assert ">0.01234" in exact and ">x 0.12345<" in exact
+    many = [contest(*(figure(f"c{n}", 9.0 + n) for n in range(20)), batch=b) for b in range(1, 5)]
+    assert len(bench_svg(report(*many))) < 120_000
     # It is the same when drawn again, and every name it uses is its own.
     assert bench_svg(usual()) == svg
     names = re.findall(r'\sid="([^"]+)"', svg)
@@ -194,7 +199,7 @@ def test_an_svg_for_a_page_holds_all_and_refers_to_nothing():
 
 def test_nothing_measured_is_nothing_to_draw(tmp_path):
     for made in (report(), report(contest(figure("torch")))):
-        with pytest.raises(TrtkitError, match="none of its competitors was measured"):
+        with pytest.raises(TrtkitError, match="none of the report's competitors was measured"):
             draw_bench(made, tmp_path / "bench.png")
     assert list(tmp_path.iterdir()) == []
 

@@ -199,5 +199,5 @@ def test_names_that_are_no_text_and_nothing_measured(tmp_path):
 
 
 def test_other_endings_are_refused(tmp_path):
-    with pytest.raises(TrtkitError, match=r"bench\.pdf, whose ending is none of \.html, \.htm"):
+    with pytest.raises(TrtkitError, match=r"bench\.pdf; give a name that ends in \.html, \.htm"):
         write_report(usual(), tmp_path / "bench.pdf")

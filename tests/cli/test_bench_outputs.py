@@ -92,7 +92,7 @@ def test_another_machine_is_told(trtkit, old, slow):
             ["--plot", "a.bmp"],
             "A picture cannot be drawn to a.bmp; give a name that ends in .png, .pdf, .svg.",
         ),
-        (["--report", "a.txt"], "a.txt, whose ending is none of .html, .htm"),
+        (["--report", "a.txt"], "a.txt; give a name that ends in .html, .htm"),
         (["--compare", "nothing.json"], "The report nothing.json cannot be read"),
         (["--from", "nothing.json"], "The report nothing.json cannot be read"),
         (["--from", "x.json", "--quick"], "measures nothing, together with --quick; leave one"),

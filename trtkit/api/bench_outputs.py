@@ -12,7 +12,7 @@ from trtkit.atomic import not_written
 from trtkit.benchmark.compare import Change, compare, slower, warnings
 from trtkit.benchmark.plots import draw_bench
 from trtkit.benchmark.report import check_report, write_report
-from trtkit.benchmark.saved import Report, read_report
+from trtkit.benchmark.saved import SavedReport, read_report
 from trtkit.errors import TrtkitError, listed, os_reason
 from trtkit.plotting import check_picture
 
@@ -46,7 +46,7 @@ class Outputs:
     plot: Path | None = None
     report: Path | None = None
     old_path: Path | None = None
-    old: Report | None = None
+    old: SavedReport | None = None
 
     @classmethod
     def check(
@@ -72,14 +72,14 @@ class Outputs:
             return cls(picture, page)
         return cls(picture, page, Path(compare_with), read_report(compare_with))
 
-    def compared(self, report: Report) -> Comparison | None:
+    def compared(self, report: SavedReport) -> Comparison | None:
         """The comparison of a report, in its JSON form, with the older one; None if none was asked."""
         if self.old is None:
             return None
         changes = compare(report, self.old)
         return Comparison(str(self.old_path), warnings(report, self.old), changes, slower(changes))
 
-    def write(self, report: Report) -> tuple[Path, ...]:
+    def write(self, report: SavedReport) -> tuple[Path, ...]:
         """Draw and write what was asked for of a report in its JSON form; the files. Raises TrtkitError."""
         if self.plot is not None:
             draw_bench(report, self.plot)
@@ -88,7 +88,7 @@ class Outputs:
         return tuple(path for path in (self.plot, self.report) if path is not None)
 
 
-def stored(path: str | Path, measuring: Mapping[str, object]) -> Report:
+def stored(path: str | Path, measuring: Mapping[str, object]) -> SavedReport:
     """The report in a file, for a run that measures nothing.
 
     `measuring`: options of measuring by name, none of which may have been given with it. Raises

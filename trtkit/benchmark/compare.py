@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trtkit.benchmark.saved import Report, measured, read_report, spread, wrong
+from trtkit.benchmark.saved import SavedReport, measured, read_report, spread, wrong
 from trtkit.benchmark.statistics import Interval
 from trtkit.errors import listed
 
@@ -74,7 +74,7 @@ class Change:
         return asdict(self)
 
 
-def compare(new: Report, old: Report) -> tuple[Change, ...]:
+def compare(new: SavedReport, old: SavedReport) -> tuple[Change, ...]:
     """How the figures of `new` differ from those of `old`, in the order of `new`, then what is missing.
 
     Both are the JSON form of a report. Contests are matched by bundle, tail, measure and batch, or, as
@@ -98,12 +98,12 @@ def slower(changes: Iterable[Change]) -> bool:
     return any(change.problem for change in changes) or (bool(changes) and not compared)
 
 
-def same_machine(new: Report, old: Report) -> bool:
+def same_machine(new: SavedReport, old: SavedReport) -> bool:
     """Whether processor, cores and GPUs are the same; what a report does not say is taken as equal."""
     return not _differing_machine(new, old)
 
 
-def warnings(new: Report, old: Report) -> tuple[str, ...]:
+def warnings(new: SavedReport, old: SavedReport) -> tuple[str, ...]:
     """Sentences to read the changes with: another machine, other versions, threads or photos."""
     found = []
     machine = _differing_machine(new, old)
@@ -253,12 +253,12 @@ def _baseline(contest: Mapping[str, Any] | None) -> str | None:
     return None if contest is None else contest["baseline"]
 
 
-def _contests(report: Report) -> dict[Key, dict[str, Any]]:
+def _contests(report: SavedReport) -> dict[Key, dict[str, Any]]:
     return {(c["bundle"], c["tail"], c["measure"], c["batch"]): c for c in report["contests"]}
 
 
 def _pairs(
-    new: Report, old: Report
+    new: SavedReport, old: SavedReport
 ) -> list[tuple[Key, dict[str, Any] | None, dict[str, Any] | None]]:
     """The contests of both, those of `new` first, each with its counterpart or None."""
     now, then = _contests(new), _contests(old)
@@ -282,12 +282,12 @@ def _figures(contest: Mapping[str, Any] | None) -> Figures:
     return {} if contest is None else {f["competitor"]: f for f in contest["figures"]}
 
 
-def _differing_machine(new: Report, old: Report) -> list[str]:
+def _differing_machine(new: SavedReport, old: SavedReport) -> list[str]:
     now, then = (_machine(report) for report in (new, old))
     return _differences(now, then)
 
 
-def _machine(report: Report) -> dict[str, str]:
+def _machine(report: SavedReport) -> dict[str, str]:
     machine = report.get("machine", {})
     found = {name: str(machine[name]) for name in _MACHINE if name in machine}
     if "gpus" in found:
@@ -296,7 +296,7 @@ def _machine(report: Report) -> dict[str, str]:
     return found
 
 
-def _versions(report: Report) -> dict[str, str]:
+def _versions(report: SavedReport) -> dict[str, str]:
     """Of the backends and the packages. Not trtkit's own: to compare those is what this is for."""
     machine = report.get("machine", {})
     found = {b.get("name"): b.get("version") for b in machine.get("backends", ())}
@@ -305,7 +305,7 @@ def _versions(report: Report) -> dict[str, str]:
     return {str(name): str(version) for name, version in found.items() if version}
 
 
-def _given(report: Report, name: str) -> dict[str, str]:
+def _given(report: SavedReport, name: str) -> dict[str, str]:
     return {name: str(report[name])} if name in report else {}
 
 

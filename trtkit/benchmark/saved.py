@@ -1,48 +1,116 @@
-"""The JSON form of a bench report: reading it back, and what its contests and figures say.
+"""Bench reports in their JSON form: reading one back, and what its figures say.
 
-Files outlive the version that wrote them: unknown keys are kept and ignored, and only those are asked
-for without which there is nothing to draw or compare.
+Files outlive the version that wrote them: unknown keys are kept and ignored, and only those are required
+without which there is nothing to draw or compare.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from trtkit.benchmark.contest import LEAST_AGREEMENT
 from trtkit.errors import TrtkitError, os_reason
+from trtkit.serialization import from_plain
 
-Report = dict[str, Any]
+SavedReport = dict[str, Any]
 
-_SECONDS = ("median", "p10", "p90", "p99")
+Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+Count = Annotated[int, Meta(ge=1)]
 
 
-def read_report(path: str | Path) -> Report:
+@dataclass
+class _Summary:
+    count: Count
+    median: Positive
+    p10: Positive
+    p90: Positive
+    p99: Positive
+
+    def __post_init__(self) -> None:
+        if not self.p10 <= self.median <= self.p90 <= self.p99:
+            raise ValueError("Percentiles are not in order")
+
+
+@dataclass
+class _Interval:
+    low: Positive
+    median: Positive
+    high: Positive
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.median <= self.high:
+            raise ValueError("A median lies outside of its interval")
+
+
+@dataclass
+class _Figure:
+    competitor: str
+    images_per_second: Positive | None = None
+    seconds: _Summary | None = None
+    ratio: _Interval | None = None
+    agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.images_per_second is not None and self.seconds is None:
+            raise ValueError("`images_per_second` comes without `seconds`")
+
+
+@dataclass
+class _Contest:
+    bundle: str
+    tail: str
+    measure: str
+    baseline: str
+    batch: Count
+    photos: Count
+    figures: list[_Figure]
+    bundles: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Machine:
+    gpus: list[dict[str, Any]] = field(default_factory=list)
+    backends: list[dict[str, Any]] = field(default_factory=list)
+    features: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _Report:
+    """What has to be right in a report; the JSON itself is what is drawn and compared."""
+
+    contests: list[_Contest]
+    machine: _Machine = field(default_factory=_Machine)
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_report(path: str | Path) -> SavedReport:
     """The report that `trtkit bench --json` wrote to `path`, checked.
 
     Raises TrtkitError when the file cannot be read, is not JSON, or is something else.
     """
     path = Path(path)
+    fix = "give a file that `trtkit bench --json` wrote."
     try:
-        value = json.loads(path.read_bytes())
+        report = json.loads(path.read_bytes())
     except OSError as error:
         raise TrtkitError(
-            f"The report {path} cannot be read ({os_reason(error)}); give a file that `trtkit bench "
-            "--json` wrote."
+            f"The report {path} cannot be read ({os_reason(error)}); {fix}"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise TrtkitError(
-            f"The report {path} is not JSON; give a file that `trtkit bench --json` wrote."
-        ) from error
-    fault = _fault(value)
-    if fault is not None:
-        raise TrtkitError(
-            f"{path} is no report of trtkit bench ({fault}); give a file that `trtkit bench --json` "
-            "wrote."
-        )
-    return dict(value)
+        raise TrtkitError(f"The report {path} is not JSON; {fix}") from error
+    try:
+        from_plain(report, _Report)
+    except ValueError as error:
+        raise TrtkitError(f"{path} is not a report of trtkit bench ({error}); {fix}") from error
+    return dict(report)
 
 
 def measured(figure: dict[str, Any]) -> bool:
@@ -62,92 +130,4 @@ def spread(figure: dict[str, Any]) -> tuple[float, float]:
     return (
         rate * seconds["median"] / seconds["p90"],
         rate * seconds["median"] / seconds["p10"],
-    )
-
-
-def _fault(report: object) -> str | None:
-    """What a report lacks, as part of a sentence; None for a whole one."""
-    if not isinstance(report, dict):
-        return "it holds no object"
-    contests = report.get("contests")
-    if not isinstance(contests, list):
-        return "it has no list of contests"
-    machine = report.get("machine", {})
-    if not isinstance(machine, dict) or not isinstance(report.get("settings", {}), dict):
-        return "its machine or its settings are no object"
-    if not all(_is_list(report.get(name, []), str) for name in ("notes", "warnings")):
-        return "its notes are no list of sentences"
-    if not all(_is_list(machine.get(name, []), dict) for name in ("gpus", "backends", "features")):
-        return "its machine has another form"
-    for number, contest in enumerate(contests, start=1):
-        fault = _contest_fault(contest)
-        if fault is not None:
-            return f"contest {number}: {fault}"
-    return None
-
-
-def _contest_fault(contest: object) -> str | None:
-    if not isinstance(contest, dict):
-        return "it is no object"
-    for name in ("bundle", "tail", "measure", "baseline"):
-        if not isinstance(contest.get(name), str):
-            return f"its {name} is {contest.get(name)!r}"
-    for name in ("batch", "photos"):
-        if not (_is_number(contest.get(name)) and contest[name] >= 1):
-            return f"its {name} is {contest.get(name)!r}"
-    if not _is_list(contest.get("bundles", []), str):
-        return f"its bundles are {contest['bundles']!r}"
-    figures = contest.get("figures")
-    if not isinstance(figures, list):
-        return "it has no list of figures"
-    for figure in figures:
-        if not isinstance(figure, dict) or not isinstance(figure.get("competitor"), str):
-            return "a figure has no competitor"
-        fault = _figure_fault(figure)
-        if fault is not None:
-            return f"{figure['competitor']}: {fault}"
-    return None
-
-
-def _figure_fault(figure: dict[str, Any]) -> str | None:
-    rate, agreement = figure.get("images_per_second"), figure.get("agreement")
-    if rate is not None and not _is_number(rate, above=0):
-        return f"its images_per_second is {rate!r}"
-    if agreement is not None and not _is_number(agreement):
-        return f"its agreement is {agreement!r}"
-    seconds, ratio = figure.get("seconds"), figure.get("ratio")
-    if rate is not None and not _is_summary(seconds):
-        return f"its seconds are {seconds!r}"
-    if ratio is not None and not _is_interval(ratio):
-        return f"its ratio is {ratio!r}"
-    return None
-
-
-def _is_summary(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(_is_number(value.get(name), above=0) for name in _SECONDS)
-        and _is_number(value.get("count"), above=0)
-        and value["p10"] <= value["median"] <= value["p90"] <= value["p99"]
-    )
-
-
-def _is_interval(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(_is_number(value.get(name), above=0) for name in ("low", "median", "high"))
-        and value["low"] <= value["median"] <= value["high"]
-    )
-
-
-def _is_list(value: object, kind: type) -> bool:
-    return isinstance(value, list) and all(isinstance(each, kind) for each in value)
-
-
-def _is_number(value: object, above: float = -math.inf) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value > above
     )
