@@ -131,10 +131,10 @@ def test_cut_points_of_resnet18(exports):
         f"layer{stage}.{index}" for stage in (1, 2, 3, 4) for index in (0, 1)
     ]
     assert [point.shape for point in points] == [
-        (64, 16, 16), (64, 16, 16), (128, 8, 8), (128, 8, 8),
-        (256, 4, 4), (256, 4, 4), (512, 2, 2), (512, 2, 2),
+        (8, 16, 16), (8, 16, 16), (16, 8, 8), (16, 8, 8),
+        (32, 4, 4), (32, 4, 4), (64, 2, 2), (64, 2, 2),
     ]  # fmt: skip
-    assert points[0].bytes == 64 * 16 * 16 * 4
+    assert points[0].bytes == 8 * 16 * 16 * 4
     shares = [point.flops_share for point in points]
     assert shares == sorted(shares)
     assert 0.99 < shares[-1] < 1.0
