@@ -2,7 +2,7 @@
 #
 # TRTKIT_VENV says where it is, .venv by default. torch and torchvision take 5.5 GB of it, so it is made
 # once and kept; the project itself is installed anew each time. `versions` chooses what is installed:
-# lock (the default) is scripts/requirements.lock; newest and oldest are what pyproject.toml allows, each
+# lock (the default) is requirements.lock; newest and oldest are what pyproject.toml allows, each
 # in an environment of its own.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,7 +22,7 @@ bin="$venv/bin"
 pip=("$bin/python" -m pip --quiet --disable-pip-version-check)
 
 if [ "$versions" = lock ]; then
-    requirements=scripts/requirements.lock
+    requirements=requirements.lock
 else
     [ -x "$bin/uv" ] || "${pip[@]}" install uv
     requirements="$venv/requirements.txt"

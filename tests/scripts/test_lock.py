@@ -15,7 +15,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
-LOCK = ROOT / "scripts" / "requirements.lock"
+LOCK = ROOT / "requirements.lock"
 INSTALLED_EXTRAS = ("train", "quantize", "video")
 
 
