@@ -109,7 +109,7 @@ def test_what_the_system_tells(tmp_path, monkeypatch, no_gpu):
     cpus = [times(11, 1, 2, 500, 40, 3, 4, 5, 600, 700), times(20, *[0] * 9), times(9, *[9] * 9)]
     monkeypatch.setattr(psutil, "cpu_times", lambda percpu: cpus)
     monkeypatch.setattr(
-        psutil, "cpu_freq", lambda percpu: [frequency(mhz, 0, 0) for mhz in (800, 3400, 4100)]
+        psutil, "cpu_freq", lambda percpu: [frequency(mhz, 400, 4400) for mhz in (800, 3400, 4100)]
     )
     monkeypatch.setattr(psutil, "getloadavg", lambda: (1.28, 1.18, 1.21))
     reading = read({0, 1}, (), tmp_path)
@@ -144,7 +144,9 @@ def test_own_work_is_that_of_the_sessions_and_of_this_process(monkeypatch, tmp_p
 
 
 def test_a_system_that_tells_nothing(tmp_path, monkeypatch, no_gpu):
-    monkeypatch.setattr(psutil, "cpu_freq", lambda percpu: [])
+    # As psutil returns what stands in /proc/cpuinfo.
+    nominal = namedtuple("frequency", "current min max")(2500.0, 0.0, 0.0)
+    monkeypatch.setattr(psutil, "cpu_freq", lambda percpu: [nominal])
     monkeypatch.delattr(os, "getsid")
     reading = read({0}, {1}, tmp_path)
     assert reading == Reading(reading.seconds, load=reading.load, busy_seconds=reading.busy_seconds)

@@ -221,8 +221,9 @@ def _own_seconds(sessions: Collection[int]) -> float | None:
 
 def _fastest_core(cores: Collection[int]) -> float | None:
     frequencies = psutil.cpu_freq(percpu=True) if hasattr(psutil, "cpu_freq") else []
-    of_cores = [frequencies[core].current for core in cores if core < len(frequencies)]
-    return max(of_cores, default=0.0) or None
+    # Without limits they are what /proc/cpuinfo says, which a virtual machine makes up.
+    scaled = (frequencies[core] for core in cores if core < len(frequencies))
+    return max((one.current for one in scaled if one.max), default=None)
 
 
 def _throttles(cores: Collection[int], root: Path) -> int | None:
