@@ -147,5 +147,5 @@ def test_tails_and_paths(tmp_path):
     assert built.tails == (one, two)
     assert built.tail() == one
     assert built.path_to(built.tail("two")) == (prefix, two)
-    with pytest.raises(TrtkitError, match="no tail 'tow' in the bundle b; there is two"):
+    with pytest.raises(TrtkitError, match="Tail `tow` not found in bundle b; available: two"):
         built.tail("tow")

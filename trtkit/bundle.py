@@ -99,7 +99,8 @@ class Manifest:
     models: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     unverified: str | None = None
-    costs: dict[str, Any] | None = None
+    # Checked by its readers: a bundle whose costs are of another trtkit runs all the same.
+    costs: Any = None
     quantized: dict[str, Any] | None = None
 
     @property

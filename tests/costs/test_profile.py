@@ -79,5 +79,5 @@ def test_json_of_another_format_is_refused() -> None:
     value = make_profile().to_json()
     with pytest.raises(ValueError, match="not a profile of format 2"):
         Profile.from_json({**value, "format": 99})
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="missing required field `model`"):
         Profile.from_json({"format": FORMAT})

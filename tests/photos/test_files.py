@@ -238,13 +238,13 @@ class TestFilesAndErrors:
         assert "gone.jpg" not in found[0].error
 
     def test_all_missing(self) -> None:
-        with pytest.raises(TrtkitError, match=r"any of the paths.*gone: .*empty: .*2 more"):
+        with pytest.raises(TrtkitError, match=r"any of these paths.*gone: .*empty: .*2 more"):
             find_images(["gone", "empty", "*.gif", "lost", "nowhere/x"])
 
     def test_nothing_asked(self) -> None:
         with pytest.raises(TrtkitError, match="No photos were named"):
             find_images([])
-        with pytest.raises(TrtkitError, match="empty path"):
+        with pytest.raises(TrtkitError, match="The path is empty; name a file"):
             find_images([""])
 
     @pytest.mark.parametrize("path", ["nul\0l.jpg", "nul\0*.jpg", "x" * 5000, "\udfff\ud800.jpg"])

@@ -277,7 +277,7 @@ def test_a_cache_too_small_says_what_it_did_not_keep(bundle, photos):
 
 
 def test_an_unknown_cache_mode():
-    with pytest.raises(TrtkitError, match="choose auto, always, off"):
+    with pytest.raises(TrtkitError, match="available: auto, always, off"):
         CacheOptions(mode="sometimes")  # type: ignore[arg-type]
 
 

@@ -245,7 +245,7 @@ def test_refuses_arrays_it_cannot_hold(tmp_path, value):
     "options", [{"dtype": "int4"}, {"codec": "gzip"}, {"mode": "append"}, {"max_bytes": 0}]
 )
 def test_refuses_unknown_options(tmp_path, options):
-    with pytest.raises(TrtkitError, match=r"one of|positive"):
+    with pytest.raises(TrtkitError, match=r"has no (dtype|codec|mode) `\w+`; available: |positive"):
         FeatureStore(tmp_path, **options)
 
 

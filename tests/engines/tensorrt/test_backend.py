@@ -269,7 +269,7 @@ def test_a_user_who_ends_a_build_ends_it(monkeypatch, tmp_path):
             {"profiles": ((4, 4, 4),), "dla": 0},
             "--dla takes fp16, not fp32; build with --fp16",
         ),
-        ("fp16", {"dla": 0}, "with a range of batch sizes, .* such as --batch 8"),
+        ("fp16", {"dla": 0}, "--dla takes one batch size, not a range; .* such as --batch 8"),
         ("fp16", {"profiles": ((4, 4, 4),), "dla": 3}, "There is no DLA 3: .* finds 2 deep"),
     ],
 )
@@ -309,7 +309,9 @@ def test_a_library_that_cannot_be_imported(monkeypatch):
         get_backend("tensorrt")
     install(monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(TrtkitError, match="library tensorrt is not installed; run `pip install"):
+    with pytest.raises(
+        TrtkitError, match="needs tensorrt, which is not installed; run `pip install"
+    ):
         get_backend("tensorrt")
 
 
