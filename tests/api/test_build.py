@@ -222,8 +222,8 @@ def test_a_bundle_for_another_backend_says_so(make_workspace):
     path.write_text(path.read_text().replace('"backend": "onnxruntime"', '"backend": "tensorrt"'))
     with pytest.raises(
         TrtkitError,
-        match=r"built for the tensorrt backend, .* there is .*onnxruntime; run `trtkit build --bundle "
-        "resnet18-cut2-fp32`",
+        match=r"was built for the tensorrt backend; available here: .*onnxruntime; run `trtkit build "
+        "--bundle resnet18-cut2-fp32` to build it for this machine",
     ):
         load(report.folder)
 

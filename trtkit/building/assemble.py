@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -257,7 +258,8 @@ def _costs(
             photos = tuple(islice(cycle(photos), COST_PHOTOS))
             machine = machine_of(request.backend)
             costs = measure_costs(measured, machine, photos, manifest.preprocessing)
-            value: dict[str, Any] = to_plain(costs)
+            # Lists instead of tuples, so that the manifest equals the one that is read back.
+            value: dict[str, Any] = json.loads(json.dumps(to_plain(costs)))
             return value
     except (OSError, TrtkitError) as error:
         reporting.message(f"It was not measured, and so the cache will be used. {error}")
