@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import trtkit
-from tests.thin import thin_networks
+from tests.thin import make_thin, thin_networks
 from trtkit.workspace import Workspace
 
 SIZE = 64
@@ -65,10 +65,12 @@ def full_exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def thin() -> Iterator[None]:
-    """torchvision's networks are thin, like those of `exports`, which baselines rebuild."""
-    with thin_networks():
-        yield
+def thin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's networks are thin, like those of `exports`, which baselines rebuild.
+
+    Undone with the test's own patches, in the opposite order.
+    """
+    make_thin(monkeypatch)
 
 
 def export_random(architecture: str, root: Path, name: str | None = None, seed: int = 0) -> None:

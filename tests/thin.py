@@ -20,6 +20,13 @@ FIRST = 64
 @contextmanager
 def thin_networks() -> Iterator[None]:
     """Inside the block torchvision gives thin networks, in this process alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_thin(patch)
+        yield
+
+
+def make_thin(patch: pytest.MonkeyPatch) -> None:
+    """Have torchvision give thin networks until `patch` is undone."""
     import torch
     from torchvision import models
     from torchvision.models.resnet import ResNet
@@ -43,10 +50,8 @@ def thin_networks() -> Iterator[None]:
             _thin_vgg(network)
         return network
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ResNet, "_make_layer", make_layer)
-        patch.setattr(models, "get_model", get_model)
-        yield
+    patch.setattr(ResNet, "_make_layer", make_layer)
+    patch.setattr(models, "get_model", get_model)
 
 
 def _thin_vgg(network: Any) -> None:

@@ -248,7 +248,10 @@ def test_photos_through_plans_and_every_tier_of_the_cache(monkeypatch, place, tm
 def test_a_gpu_cache_without_a_gpu(place):
     folder = build(place, "resnet18", cut=2, backend="onnxruntime").folder
     cache = trtkit.CacheOptions(folder=place.root / "cache")
-    with pytest.raises(TrtkitError, match="runs on onnxruntime on the CPU, which has no GPU cache; leave --gpu-cache out"):
+    with pytest.raises(
+        TrtkitError,
+        match="runs on onnxruntime on the CPU, which has no GPU cache; leave --gpu-cache out",
+    ):
         trtkit.load(folder, cache=cache, gpu_cache=1 << 20)
     with pytest.raises(
         TrtkitError,

@@ -291,11 +291,11 @@ def test_resuming_what_is_not_there_or_not_the_same(place, digits, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"arch": "resnet34", "cut": 3}, "share their first 2 blocks; choose a cut from 1 to 2"),
+        ({"arch": "resnet34", "cut": 3}, "only their first 2 blocks; choose a cut from 1 to 2"),
         ({"arch": "vgg11", "cut": 1}, "share no blocks"),
         ({"arch": "resnet34"}, "--prefix-from cheap needs --cut"),
         ({"arch": "resnet34", "cut": 2, "image_size": 64}, "takes photos of 32 x 32"),
-        ({"arch": "resnet34", "cut": 2, "prefix_from": "cheep"}, "has cheap"),
+        ({"arch": "resnet34", "cut": 2, "prefix_from": "cheep"}, "`cheep` not found; give a file"),
         ({"arch": "resnet34", "cut": 2, "cache_size": 1000}, "give --cache-size"),
     ],
 )

@@ -239,7 +239,7 @@ def test_a_photo_that_fails_is_no_result(spec, tmp_path):
         ({"kind": "onnxruntime", "measure": END_TO_END, "cache": "cold"}, "only trtkit has one"),
         ({"photos": ()}, "0 photos"),
         ({"batch": 0}, "batches of 0"),
-        ({"batch": 10**6}, "built for"),
+        ({"batch": 10**6}, "takes batches of 1 to 64 images, not 1000000"),
         ({"tail": "resnet99"}, "Tail `resnet99` not found"),
     ],
 )

@@ -137,7 +137,7 @@ def test_cut_points_of_resnet18(exports):
     assert points[0].bytes == 8 * 16 * 16 * 4
     shares = [point.flops_share for point in points]
     assert shares == sorted(shares)
-    assert 0.99 < shares[-1] < 1.0
+    assert 0.98 < shares[-1] < 1.0
 
 
 def test_block_boundaries_are_among_the_separators(exports):

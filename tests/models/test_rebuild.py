@@ -73,8 +73,8 @@ def test_the_logits_are_the_exports(architecture):
     }
 
 
-def test_biases_that_the_export_leaves_out_are_zero(exports):
-    graph = onnx.load(exports / "resnet18.onnx")
+def test_biases_that_the_export_leaves_out_are_zero(full_exports):
+    graph = onnx.load(full_exports / "resnet18.onnx")
     assert "fc.bias" not in {value.name for value in graph.graph.initializer}
     assert not check_rebuilt(graph).network.fc.bias.any()
 

@@ -162,6 +162,6 @@ def _check_batch(spec: Spec, manifest: Manifest) -> None:
     low, _, high = manifest.batch
     if spec.batch > high:
         raise TrtkitError(
-            f"A batch of {spec.batch} was asked of the bundle {manifest.name}, which was built for "
-            f"{low} to {high} images; choose one of those or build with --batch."
+            f"Bundle {manifest.name} takes batches of {low} to {high} images, not {spec.batch}; choose "
+            "one of those or build it again with --batch."
         )
