@@ -74,7 +74,7 @@ def test_a_whole_store(made: Path) -> None:
     assert report.problems == ()
     assert report.objects == objects
     assert report.maps >= len(set(content(made)["gate gate.mp4"]["maps"]))
-    assert list(phases) == ["Verifying feature maps", "Checking pictures"]
+    assert list(phases) == ["Checking pictures", "Verifying feature maps"]
     for shares in phases.values():
         assert shares[-1] == 1.0 and shares == sorted(shares)
 
