@@ -158,7 +158,7 @@ class Worker:
             raise
 
     def send(self, message: Mapping[str, Any] | None) -> None:
-        """Send a message; None asks the worker to end. That it has ended is told by `receive`."""
+        """Send a message; None asks the worker to end. `receive` reports when it has ended."""
         with suppress(BrokenPipeError):
             self._stdin.write(json.dumps(message).encode() + b"\n")
             self._stdin.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -161,9 +160,7 @@ def test_a_flip_mirrors_the_very_crop(seed):
     pixels = scaled("astronaut", 80, 64)
     how = Augmentation(area=0.5, aspect=4 / 3, flip=True)
     found, plain = view(pixels, how, seed), view(pixels, replace(how, flip=False), seed)
-    # OpenCV 4 rounds positions more coarsely.
-    most = 3 if cv2.__version__ >= "5" else 5
-    assert min(apart(found, plain), apart(found, plain[:, ::-1])) <= most
+    assert min(apart(found, plain), apart(found, plain[:, ::-1])) <= 3
 
 
 @pytest.mark.parametrize("name", AUGMENTING)

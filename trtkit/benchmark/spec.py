@@ -38,7 +38,7 @@ class Spec:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Spec:
-        """The spec of such an object. Raises KeyError or TypeError for wrong fields."""
+        """Build the spec from its JSON object. Raises KeyError or TypeError for wrong fields."""
         # A worker's object also says which function is to be called with it.
         fields = {name: given for name, given in value.items() if name != "factory"}
         return cls(**{**fields, "photos": tuple(fields["photos"])})

@@ -65,7 +65,6 @@ def kept_profile(
     """
     require("train", "Profiling", "onnx")
     from trtkit.costs.measure import ProfileRequest, measure_profile
-    from trtkit.costs.profile import Profile
 
     path = place.find_export(name)
     precision, backend = settings.precision, choose_backend(settings.backend, settings.precision)
@@ -92,11 +91,9 @@ def kept_profile(
     )
     file = profiles_folder(place) / f"{identity[:32]}.json"
     if not again:
-        try:
-            return Profile.from_json(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            # Not measured yet, of another version, or damaged.
-            pass
+        stored = _read_profile(file)
+        if stored is not None:
+            return stored
     model = int8_to_measure(load_model(path.stem, path), digest, backend, int8)
     request = ProfileRequest(
         model=model,
@@ -124,3 +121,13 @@ def profile_batch(backend: Backend, options: BuildOptions) -> int:
     On a GPU the engines' optimum; on the CPU one image, where time grows evenly with the batch.
     """
     return options.batch[1] if backend.on_device else DEFAULT_BATCH
+
+
+def _read_profile(file: Path) -> Profile | None:
+    """The profile in `file`; None if it is missing, damaged or of another version: measure it again."""
+    from trtkit.costs.profile import Profile
+
+    try:
+        return Profile.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None

@@ -143,7 +143,7 @@ class VideoFile:
         return True
 
     def found_fragile(self) -> bool:
-        """Note that there is damage; whether the file has to be read again, without threads."""
+        """Record damage. True if the file must be read again without threads."""
         was_threaded, self._threaded = self._threaded, False
         return was_threaded
 
