@@ -28,7 +28,7 @@ PAPER = (150, 250)  # grey levels
 
 # Of the photos: the margin around what is cut out, as a share of its longer side.
 MARGIN = (0.1, 0.3)
-# The share of cards at the border, and the visible share of such a card.
+# The share of cards at the border, and how much of each such card is visible.
 AT_BORDER, VISIBLE = 0.3, (0.3, 1.0)
 # The share of cards with another one in front, the share of the side that it covers, and its size.
 COVERED, COVER, SMALLER = 0.25, (0.0, 0.35), 0.8

@@ -129,7 +129,7 @@ def test_a_room_imports_only_rooms_below_it() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    # What the top level offers is loaded when it is asked for, so that it is in no circle.
+    # The top-level package imports its functions on first use, so it takes part in no circle.
     assert circle({module: targets - {"trtkit"} for module, targets in GRAPH.items()}) == []
 
 
