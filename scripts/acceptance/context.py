@@ -13,11 +13,10 @@ from typing import Any
 from acceptance.journal import Journal
 from trtkit.benchmark.tensorrt_engines import bundle_engines
 from trtkit.bundle import Manifest, read_manifest
-from trtkit.engines.cuda.device import Card
 from trtkit.engines.registry import BACKENDS
 from trtkit.errors import TrtkitError
 from trtkit.photos.samples import generate_images
-from trtkit.preprocessing import Preprocessing
+from trtkit.runtime.loading import load_chain
 from trtkit.subprocesses import CommandFailed, run_command
 from trtkit.tensors import Array
 
@@ -25,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # fp16 carries most of the targets; fp32 is there for its parity.
 MAIN = "fp16"
 PRECISIONS = (MAIN, "int8", "fp32")
+# Kinds of which there is one case, which has their name.
+ONCE = ("environment", "host time", "loops", "end to end", "leaks")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,28 @@ class Bundle:
 def unsplit(model: str) -> Bundle:
     """The bundle of one model in one piece."""
     return Bundle(f"{model}-unsplit", (model,), 0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is made or measured, and of which bundle. An export has the unsplit bundle of its model."""
+
+    kind: str
+    bundle: Bundle
+    precision: str = MAIN
+
+    @property
+    def model(self) -> str:
+        return self.bundle.models[0]
+
+    @property
+    def name(self) -> str:
+        if self.kind in ONCE:
+            return self.kind
+        if self.kind == "export":
+            return f"export {self.model}"
+        subject = self.model if self.kind == "compute" else self.bundle.name
+        return f"{self.kind} {subject} {self.precision}"
 
 
 @dataclass(frozen=True)
@@ -192,19 +215,12 @@ class Context:
     settings: AcceptanceSettings
     journal: Journal
     backend: Any
-    card: Card
     commit: str | None
 
-    def folder(self, bundle: Bundle, precision: str) -> Path:
-        """The workspace of one bundle at one precision, with a timing cache of its own."""
-        return self.settings.made / f"{bundle.name}-{precision}"
-
-    def built(self, bundle: Bundle, precision: str) -> Path:
-        """The bundle's own folder."""
-        return self.folder(bundle, precision) / "engines" / bundle.name
-
-    def manifest(self, bundle: Bundle, precision: str) -> Manifest:
-        return read_manifest(self.built(bundle, precision))
+    @property
+    def python(self) -> str:
+        """The interpreter that exports and runs torch."""
+        return self.settings.torch_python or sys.executable
 
     def export(self, model: str, precision: str = "fp32") -> Path:
         """Where the export of a model lies; int8 engines are made from quantized ones."""
@@ -212,21 +228,33 @@ class Context:
             return self.settings.int8_exports / f"{model}.onnx"
         return self.settings.workspace / "export" / f"{model}.onnx"
 
-    def engines(self, bundle: Bundle, precision: str, tail: str) -> list[Any]:
-        """The loaded engines from the image to the logits of `tail`."""
-        manifest = self.manifest(bundle, precision)
-        return bundle_engines(self.built(bundle, precision), manifest, manifest.tail(tail))
+    def folder(self, case: Case) -> Path:
+        """The workspace of one bundle at one precision, with a timing cache of its own."""
+        return self.settings.made / f"{case.bundle.name}-{case.precision}"
 
-    def images(self, preprocessing: Preprocessing) -> Array:
+    def built(self, case: Case) -> Path:
+        """The bundle's own folder."""
+        return self.folder(case) / "engines" / case.bundle.name
+
+    def manifest(self, case: Case) -> Manifest:
+        return read_manifest(self.built(case))
+
+    def engines(self, case: Case, model: str = "") -> list[Any]:
+        """The loaded engines from the image to the logits of a model, by default the first one."""
+        manifest = self.manifest(case)
+        return bundle_engines(self.built(case), manifest, manifest.tail(model or case.model))
+
+    def chain(self, case: Case, model: str = "", **options: Any) -> Any:
+        """The same engines as trtkit runs them."""
+        manifest = self.manifest(case)
+        tail = manifest.tail(model or case.model)
+        return load_chain(self.built(case), manifest, tail, self.backend, **options)
+
+    def images(self, case: Case) -> Array:
         """Generated images, uint8 N x H x W x 3, N being the largest batch size; they repeat."""
         count = max(self.settings.batches)
-        few = generate_images(min(count, 8), preprocessing)
+        few = generate_images(min(count, 8), self.manifest(case).preprocessing)
         return few[[number % len(few) for number in range(count)]]
-
-    @property
-    def python(self) -> str:
-        """The interpreter that exports and runs torch."""
-        return self.settings.torch_python or sys.executable
 
 
 def run_python(python: str, arguments: Sequence[str], *, purpose: str, seconds: float) -> str:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from measure.report import table
 
-from trtkit.atomic import whole_file
 from trtkit.errors import TrtkitError, listed, os_reason
-from trtkit.serialization import from_plain
+from trtkit.serialization import read_json, write_json
 
 FORMAT = 1
 DONE, FAILED, LEFT_OUT = "done", "failed", "left out"
@@ -44,39 +42,36 @@ class Record:
 
 @dataclass
 class Journal:
-    """`identity`: what results must have in common to stand in one file. `runs`: each start."""
+    """The file. `identity`: what results must have in common to stand in it. `runs`: each start."""
 
-    path: Path
+    format: int
     identity: dict[str, Any]
     runs: list[dict[str, Any]] = field(default_factory=list)
     steps: dict[str, Record] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    targets: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: Path, identity: dict[str, Any], *, fresh: bool) -> Journal:
         """The journal in `path`, a new one where there is none. Raises TrtkitError for one of others."""
-        journal = cls(path, plain(identity))
+        journal = cls(FORMAT, plain(identity))
         if fresh or not path.exists():
             return journal
+        replacement = "give another --out, or --fresh to replace it"
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored["format"] != FORMAT:
-                raise ValueError(f"format {stored['format']}")
-            journal.steps = from_plain(stored["steps"], dict[str, Record])
-            journal.runs, earlier = stored["runs"], stored["identity"]
-            differences = list(_differences(earlier, journal.identity))
+            stored = read_json(path, Journal)
+            if stored.format != FORMAT:
+                raise ValueError(f"format {stored.format}")
         except OSError as error:
             raise TrtkitError(f"{path} cannot be read ({os_reason(error)}).") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TrtkitError(
-                f"{path} is not a file of results that this version reads; give another --out, or "
-                "--fresh to replace it."
-            ) from error
-        if differences:
-            raise TrtkitError(
-                f"{path} holds results of something else ({listed(differences, limit=4)}); give another "
-                "--out, or --fresh to replace it."
-            )
-        return journal
+        except ValueError as error:
+            message = f"{path} is not a file of results that this version reads; {replacement}."
+            raise TrtkitError(message) from error
+        if differences := list(_differences(stored.identity, journal.identity)):
+            reason = listed(differences, limit=4)
+            raise TrtkitError(f"{path} holds results of something else ({reason}); {replacement}.")
+        stored.targets = []
+        return stored
 
     def state(self, step: str) -> str:
         """`done`, `failed` or `left out`, which a case is until it is measured."""
@@ -91,30 +86,18 @@ class Journal:
 
     def reasons(self, state: str) -> dict[str, str]:
         """Why each case failed or was left out, by its name."""
-        return {
-            name: record.reason or ""
-            for name, record in self.steps.items()
-            if record.state == state
-        }
+        records = self.steps.items()
+        return {name: record.reason or "" for name, record in records if record.state == state}
 
-    def write(self, step: str, record: Record) -> None:
+    def write(self, path: Path, step: str, record: Record) -> None:
         """Keep what became of a case."""
-        self.steps[step] = dataclasses.replace(record, result=plain(record.result))
-        self.save()
+        self.steps[step] = replace(record, result=plain(record.result))
+        self.save(path)
 
-    def save(self, **others: Any) -> None:
-        """Write the file as a whole; `others` go into it as well. Raises TrtkitError."""
-        content = {
-            "format": FORMAT,
-            "identity": self.identity,
-            "runs": self.runs,
-            "steps": self.steps,
-            "left_out": self.reasons(LEFT_OUT),
-            **others,
-        }
-        with whole_file(self.path) as temporary:
-            text = json.dumps(plain(content), indent=1, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+    def save(self, path: Path) -> None:
+        """Write the file as a whole. Raises TrtkitError."""
+        self.left_out = self.reasons(LEFT_OUT)
+        write_json(path, self)
 
 
 def plain(value: Any) -> Any:
@@ -135,32 +118,27 @@ def _worded(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def markdown(journal: Journal, targets: Sequence[Mapping[str, Any]]) -> str:
+def markdown(journal: Journal) -> str:
     """The page for docs/results/: the commands, the targets, and all that each case measured."""
     lines = ["# Measured: on a GPU", "", *(f"    {run['command']}" for run in journal.runs)]
-    lines += ["", f"Results of {_cell(journal.identity)}. {METHOD}", "", "## Targets", ""]
-    bold = {True: "", False: "**", None: ""}
-    rows = [
-        [row["what"], row["must_be"], row["measured"], row["verdict"].join(2 * [bold[row["met"]]])]
-        for row in targets
-    ]
-    lines += _table(TARGET_COLUMNS, rows)
-    for name in journal.steps:
-        result = journal.result(name)
-        if result is None:
-            continue
+    lines += ["", f"Results of {cell(journal.identity)}. {METHOD}", "", "## Targets", ""]
+    rows = []
+    for target in journal.targets:
+        what, must_be, measured, met, verdict = target.values()
+        rows.append([what, must_be, measured, f"**{verdict}**" if met is False else verdict])
+    lines += table(TARGET_COLUMNS, rows)
+    for name in filter(journal.done, journal.steps):
+        facts = dict(journal.result(name))
         lines += ["", f"## {name[:1].upper()}{name[1:]}", ""]
-        tables = [part for part in result.values() if isinstance(part, list) and part]
-        tables = [part for part in tables if isinstance(part[0], dict)]
-        facts = {key: part for key, part in result.items() if part not in tables}
-        lines += [f"{_cell(facts)}.", ""]
-        for rows in tables:
-            cells = [[_cell(value) for value in row.values()] for row in rows]
-            lines += _table([_words(key) for key in rows[0]], cells)
-    for title, state in (("Failed", FAILED), ("Left out", LEFT_OUT)):
-        reasons = journal.reasons(state).items()
-        if reasons:
-            lines += ["", f"## {title}", "", *(f"- {name}: {reason}" for name, reason in reasons)]
+        lists = {key: part for key, part in facts.items() if isinstance(part, list) and part}
+        tables = {key: part for key, part in lists.items() if isinstance(part[0], dict)}
+        lines += [f"{cell({key: facts[key] for key in facts if key not in tables})}.", ""]
+        for part in tables.values():
+            cells = [[cell(value) for value in row.values()] for row in part]
+            lines += table([_words(key) for key in part[0]], cells)
+    for state in (FAILED, LEFT_OUT):
+        if reasons := [f"- {name}: {reason}" for name, reason in journal.reasons(state).items()]:
+            lines += ["", f"## {state.capitalize()}", "", *reasons]
     return "\n".join(lines) + "\n"
 
 
@@ -168,26 +146,20 @@ def _words(key: str) -> str:
     return key.replace("_", " ")
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     """A value as text: times in ms as median (p10 to p90), ratios as that of the medians (...)."""
-    if isinstance(value, dict) and "median_seconds" in value:
-        parts = (1e3 * value[f"{part}_seconds"] for part in ("median", "p10", "p90"))
+    if isinstance(value, dict) and "p99" in value:
+        parts = (1e3 * value[part] for part in ("median", "p10", "p90"))
         return "{:.3f} ms ({:.3f} to {:.3f})".format(*parts)
     if isinstance(value, dict) and "of_medians" in value:
         return "{of_medians:.3f} ({p10:.3f} {median:.3f} {p90:.3f})".format(**value)
     if isinstance(value, dict):
-        return ", ".join(
-            f"{_words(k)} {_cell(part)}" for k, part in value.items() if part is not None
-        )
+        cells = (f"{_words(key)} {cell(own)}" for key, own in value.items() if own is not None)
+        return ", ".join(cells)
     if isinstance(value, list):
-        return " ".join(map(_cell, value))
+        return " ".join(map(cell, value))
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: ""}[value]
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return str(value)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

@@ -12,9 +12,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from acceptance.cases import Case, plan, targets
-from acceptance.context import AcceptanceSettings, Context, LeftOut, parse, run_python
-from acceptance.environment import clocks, commit, identity, now
+from measure.report import now
+
+from acceptance.cases import made, needs, plan, run, targets
+from acceptance.context import AcceptanceSettings, Case, Context, LeftOut, parse, run_python
+from acceptance.environment import clocks, commit, identity
 from acceptance.journal import (
     DONE,
     FAILED,
@@ -34,7 +36,6 @@ from trtkit.errors import TrtkitError, listed
 log = logging.getLogger("acceptance")
 
 ALL_DONE, SOME_FAILED, CANNOT_RUN = 0, 1, 2
-OUT_OF_TIME = "the time was up"
 ANSWER_SECONDS = 60.0
 CAN_EXPORT = """
 import importlib.util, sys
@@ -63,39 +64,38 @@ def _run(settings: AcceptanceSettings, arguments: Sequence[str]) -> int:
     command = shlex.join(["scripts/gpu_acceptance", *names])
     journal = context.journal
     journal.runs.append({"date": now(), "command": command, "minutes": settings.minutes})
-    journal.save()
+    journal.save(settings.out)
     deadline = time.monotonic() + settings.minutes * 60
     for case in plan(settings.set):
         _do(context, case, deadline)
-    rows = list(targets(context))
-    journal.save(targets=rows)
+    journal.targets = list(targets(context))
+    journal.save(settings.out)
     names = ("what", "must_be", "measured", "verdict")
-    print_table(TARGET_COLUMNS, [[row[name] for name in names] for row in rows])
-    for title, state in (("Failed", FAILED), ("Left out", LEFT_OUT)):
+    print_table(TARGET_COLUMNS, [[row[name] for name in names] for row in journal.targets])
+    for state in (FAILED, LEFT_OUT):
         reasons = [f"  {name}: {reason}" for name, reason in journal.reasons(state).items()]
-        print("\n".join(["", f"{title}:", *reasons] if reasons else ()))
+        print("\n".join(["", f"{state.capitalize()}:", *reasons] if reasons else ()))
     if settings.markdown is not None:
         with whole_file(settings.markdown) as temporary:
-            temporary.write_text(markdown(journal, rows), encoding="utf-8")
+            temporary.write_text(markdown(journal), encoding="utf-8")
     return SOME_FAILED if journal.reasons(FAILED) else ALL_DONE
 
 
 def _do(context: Context, case: Case, deadline: float) -> None:
     """Measure a case, or say why not, and write it down."""
-    journal, name = context.journal, case.name
-    made = case.makes is None or case.makes(context).exists()
-    if journal.done(name) and made:
+    journal, name, file = context.journal, case.name, made(context, case)
+    if journal.done(name) and (file is None or file.exists()):
         note(f"{name}: done before")
         return
     reason = _reason_to_leave(context, case, deadline)
     if reason is not None:
         note(f"{name}: left out, {reason}")
         if journal.state(name) == LEFT_OUT:
-            journal.write(name, Record(LEFT_OUT, reason=reason))
+            journal.write(context.settings.out, name, Record(LEFT_OUT, reason=reason))
         return
     note(f"{name} ...")
     record = _measure(context, case)
-    journal.write(name, record)
+    journal.write(context.settings.out, name, record)
     # What a failed case held of the device goes before the next one begins.
     gc.collect()
     note(f"{name}: {record.state}, {record.reason or f'{record.seconds:.1f} s'}")
@@ -105,7 +105,7 @@ def _measure(context: Context, case: Case) -> Record:
     before, started = clocks(), time.monotonic()
     result, state, reason = None, DONE, None
     try:
-        result = case.run(context)
+        result = run(context, case)
     except LeftOut as error:
         state, reason = LEFT_OUT, str(error)
     except TrtkitError as error:
@@ -122,11 +122,11 @@ def _measure(context: Context, case: Case) -> Record:
 def _reason_to_leave(context: Context, case: Case, deadline: float) -> str | None:
     if any(fnmatch.fnmatch(case.name, pattern) for pattern in context.settings.skip):
         return "--skip names it"
-    for needed in case.needs:
-        if not context.journal.done(needed):
-            failed = context.journal.state(needed) == FAILED
-            return f"it needs {needed!r}, which {'failed' if failed else 'was left out'}"
-    return OUT_OF_TIME if time.monotonic() >= deadline else None
+    for needed in needs(case, context.settings.set):
+        if not context.journal.done(needed.name):
+            failed = context.journal.state(needed.name) == FAILED
+            return f"it needs {needed.name!r}, which {'failed' if failed else 'was left out'}"
+    return "the time was up" if time.monotonic() >= deadline else None
 
 
 def _context(settings: AcceptanceSettings) -> Context:
@@ -142,15 +142,13 @@ def _context(settings: AcceptanceSettings) -> Context:
         None if installed else f"{names} is not installed (`{libraries[0].install}`)",
         get_backend(installed[0].name).cannot_run() if installed else None,
     )
-    missing = [problem.rstrip(".") for problem in problems if problem]
+    missing = dict.fromkeys(problem.rstrip(".") for problem in problems if problem)
     if missing:
-        raise TrtkitError(
-            f"The acceptance run cannot run here: {'; '.join(dict.fromkeys(missing))}."
-        )
-    backend, card = get_backend(installed[0].name), device.current_card()
-    identities = {**identity(backend, card), **settings.decisive}
+        raise TrtkitError(f"The acceptance run cannot run here: {'; '.join(missing)}.")
+    backend = get_backend(installed[0].name)
+    identities = {**identity(backend), **settings.decisive}
     journal = Journal.open(settings.out, identities, fresh=settings.fresh)
-    context = Context(settings, journal, backend, card, commit())
+    context = Context(settings, journal, backend, commit())
     _check_exports(context)
     if settings.fresh and settings.made.exists():
         # Made by an earlier run of this script and by nothing else.
@@ -164,9 +162,8 @@ def _check_exports(context: Context) -> None:
     models = [model for bundle in context.settings.set.split for model in bundle.models]
     if any(context.export(model).is_file() for model in models):
         return
-    purpose = (
-        f"None of {listed(models)} is in {context.settings.workspace / 'export'}, and exporting"
-    )
+    folder = context.settings.workspace / "export"
+    purpose = f"None of {listed(models)} is in {folder}, and exporting"
     try:
         run_python(context.python, ["-c", CAN_EXPORT], purpose=purpose, seconds=ANSWER_SECONDS)
     except TrtkitError as error:

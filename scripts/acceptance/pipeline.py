@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
+from measure.stock import in_batches
 
-from acceptance.context import Bundle, Context, LeftOut
-from acceptance.device import Timing, rounds
+from acceptance.context import Case, Context, LeftOut
 from acceptance.making import GENERATED, photos
 from trtkit.benchmark.loaded import Inference
 from trtkit.benchmark.protocol import (
@@ -23,7 +24,7 @@ from trtkit.benchmark.protocol import (
 )
 from trtkit.benchmark.spec import END_TO_END, Spec
 from trtkit.benchmark.tensorrt_engines import PlacedEngines
-from trtkit.benchmark.torch_networks import NO_GPU
+from trtkit.benchmark.torch_networks import NO_GPU, TORCH, Way
 from trtkit.benchmark.worker import WorkerContestant, round_seconds
 from trtkit.building.verification import LIMITS, compare
 from trtkit.bundle import Manifest
@@ -35,7 +36,6 @@ from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers
 from trtkit.runtime.chain import Chain
 from trtkit.runtime.device.slot import row_bytes
-from trtkit.runtime.loading import load_chain
 
 # How each pass uses the cache: its state, and whether the card keeps feature maps as well.
 CACHES = {
@@ -45,27 +45,29 @@ CACHES = {
     "warm, GPU tier": ("warm", True),
 }
 EAGER = "eager fp32"
-# torch's modes: half precision, compiled.
-MODES = {EAGER: (False, False), "eager fp16": (True, False), "compiled fp16": (True, True)}
-TORCH = "trtkit.benchmark.torch_networks:TorchvisionModel"
+# Of the benchmark's ways to run torch on a GPU; compiled there is none in fp16.
+WAYS = {
+    EAGER: TORCH["torch-cuda"],
+    "eager fp16": TORCH["torch-cuda-fp16"],
+    "compiled fp16": Way("cuda", half=True, compiled=True),
+}
+NETWORK = "trtkit.benchmark.torch_networks:TorchvisionModel"
 TORCH_SECONDS = 600.0
 REFERENCE_BATCH = 8
+WORST = "the worst"
 
 
-def end_to_end(context: Context, bundle: Bundle, precision: str) -> Any:
+def end_to_end(context: Context, case: Case) -> Any:
     """Images per second from JPEG files to classes, with the cache in each of its states.
 
     `seconds` are of one pass over all photos, decoded by `workers` threads; `images_per_second` of the
     median pass. `hits` and `misses` of the last pass; `resident_hits`: those on the card.
     """
-    scale, backend = context.settings.scale, context.backend
-    folder, manifest = context.built(bundle, precision), context.manifest(bundle, precision)
+    scale, manifest = context.settings.scale, context.manifest(case)
     place, source = photos(context, scale.photos)
     files = tuple(str(item.path) for item in find_images([place]))
-    tail = manifest.tail()
-    maps = len(files) * row_bytes(manifest.path_to(tail)[1].inputs[0])
-    plain = load_chain(folder, manifest, tail, backend)
-    resident = load_chain(folder, manifest, tail, backend, gpu_cache=maps)
+    maps = len(files) * row_bytes(manifest.path_to(manifest.tail())[1].inputs[0])
+    plain, resident = context.chain(case), context.chain(case, gpu_cache=maps)
     rows = []
     # The largest first: the rows to read hits into are made once, for the batch of that time.
     for batch in sorted(context.settings.batches, reverse=True):
@@ -74,22 +76,22 @@ def end_to_end(context: Context, bundle: Bundle, precision: str) -> Any:
             for mode, (cache, on_card) in CACHES.items():
                 scratch = tempfile.TemporaryDirectory(prefix="cache-", dir=context.settings.made)
                 spec = Spec(
-                    "trtkit", END_TO_END, str(folder), tail.name, files, batch, usable_cores(), cache,
-                    stack.enter_context(scratch),
+                    "trtkit", END_TO_END, str(context.built(case)), case.model, files, batch,
+                    usable_cores(), cache, stack.enter_context(scratch),
                 )  # fmt: skip
                 passes[mode] = _Pass(spec, manifest, resident if on_card else plain)
                 stack.callback(passes[mode].work.close)
-            turns = rounds(scale.passes, **{mode: own.seconds for mode, own in passes.items()})
+            competitors = {mode: own.seconds for mode, own in passes.items()}
+            turns = take_turns(competitors, ProtocolSettings.fixed(scale.passes))
         for mode, own in passes.items():
-            timing = Timing.of(turns, mode)
-            row = {"batch": batch, "mode": mode}
-            row |= {"images_per_second": len(files) / timing.median_seconds, "seconds": timing}
+            rate, summary = len(files) / turns.medians[mode], turns.summary(mode)
+            row = {"batch": batch, "mode": mode, "images_per_second": rate, "seconds": summary}
             rows.append({**row, **own.counts})
     plain.close()
     resident.close()
     rows.sort(key=lambda row: row["batch"])
-    facts = {"model": tail.name, "precision": precision, "photos": len(files), "source": source}
-    return {**facts, "workers": default_workers(), "rows": rows}
+    facts = {"photos": len(files), "source": source, "workers": default_workers()}
+    return {**facts, "rows": rows}
 
 
 class _Pass:
@@ -113,19 +115,18 @@ class _Pass:
         return {"hits": stats.hits, "misses": stats.misses, "resident_hits": hits}
 
 
-def parity(context: Context, bundle: Bundle, precision: str) -> Any:
+def parity(context: Context, case: Case) -> Any:
     """The comparison of the manifest, and one on photos with the fp32 model on ONNX Runtime.
 
     The rows are of trtkit.building.verification: the worst image's relative error, the share of equal
-    top-1 classes, 0 to 1. `by`: who compared; `photos`: why nothing was compared on photos, else None.
+    top-1 classes, 0 to 1. `by`: who compared, or the worst of both. `photos`: why nothing was compared on
+    photos, else None.
     """
-    folder, manifest = context.built(bundle, precision), context.manifest(bundle, precision)
-    scale, verified = context.settings.scale, manifest.verified
+    scale, manifest = context.settings.scale, context.manifest(case)
+    verified, tails = manifest.verified, [tail.name for tail in manifest.tails]
     by = f"build, {verified['source']} images"
     rows = [{"tail": tail, "by": by, **figures} for tail, figures in verified["tails"].items()]
-    missing = [
-        str(path) for tail in manifest.tails if not (path := context.export(tail.name)).is_file()
-    ]
+    missing = [path for tail in tails if not (path := context.export(tail)).is_file()]
     place, source = photos(context, scale.photos)
     problem = f"{missing[0]} is not there to compare with" if missing else None
     if source == GENERATED:
@@ -134,68 +135,76 @@ def parity(context: Context, bundle: Bundle, precision: str) -> Any:
         paths = [item.path for item in find_images([place]) if item.error is None]
         few = paths[:: max(1, len(paths) // scale.parity_photos)][: scale.parity_photos]
         images = np.stack([load_image(read_file(path), manifest.preprocessing) for path in few])
-        parts = [images[n : n + REFERENCE_BATCH] for n in range(0, len(images), REFERENCE_BATCH)]
-        for tail in manifest.tails:
-            chain = load_chain(folder, manifest, tail, context.backend)
+        for tail in tails:
+            chain = context.chain(case, tail)
             logits = chain.logits(images)
             chain.close()
-            reference = Chain([OnnxRuntimeBackend().load(context.export(tail.name))])
-            expected = np.concatenate([reference.logits(part) for part in parts])
-            compared = compare(logits, expected, LIMITS[precision])
-            rows.append({"tail": tail.name, "by": "photos", **asdict(compared)})
-    return {"bundle": bundle.name, "precision": precision, "photos": problem, "rows": rows}
+            reference = Chain([OnnxRuntimeBackend().load(context.export(tail))])
+            parts = map(reference.logits, in_batches(images, REFERENCE_BATCH))
+            compared = compare(logits, np.concatenate([*parts]), LIMITS[case.precision])
+            rows.append({"tail": tail, "by": "photos", **asdict(compared)})
+    for tail in tails:
+        own = [row for row in rows if row["tail"] == tail]
+        agreement = min(row["agreement"] for row in own)
+        most = max(own, key=lambda row: row["relative_error"])
+        rows.append({**most, "by": WORST, "agreement": agreement})
+    return {"photos": problem, "rows": rows}
 
 
-def against_torch(context: Context, bundle: Bundle, precision: str) -> Any:
+def against_torch(context: Context, case: Case) -> Any:
     """Device time of the bundle's models as chain with CUDA graphs, and in plain torch on the same card.
 
     `versions` of torch, torchvision, its CUDA and cuDNN; `turns`: how often each side ran;
     `times_faster`: torch's median by ours. Where torch could not run a model `error` says why.
     """
-    settings, scale = context.settings, context.settings.scale
-    images = context.images(context.manifest(bundle, precision).preprocessing)
     versions: dict[str, Any] = {}
-    rows: list[Any] = []
-    for model in bundle.models:
-        placed = PlacedEngines(context.engines(bundle, precision, model), len(images))
-        spec = {"factory": TORCH, "model": model, "image_size": settings.set.image_size}
-        spec |= {"sample_seconds": scale.sample_seconds, "most_repeats": scale.most_repeats}
-        with ExitStack() as stack:
-            workers = {
-                mode: stack.enter_context(
-                    WorkerContestant(mode, {}, timeout=TORCH_SECONDS, python=context.python)
-                )
-                for mode, (_, compiled) in MODES.items()
-                if settings.torch_compile or not compiled
-            }
-            for batch in settings.batches:
-                errors = {}
-                for mode, worker in workers.items():
-                    half, compiled = MODES[mode]
-                    try:
-                        worker.load({**spec, "batch": batch, "half": half, "compiled": compiled})
-                        versions = worker.facts
-                    except ContestantFailed as error:
-                        errors[mode] = str(error)
-                placed.fill(images[:batch])
-                once = placed.device_seconds(batch, 1)
-                repeats = repeats_for(once, scale.sample_seconds, scale.most_repeats)
-                ours = Action("ours", partial(placed.device_seconds, batch, repeats))
-                ready = [worker for mode, worker in workers.items() if mode not in errors]
-                turns = take_turns([ours, *ready], ProtocolSettings.fixed(scale.rounds))
-                errors |= turns.failures
-                for mode in workers:
-                    row = {"model": model, "batch": batch, "mode": mode, "torch": None}
-                    row |= {"ours": Timing.of(turns, "ours"), "times_faster": None}
-                    if mode not in errors:
-                        row["torch"] = Timing.of(turns, mode)
-                        row["times_faster"] = turns.medians[mode] / turns.medians["ours"]
-                    rows.append({**row, "error": errors.get(mode)})
-        placed.close()
+    rows = [
+        row for model in case.bundle.models for row in _of_model(context, case, model, versions)
+    ]
     errors = [row["error"] for row in rows]
     if all(errors):
         if NO_GPU in errors[0] or "No module named 'torch" in errors[0]:
             raise LeftOut(f"{context.python} has no torch for this GPU: {errors[0]}")
         raise TrtkitError(f"torch could not be measured: {errors[0]}")
-    facts = {"bundle": bundle.name, "precision": precision, "versions": versions}
-    return {**facts, "turns": scale.rounds, "rows": rows}
+    return {"versions": versions, "turns": context.settings.scale.rounds, "rows": rows}
+
+
+def _of_model(
+    context: Context, case: Case, model: str, versions: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The rows of a model, and the versions that the workers tell."""
+    settings, scale = context.settings, context.settings.scale
+    length = {"sample_seconds": scale.sample_seconds, "most_repeats": scale.most_repeats}
+    spec = {"factory": NETWORK, "model": model, "image_size": settings.set.image_size, **length}
+    images = context.images(case)
+    placed = PlacedEngines(context.engines(case, model), len(images))
+    ways = {name: way for name, way in WAYS.items() if settings.torch_compile or not way.compiled}
+    with ExitStack() as stack:
+        stack.callback(placed.close)
+        options = {"timeout": TORCH_SECONDS, "python": context.python}
+        workers = {
+            name: stack.enter_context(WorkerContestant(name, {}, **options)) for name in ways
+        }
+        for batch in settings.batches:
+            errors = {}
+            for name, worker in workers.items():
+                way = {"half": ways[name].half, "compiled": ways[name].compiled}
+                try:
+                    worker.load({**spec, "batch": batch, **way})
+                    versions |= worker.facts
+                except ContestantFailed as error:
+                    errors[name] = str(error)
+            placed.fill(images[:batch])
+            once = placed.device_seconds(batch, 1)
+            repeats = repeats_for(once, scale.sample_seconds, scale.most_repeats)
+            ours = Action("ours", partial(placed.device_seconds, batch, repeats))
+            ready = [worker for name, worker in workers.items() if name not in errors]
+            turns = take_turns([ours, *ready], ProtocolSettings.fixed(scale.rounds))
+            errors |= turns.failures
+            for name in workers:
+                row = {"model": model, "batch": batch, "mode": name, "torch": None}
+                row |= {"ours": turns.summary("ours"), "times_faster": None}
+                if name not in errors:
+                    row["torch"] = turns.summary(name)
+                    row["times_faster"] = turns.medians[name] / turns.medians["ours"]
+                yield {**row, "error": errors.get(name)}

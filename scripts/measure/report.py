@@ -21,9 +21,10 @@ from trtkit.cpu import processor_name, usable_cores
 PACKAGES = (
     "trtkit", "numpy", "onnxruntime", "onnxruntime-gpu", "simplejpeg",
     "opencv-contrib-python-headless", "blake3", "lz4", "zstandard", "onnx", "torch", "torchvision",
-    "nvidia-modelopt", "tensorrt-rtx-cu13-bindings",
+    "nvidia-modelopt", "tensorrt-rtx-cu13-bindings", "cuda-python", "cuda-bindings",
 )  # fmt: skip
 COLUMNS = ("figure", "measured", "compared", "target", "")
+VERDICTS = {True: "met", False: "**NOT met**", None: ""}
 START, END = "<!-- figures -->", "<!-- end of figures -->"
 
 Samples = Mapping[str, Sequence[float]]
@@ -41,7 +42,12 @@ def quantity(values: Sequence[float], unit: str) -> str:
     return f"{middle:,.1f} {unit} ({low:,.1f} to {high:,.1f})"
 
 
-def machine(command: Sequence[str]) -> Result:
+def now() -> str:
+    """The date and time, UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def machine(command: Sequence[str] = ()) -> Result:
     """Where and when this runs. `load_average`: that of the last minute, before measuring."""
     packages = {}
     for name in PACKAGES:
@@ -50,7 +56,7 @@ def machine(command: Sequence[str]) -> Result:
             packages[name] = version(name)
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": now(),
         "command": shlex.join(command),
         "cpu": processor_name(),
         "cores": usable_cores(),
@@ -66,7 +72,7 @@ def markdown(runs: Mapping[str, Result]) -> str:
     """The command, date and machine of each run, and one table with the figures of all."""
     several = len(runs) > 1
     columns = ("run", *COLUMNS) if several else COLUMNS
-    lines, rows = [], [columns, ["---"] * len(columns)]
+    lines, rows = [], []
     for label, run in runs.items():
         packages = ", ".join(f"{name} {number}" for name, number in run["packages"].items())
         load, memory = run["load_average"], run["memory_gib"]
@@ -76,9 +82,14 @@ def markdown(runs: Mapping[str, Result]) -> str:
         lines += [*([f"{label}:", ""] if several else ()), f"    {run['command']}", "", where, ""]
         for figure in run["figures"]:
             *cells, met = figure.values()
-            verdict = "" if met is None else "met" if met else "**NOT met**"
-            rows.append([*([label] if several else ()), *cells, verdict])
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+            rows.append([*([label] if several else ()), *cells, VERDICTS[met]])
+    return "\n".join([*lines, *table(columns, rows)])
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    lines = (columns, ["---"] * len(columns), *rows)
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def write(file: Path, label: str, title: str, run: Result) -> None:

@@ -18,6 +18,7 @@ from trtkit import CacheOptions, Pipeline, build, load
 from trtkit.photos.images import load_image, read_file
 from trtkit.preprocessing import Preprocessing
 from trtkit.reporting import message
+from trtkit.subprocesses import run_command
 from trtkit.tensors import Array
 from trtkit.workspace import Workspace
 
@@ -53,21 +54,23 @@ class Stock:
     def scratch(self) -> TemporaryDirectory[str]:
         return TemporaryDirectory(dir=self.root, prefix="scratch-")
 
-    def rendered(self, name: str, script: str, *options: object) -> Path:
-        """The folder that one of the scripts beside this folder writes."""
+    def rendered(
+        self, name: str, script: str, *options: object, python=sys.executable, timeout=None
+    ) -> Path:
+        """The folder that one of the scripts beside this folder writes. Raises CommandFailed."""
         folder, part = self.root / name, self.root / f".{name}"
         if not folder.is_dir():
             message(f"Rendering {name}")
             shutil.rmtree(part, ignore_errors=True)
-            line = [sys.executable, SCRIPTS / script, part, *map(str, options)]
-            subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+            line = [python, str(SCRIPTS / script), str(part), *map(str, options)]
+            run_command(line, timeout=timeout)
             part.rename(folder)
         return folder
 
-    def photos(self, count: int, size: str = "500x375") -> Path:
+    def photos(self, count: int, size: str = "500x375", **process: Any) -> Path:
         """A folder of `count` real JPEG photos, all different."""
         name, options = f"photos-{count}-{size}", ("--count", count, "--size", size)
-        return self.rendered(name, "photos.py", *options)
+        return self.rendered(name, "photos.py", *options, **process)
 
     def calibration(self, count: int = INT8_PHOTOS) -> Path:
         """A folder that calibrates on `count` photos: one in five is held out."""

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
-from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -180,28 +179,12 @@ def timed_questions(
         from_pictures = stack.enter_context(judge_of(lab, pictures))
         from_maps = stack.enter_context(judge_of(lab, database))
         remembering = stack.enter_context(judge_of(lab, database, remember=True))
-        known, settings = identity(database), QuerySettings.of(database)
-        spans = tuple(Span(row.id) for row in source_rows(database))
         ids = [row[0] for row in database.rows("SELECT id FROM objects ORDER BY id")]
-        objects: dict[str, list[int]] = {label: [] for label in labels}
-        for label, span in product(labels, spans):
-            index = known.classes.index(label)
-            rows = candidates(database, index, span, settings.top, settings.least)
-            objects[label] += [row.object for row in rows]
+        objects, ask = candidates_of(database, labels), partial(ask_all, lab, database, labels)
 
         def of_candidates(judge: Judge) -> float:
-            return fmean(timed(partial(judge.compute, own)) for own in objects.values())
+            return fmean(timed(partial(judge.compute, own)) for own in objects)
 
-        def ask(judge: Judge) -> float:
-            """As `trtkit query` does it."""
-            seconds = []
-            for label in labels:
-                question = Question(label, spans, settings.top, settings.least)
-                search = Search(database, known, judge, classes, question)
-                seconds.append(timed(partial(deque, search.appearances(), maxlen=0)))
-            return fmean(seconds)
-
-        classes = read_manifest(lab.stock.workspace.engines / BUNDLE).tail(EXPENSIVE).classes
         competitors: dict[str, Callable[[], float]] = {
             "candidates": partial(of_candidates, from_pictures),
             "everything": lambda: timed(partial(from_pictures.compute, ids)),
@@ -215,13 +198,48 @@ def timed_questions(
         ask(remembering)
         if from_pictures.judged.hits or from_maps.judged.recomputed:
             raise RuntimeError("Pictures and feature maps were not told apart")
-        lab.data["counts"] = {"objects": len(ids), "candidates": fmean(map(len, objects.values()))}
+        lab.data["counts"] = {"objects": len(ids), "candidates": fmean(map(len, objects))}
         title = f"a question, mean of {len(labels)} classes, cut {cut}"
         ratios = lab.contest(title, competitors, rounds, warmup=0)
+    report_questions(lab, ratios, lab.data["results"][title]["samples"], tuned=tuned)
+
+
+def questions_of(database: Database, labels: Sequence[str]) -> list[Question]:
+    """Each class in all footage, as the store is tuned."""
+    spans = tuple(Span(row.id) for row in source_rows(database))
+    settings = QuerySettings.of(database)
+    return [Question(label, spans, settings.top, settings.least) for label in labels]
+
+
+def candidates_of(database: Database, labels: Sequence[str]) -> list[list[int]]:
+    """For each class the ids of the objects that may show it."""
+    classes = identity(database).classes
+    return [
+        [
+            row.object
+            for span in question.spans
+            for row in candidates(
+                database, classes.index(question.label), span, question.top, question.least
+            )
+        ]
+        for question in questions_of(database, labels)
+    ]
+
+
+def ask_all(lab: Lab, database: Database, labels: Sequence[str], judge: Judge) -> float:
+    """Mean seconds of a question for each class, as `trtkit query` asks it."""
+    classes = read_manifest(lab.stock.workspace.engines / BUNDLE).tail(EXPENSIVE).classes
+    searches = [
+        Search(database, identity(database), judge, classes, question)
+        for question in questions_of(database, labels)
+    ]
+    return fmean(timed(partial(deque, own.appearances(), maxlen=0)) for own in searches)
+
+
+def report_questions(lab: Lab, ratios, samples, *, tuned: bool) -> None:
     what = "question on stored feature maps instead of the whole model"
     published = "9.6% (cut 4) and 17.5% (cut 7) published"
     lab.figure(what, f"{1 - ratios['feature maps']:.1%} saved", published)
-    samples = lab.data["results"][title]["samples"]
     ways = (
         ("nothing remembered, against the candidates", "candidates", "clusters", 0),
         ("verdicts remembered, against the candidates", "candidates", "remembered", 5),

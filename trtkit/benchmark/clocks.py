@@ -142,7 +142,7 @@ def nvidia_gpus() -> tuple[GpuReading, ...]:
     """The GPUs that NVML lists; none where there is no driver."""
     try:
         with gpu_handles() as handles:
-            return tuple(map(_gpu_reading, handles))
+            return tuple(map(gpu_reading, handles))
     except NvmlError:
         return ()
 
@@ -162,7 +162,8 @@ def slowdown_reasons(handle: Any) -> int | None:
     return None if reasons is None else int(reasons)
 
 
-def _gpu_reading(handle: Any) -> GpuReading:
+def gpu_reading(handle: Any) -> GpuReading:
+    """The reading of the GPU behind one of NVML's handles (`trtkit.nvml.gpu_handles`)."""
     import pynvml
 
     reasons = slowdown_reasons(handle)
