@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +11,13 @@ from measure.report import machine
 
 from acceptance.context import ROOT, Case, Context
 from trtkit import __version__
-from trtkit.benchmark.clocks import gpu_reading, gpu_value
+from trtkit.benchmark import clocks
+from trtkit.benchmark.clocks import Reading
 from trtkit.engines.cuda import device
 from trtkit.nvml import NvmlError, gpu_handles, supported
-from trtkit.serialization import to_plain
 from trtkit.subprocesses import CommandFailed, run_command
 
 GIT_SECONDS = 15.0
-MILLIWATTS = 1000
 PERSISTENCE = {0: "Disabled", 1: "Enabled"}
 
 
@@ -27,7 +27,7 @@ def identity(backend: Any) -> dict[str, Any]:
     return {
         "card": card.name,
         "compute capability": card.capability,
-        "driver": _of_card(lambda handle: pynvml.nvmlSystemGetDriverVersion()),
+        "driver": next(iter(_of_cards(lambda card: pynvml.nvmlSystemGetDriverVersion())), None),
         "CUDA": device.driver_version(),
         "library": f"{backend.name} {backend.version}",
         "cuda-python": packages.get("cuda-python") or packages.get("cuda-bindings"),
@@ -39,7 +39,7 @@ def environment(context: Context, case: Case) -> dict[str, Any]:
     """The machine, as measurements describe it, and its card.
 
     `CUDA` is the newest that the driver offers, `cuda_runtime` the one that cuda-python uses. Memory in
-    bytes. `limits` are NVML's, None where it does not tell them.
+    bytes. `limits`: NVML's, of each card that it lists, None where it does not tell them.
     """
     runtime = int(device.call("cudaRuntimeGetVersion"))
     return {
@@ -49,18 +49,13 @@ def environment(context: Context, case: Case) -> dict[str, Any]:
         "cuda_runtime": f"{runtime // 1000}.{runtime % 1000 // 10}",
         "card_memory_bytes": device.current_card().memory,
         "commit": context.commit,
-        "limits": _of_card(_limits),
+        "limits": _of_cards(_limits),
     }
 
 
-def clocks() -> dict[str, Any] | None:
-    """The state of the card in use; None where NVML does not tell it."""
-    return _of_card(
-        lambda card: {
-            **to_plain(gpu_reading(card)),
-            "power_watts": _watts("nvmlDeviceGetPowerUsage", card),
-        }
-    )
+def reading() -> Reading:
+    """The clocks and the load of this machine now."""
+    return clocks.read(os.sched_getaffinity(0))
 
 
 def commit() -> str | None:
@@ -73,29 +68,19 @@ def commit() -> str | None:
 
 
 def _limits(card: Any) -> dict[str, Any]:
-    most = "nvmlDeviceGetMaxClockInfo"
+    most, mode = "nvmlDeviceGetMaxClockInfo", supported("nvmlDeviceGetPersistenceMode", card)
     return {
-        "most_sm_clock_mhz": gpu_value(most, card, pynvml.NVML_CLOCK_SM),
-        "most_memory_clock_mhz": gpu_value(most, card, pynvml.NVML_CLOCK_MEM),
-        "power_limit_watts": _watts("nvmlDeviceGetEnforcedPowerLimit", card),
-        "persistence_mode": PERSISTENCE.get(supported("nvmlDeviceGetPersistenceMode", card)),
+        "most_sm_clock_mhz": clocks.gpu_value(most, card, pynvml.NVML_CLOCK_SM),
+        "most_memory_clock_mhz": clocks.gpu_value(most, card, pynvml.NVML_CLOCK_MEM),
+        "power_limit_watts": clocks.watts("nvmlDeviceGetEnforcedPowerLimit", card),
+        "persistence_mode": PERSISTENCE.get(mode),
     }
 
 
-def _of_card(read: Callable[[Any], Any]) -> Any:
-    """What `read` makes of the card that CUDA uses, which NVML may count in another order."""
-    properties = device.call("cudaGetDeviceProperties", device.call("cudaGetDevice"))
+def _of_cards(read: Callable[[Any], Any]) -> list[Any]:
+    """What `read` makes of each card that NVML lists; a Jetson's it does not."""
     try:
-        address = (
-            f"{properties.pciDomainID:08x}:{properties.pciBusID:02x}:{properties.pciDeviceID:02x}.0"
-        )
-        with gpu_handles():
-            return read(pynvml.nvmlDeviceGetHandleByPciBusId(address.encode()))
-    except (AttributeError, NvmlError):
-        # A Jetson's.
-        return None
-
-
-def _watts(function: str, card: Any) -> float | None:
-    milliwatts = gpu_value(function, card)
-    return None if milliwatts is None else milliwatts / MILLIWATTS
+        with gpu_handles() as handles:
+            return [read(handle) for handle in handles]
+    except NvmlError:
+        return []

@@ -27,8 +27,8 @@ METHOD = (
 class Record:
     """What became of a case. `reason`: the error's sentence, or why it was left out.
 
-    `seconds`: how long it took. `commit`: trtkit's, where git tells it. `clocks`: the card's state
-    before and after it, by NVML.
+    `seconds`: how long it took. `commit`: trtkit's, where git tells it. `clocks`: of card and processor
+    before and after it, and what makes the result doubtful.
     """
 
     state: str

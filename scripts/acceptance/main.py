@@ -16,7 +16,7 @@ from measure.report import now
 
 from acceptance.cases import made, needs, plan, run, targets
 from acceptance.context import AcceptanceSettings, Case, Context, LeftOut, parse, run_python
-from acceptance.environment import clocks, commit, identity
+from acceptance.environment import commit, identity, reading
 from acceptance.journal import (
     DONE,
     FAILED,
@@ -27,11 +27,14 @@ from acceptance.journal import (
     markdown,
 )
 from trtkit.atomic import whole_file
+from trtkit.benchmark.clocks import Clocks
 from trtkit.cli.output import note, print_table
 from trtkit.cli.progress import terminal_reporter
+from trtkit.cpu import usable_cores
 from trtkit.engines.cuda import device
 from trtkit.engines.registry import BACKENDS, get_backend
 from trtkit.errors import TrtkitError, listed
+from trtkit.serialization import to_plain
 
 log = logging.getLogger("acceptance")
 
@@ -102,7 +105,7 @@ def _do(context: Context, case: Case, deadline: float) -> None:
 
 
 def _measure(context: Context, case: Case) -> Record:
-    before, started = clocks(), time.monotonic()
+    before, started = reading(), time.monotonic()
     result, state, reason = None, DONE, None
     try:
         result = run(context, case)
@@ -115,8 +118,8 @@ def _measure(context: Context, case: Case) -> Record:
         log.exception("%s", case.name)
         state, reason = FAILED, f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - started
-    states = None if before is None else {"before": before, "after": clocks()}
-    return Record(state, seconds, now(), context.commit, result, reason, states)
+    watched = to_plain(Clocks.between(before, reading(), usable_cores()))
+    return Record(state, seconds, now(), context.commit, result, reason, watched)
 
 
 def _reason_to_leave(context: Context, case: Case, deadline: float) -> str | None:

@@ -24,6 +24,7 @@ from trtkit.photos.files import FoundImage, find_images
 from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
+from trtkit.subprocesses import CommandFailed, run_command
 from trtkit.tensors import Array
 
 PUBLISHED = {("resnet152", 4): 0.096, ("resnet152", 7): 0.175}
@@ -181,10 +182,9 @@ def memory(lab: Lab, *, model="resnet18", cut=2, few=1000, many=10000, rounds=3)
     """Peak memory of `trtkit infer` over many photos against fewer."""
     bundle, launcher = lab.stock.bundle(model, cut, "fp16", MEMORY_SIZE), ["setarch", "-R"]
     # The same addresses each time, where it is installed and a container does not forbid it.
-    if (
-        not shutil.which("setarch")
-        or subprocess.run([*launcher, "true"], capture_output=True).returncode
-    ):
+    try:
+        run_command([*launcher, "true"])
+    except CommandFailed:
         launcher = []
 
     def peaks(folder: Path) -> Mapping[str, float]:

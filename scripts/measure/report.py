@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trtkit.benchmark.statistics import Summary
-from trtkit.cpu import processor_name, usable_cores
+from trtkit.cpu import processor_name, total_memory, usable_cores
 
 PACKAGES = (
     "trtkit", "numpy", "onnxruntime", "onnxruntime-gpu", "simplejpeg",
@@ -54,13 +54,12 @@ def machine(command: Sequence[str] = ()) -> Result:
         # Of some only one variant is installed, others are optional.
         with suppress(PackageNotFoundError):
             packages[name] = version(name)
-    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "date": now(),
         "command": shlex.join(command),
         "cpu": processor_name(),
         "cores": usable_cores(),
-        "memory_gib": round(pages / 2**30, 1),
+        "memory_gib": round((total_memory() or 0) / 2**30, 1),
         "load_average": os.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -38,7 +38,7 @@ _JETSON_GPUS = ("*gpu*", "*.gp10b", "*.gv11b", "*.ga10b")
 
 @dataclass(frozen=True)
 class GpuReading:
-    """A GPU at one moment: its clocks in MHz, its temperature in degrees Celsius.
+    """A GPU at one moment: its clocks in MHz, its temperature in degrees Celsius, its power in watts.
 
     `idle`: it had nothing to do, so that its clocks say nothing; None where that is not told.
     `slowed`: why it did not run as fast as it can.
@@ -50,6 +50,7 @@ class GpuReading:
     temperature: float | None = None
     idle: bool | None = None
     slowed: tuple[str, ...] = ()
+    watts: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def nvidia_gpus() -> tuple[GpuReading, ...]:
     """The GPUs that NVML lists; none where there is no driver."""
     try:
         with gpu_handles() as handles:
-            return tuple(map(gpu_reading, handles))
+            return tuple(map(_gpu_reading, handles))
     except NvmlError:
         return ()
 
@@ -151,6 +152,12 @@ def gpu_value(function: str, *arguments: Any) -> float | None:
     """A number that a function of pynvml tells, in its unit; None where it is not told."""
     value = supported(function, *arguments)
     return None if value is None else float(value)
+
+
+def watts(function: str, handle: Any) -> float | None:
+    """The power that a function of pynvml tells, which is in milliwatts; None where it is not told."""
+    milliwatts = gpu_value(function, handle)
+    return None if milliwatts is None else milliwatts / 1000
 
 
 def slowdown_reasons(handle: Any) -> int | None:
@@ -162,8 +169,7 @@ def slowdown_reasons(handle: Any) -> int | None:
     return None if reasons is None else int(reasons)
 
 
-def gpu_reading(handle: Any) -> GpuReading:
-    """The reading of the GPU behind one of NVML's handles (`trtkit.nvml.gpu_handles`)."""
+def _gpu_reading(handle: Any) -> GpuReading:
     import pynvml
 
     reasons = slowdown_reasons(handle)
@@ -174,6 +180,7 @@ def gpu_reading(handle: Any) -> GpuReading:
         temperature=gpu_value("nvmlDeviceGetTemperature", handle, pynvml.NVML_TEMPERATURE_GPU),
         idle=None if reasons is None else bool(reasons & _IDLE),
         slowed=tuple(text for bit, text in _SLOWED.items() if reasons and reasons & bit),
+        watts=watts("nvmlDeviceGetPowerUsage", handle),
     )
 
 
