@@ -38,7 +38,7 @@ Random = np.random.Generator
 
 
 @dataclass(frozen=True)
-class Card:
+class DigitCard:
     """Digit `scan` in ink on plain paper, `side` pixels; `look` is the seed of its ink."""
 
     scan: int
@@ -63,14 +63,14 @@ def part_scans(part: str, label: int) -> list[int]:
     return [i for place, i in enumerate(indices) if (place % OF < TRAIN) == (part == "train")]
 
 
-def card_for(scan: int, behind: Pixels, random: Random, largest: int = SIDES[1]) -> Card:
+def card_for(scan: int, behind: Pixels, random: Random, largest: int = SIDES[1]) -> DigitCard:
     """A random card; of eight colours its paper has the one that differs most from `behind`."""
     largest = min(largest, min(behind.shape[:2]) // 2)
     side = int(random.integers(min(SIDES[0], largest), largest + 1))
     papers = random.integers(*PAPER, (8, 3))
     others = behind[::8, ::8].reshape(-1, 3).astype(int)
     paper = max(papers.tolist(), key=lambda colour: int(np.square(others - colour).sum(1).min()))
-    return Card(scan, side, tuple(paper), int(random.integers(2**32)))
+    return DigitCard(scan, side, tuple(paper), int(random.integers(2**32)))
 
 
 def draw(pixels: Pixels, card: Pixels, corner: Sequence[int]) -> list[int]:

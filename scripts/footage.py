@@ -34,7 +34,7 @@ import typer
 
 # Run as a file, Python looks in scripts/ only.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from scripts.cards import Card, Random, card_for, draw, part_scans, write_crops
+from scripts.cards import DigitCard, Random, card_for, draw, part_scans, write_crops
 from scripts.digits import CLASSES, ClassesOption, parse_classes, scans
 from scripts.photos import PHOTOS, OutArgument, Pixels, crops, parse_size, run_script
 from trtkit.atomic import whole_file
@@ -68,7 +68,7 @@ class Thing:
     """
 
     number: int
-    card: Card
+    card: DigitCard
     way: tuple[complex, complex, complex]
     at: float
     times: tuple[float, ...]
@@ -150,7 +150,7 @@ def frames(scene: Scene) -> Iterator[tuple[Pixels, list[Row]]]:
     width, height = scene.size
     shape = (FIELDS, height + SHIFTS, width + SHIFTS, 3)
     noise = np.rint(NOISE * random.standard_normal(shape, np.float32)).astype(np.int8)
-    cards: dict[Card, Pixels] = {}
+    cards: dict[DigitCard, Pixels] = {}
     for number, time in enumerate(scene.times):
         live = [thing for thing in scene.things if thing.times[0] <= time < thing.times[-1]]
         # Only the cards in the picture: a long clip has thousands.
@@ -180,7 +180,7 @@ def render_clip(video: Path, **options: Any) -> Scene:
     return scene
 
 
-def _thing(number: int, card: Card, size: tuple[int, int], random: Random) -> Thing:
+def _thing(number: int, card: DigitCard, size: tuple[int, int], random: Random) -> Thing:
     """A random way through the picture, mostly along its width, that begins at 0 s."""
     upright = random.random() > 0.7
     length, width = reversed(size) if upright else size

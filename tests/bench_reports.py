@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from trtkit.benchmark.results import BenchReport
+from trtkit.serialization import from_plain
+
 OWN = "trtkit fp16 on onnxruntime"
 MACHINE = {
     "trtkit": "0.1.0",
@@ -88,3 +91,7 @@ def usual() -> dict[str, Any]:
     contests[1]["figures"][-1]["agreement"] = 0.5
 
     return report(*contests, notes=["There are 3 photos & no more."])
+
+
+def typed(plain: dict[str, Any]) -> BenchReport:
+    return from_plain(plain, BenchReport)

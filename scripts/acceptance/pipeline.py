@@ -14,6 +14,7 @@ from measure.stock import in_batches
 
 from acceptance.context import Case, Context, LeftOut
 from acceptance.making import GENERATED, photos
+from trtkit.benchmark.kinds import TorchMode
 from trtkit.benchmark.loaded import Inference
 from trtkit.benchmark.protocol import (
     Action,
@@ -24,7 +25,7 @@ from trtkit.benchmark.protocol import (
 )
 from trtkit.benchmark.spec import END_TO_END, Spec
 from trtkit.benchmark.tensorrt_engines import PlacedEngines
-from trtkit.benchmark.torch_networks import NO_GPU, TORCH, Way
+from trtkit.benchmark.torch_networks import NO_GPU
 from trtkit.benchmark.worker import WorkerContestant, round_seconds
 from trtkit.building.verification import LIMITS, compare
 from trtkit.bundle import Manifest
@@ -45,11 +46,11 @@ CACHES = {
     "warm, GPU tier": ("warm", True),
 }
 EAGER = "eager fp32"
-# Of the benchmark's ways to run torch on a GPU; compiled there is none in fp16.
+# How torch runs on the GPU: as two of the benchmark's baselines, and compiled in fp16.
 WAYS = {
-    EAGER: TORCH["torch-cuda"],
-    "eager fp16": TORCH["torch-cuda-fp16"],
-    "compiled fp16": Way("cuda", half=True, compiled=True),
+    EAGER: TorchMode("cuda"),
+    "eager fp16": TorchMode("cuda", half=True),
+    "compiled fp16": TorchMode("cuda", half=True, compiled=True),
 }
 NETWORK = "trtkit.benchmark.torch_networks:TorchvisionModel"
 TORCH_SECONDS = 600.0

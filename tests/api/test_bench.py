@@ -12,13 +12,16 @@ import psutil
 import pytest
 
 import trtkit
-import trtkit.api.bench as api
 from tests.engines.simulated import install
 from tests.pictures import write_photos
-from trtkit.benchmark import contest, kinds
+from tests.reports import recorded
+from trtkit.benchmark import kinds, session
 from trtkit.benchmark.clocks import Clocks, Reading
+from trtkit.benchmark.results import Contest
 from trtkit.cpu import usable_cores
 from trtkit.errors import TrtkitError
+from trtkit.reporting import Silent, reporting
+from trtkit.serialization import to_plain
 from trtkit.workspace import Workspace
 
 
@@ -48,7 +51,7 @@ def left_in(scratch: Path) -> list[Path]:
 @pytest.fixture
 def baselines(monkeypatch):
     """Compiling takes a minute; it has a test of its own."""
-    monkeypatch.setattr(api, "baselines_for", lambda backend: ("torch", "onnxruntime"))
+    monkeypatch.setattr(session, "baselines_for", lambda backend: ("torch", "onnxruntime"))
 
 
 @pytest.fixture
@@ -73,20 +76,37 @@ def precisions(built, tmp_path):
     return place.root
 
 
+def ended(**changes) -> Contest:
+    """A contest that was held, without figures."""
+    options = {
+        "bundle": "b", "tail": "t", "measure": "compute", "batch": 1, "photos": 1,
+        "baseline": "torch", "rounds": 1, "stopped": "out of time", "figures": (),
+    }  # fmt: skip
+    return Contest(**{**options, **changes})
+
+
+class Watching(Silent):
+    """A reporter that calls a function with each phase that begins."""
+
+    def __init__(self, advance) -> None:
+        self._advance = advance
+
+    def advance(self, phase: str, share: float) -> None:
+        self._advance(phase)
+
+
 @pytest.fixture
 def held(monkeypatch):
     """The contests that were to be held, none of which was."""
-    seen = []
+    calls = []
 
     def hold(specs, baseline, settings):
-        seen.append((specs, baseline, settings))
+        calls.append((specs, baseline, settings))
         spec = next(iter(specs.values()))
-        return contest.Contest(
-            "b", spec.tail, spec.measure, spec.batch, 1, "torch", 1, "out of time", ()
-        )
+        return ended(tail=spec.tail, measure=spec.measure, batch=spec.batch)
 
-    monkeypatch.setattr(api, "hold", hold)
-    return seen
+    monkeypatch.setattr(session, "hold", hold)
+    return calls
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +120,17 @@ def full_built(tmp_path_factory, full_exports):
 
 @pytest.mark.slow
 def test_a_bundle_against_its_baselines(full_built, photos, baselines, scratch):
-    told: list[str] = []
-    report = trtkit.bench(
-        [photos], tails=["resnet18"], batches=[2], count=4, seconds=0.01, workspace=full_built,
-        threads=1, progress=told.append,
-    )  # fmt: skip
+    with recorded() as reports:
+        report = trtkit.bench(
+            [photos], tails=["resnet18"], batches=[2], count=4, seconds=0.01, workspace=full_built,
+            threads=1,
+        )  # fmt: skip
     compute, whole = report.contests
     assert [compute.measure, whole.measure] == ["compute", "end to end"]
-    assert told == [f"{compute.bundle}, resnet18: {m}, batch 2" for m in ("compute", "end to end")]
+    assert reports.messages == [
+        f"{compute.bundle}, resnet18: {m}, batch 2" for m in ("compute", "end to end")
+    ]
+    assert any(phase.startswith("measuring ") for phase, _ in reports.phases)
     for one in report.contests:
         assert one.photos == 3 and one.baseline == "torch" and one.rounds == 1
         assert one.clocks.after.seconds > one.clocks.before.seconds
@@ -115,8 +138,11 @@ def test_a_bundle_against_its_baselines(full_built, photos, baselines, scratch):
             assert figure.problem is None, figure
             assert figure.agreement == 1 and figure.images_per_second > 0
     assert len(compute.figures) == 3 and len(whole.figures) == 5
-    assert "There are 3 photos where 4 were asked for: those are measured." in report.notes
-    again = json.loads(json.dumps(report.to_json()))
+    assert "Only 3 of 4 photos can be read: they are measured." in report.notes
+    again = json.loads(json.dumps(to_plain(report)))
+    assert [*again] == [
+        "created", "command", "machine", "threads", "settings", "notes", "contests", "interrupted",
+    ]  # fmt: skip
     assert again["contests"][1]["figures"][4]["competitor"].endswith("cache warm")
     assert again["contests"][0]["clocks"]["before"]["seconds"] > 0
     assert again["machine"]["processor"]
@@ -132,43 +158,45 @@ def children() -> list[psutil.Process]:
 def test_ctrl_c_while_a_later_contest_is_loaded_keeps_the_earlier(
     built, photos, monkeypatch, scratch
 ):
-    monkeypatch.setattr(api, "baselines_for", lambda backend: ("onnxruntime",))
+    monkeypatch.setattr(session, "baselines_for", lambda backend: ("onnxruntime",))
     before = {one.pid for one in children()}
-    seen = []
+    folders = []
 
-    def advance(phase, share):
+    def advance(phase):
         if phase.endswith("cache warm"):
             # The cold one has its folder by now.
-            seen.append(len(list(scratch.rglob("features-*"))))
+            folders.append(len(list(scratch.rglob("features-*"))))
             assert {one.pid for one in children()} > before
             raise KeyboardInterrupt
 
-    report = trtkit.bench(
-        [photos], tails=["resnet18"], batches=[2], seconds=0.01, workspace=built, advance=advance
-    )
-    assert seen == [1]
+    with reporting(Watching(advance)):
+        report = trtkit.bench(
+            [photos], tails=["resnet18"], batches=[2], seconds=0.01, workspace=built
+        )
+    assert folders == [1]
     assert [one.measure for one in report.contests] == ["compute"]
     assert report.contests[0].rounds == 1 and report.contests[0].stopped == "out of time"
-    assert report.interrupted and report.to_json()["interrupted"] is True
+    assert report.interrupted and to_plain(report)["interrupted"] is True
     assert {one.pid for one in children()} == before
     assert left_in(scratch) == []
 
 
 @pytest.mark.slow
 def test_a_worker_that_crashes_leaves_nothing(built, photos, monkeypatch, scratch):
-    monkeypatch.setattr(api, "baselines_for", lambda backend: ())
+    monkeypatch.setattr(session, "baselines_for", lambda backend: ())
     before = {one.pid for one in children()}
 
-    def advance(phase, share):
+    def advance(phase):
         if phase.startswith("warming up"):
             for one in children():
                 if one.pid not in before:
                     one.kill()
 
-    report = trtkit.bench(
-        [photos], tails=["resnet18"], batches=[2], measures=["end to end"], seconds=0.01,
-        workspace=built, advance=advance,
-    )  # fmt: skip
+    with reporting(Watching(advance)):
+        report = trtkit.bench(
+            [photos], tails=["resnet18"], batches=[2], measures=["end to end"], seconds=0.01,
+            workspace=built,
+        )  # fmt: skip
     only = report.contests[0]
     assert (only.stopped, only.rounds, report.interrupted) == ("the baseline failed", 0, False)
     assert (
@@ -181,7 +209,7 @@ def test_ctrl_c_while_the_first_contest_is_loaded(built, photos, monkeypatch, sc
     def hold(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "hold", hold)
+    monkeypatch.setattr(session, "hold", hold)
     report = trtkit.bench([photos], workspace=built)
     assert report.interrupted and report.contests == ()
     assert left_in(scratch) == []
@@ -192,11 +220,9 @@ def test_a_contest_without_a_round_is_no_part_of_an_interrupted_report(built, ph
     rounds = iter([3, 0, 0])
 
     def hold(specs, *arguments):
-        return contest.Contest(
-            "b", "t", "compute", 1, 1, "torch", next(rounds), next(ends), ()
-        )  # fmt: skip
+        return ended(rounds=next(rounds), stopped=next(ends))
 
-    monkeypatch.setattr(api, "hold", hold)
+    monkeypatch.setattr(session, "hold", hold)
     report = trtkit.bench([photos], workspace=built)
     assert report.interrupted
     assert [one.stopped for one in report.contests] == ["out of time", "nothing could be loaded"]
@@ -225,12 +251,12 @@ def bundles_of(specs) -> list[str]:
 def test_by_default_each_precision_of_the_last_bundle_is_in_the_same_contest(
     precisions, photos, held
 ):
-    told = []
-    trtkit.bench([photos], batches=[2], workspace=precisions, progress=told.append)
+    with recorded() as reports:
+        trtkit.bench([photos], batches=[2], workspace=precisions)
     # Two tails, two kinds of figure; once for all precisions.
     assert len(held) == 4
     assert {tuple(bundles_of(specs)) for specs, _, _ in held} == {("digits-fp16", "digits-fp32")}
-    assert told[0] == "digits-fp16, digits-fp32, resnet18: compute, batch 2"
+    assert reports.messages[0] == "digits-fp16, digits-fp32, resnet18: compute, batch 2"
     compute = held[0][0]
     assert [name for name in compute if "trtkit" in name] == [
         "trtkit fp16 on onnxruntime",
@@ -274,7 +300,7 @@ def test_without_a_gpu_its_baselines_are_a_note(built, photos, held, monkeypatch
         kinds.GPU_BASELINES
     )
     with pytest.raises(
-        TrtkitError, match="The baseline torch-cuda was asked for, but no NVIDIA GPU"
+        TrtkitError, match="^Baseline `torch-cuda` cannot run here: no NVIDIA GPU was found: "
     ):
         trtkit.bench([photos], baseline="torch-cuda", workspace=built)
 
@@ -289,15 +315,13 @@ def test_with_a_gpu_its_baselines_take_part(built, photos, held, monkeypatch):
 
 
 def test_what_the_machine_did_besides_is_noted(built, photos, monkeypatch):
-    monkeypatch.setattr(api, "no_gpu", lambda: None)
-    watched = Clocks(Reading(0.0), Reading(1.0), ("other processes kept 0.8 of 2 cores busy.",))
+    monkeypatch.setattr(session, "no_gpu", lambda: None)
+    clocks = Clocks(Reading(0.0), Reading(1.0), ("other processes kept 0.8 of 2 cores busy.",))
 
     def hold(specs, *arguments):
-        return contest.Contest(
-            "b", "t", "compute", 8, 1, "torch", 1, "out of time", (), ("b",), watched
-        )
+        return ended(batch=8, bundles=("b",), clocks=clocks)
 
-    monkeypatch.setattr(api, "hold", hold)
+    monkeypatch.setattr(session, "hold", hold)
     report = trtkit.bench(
         [photos], tails=["resnet18"], batches=[1], measures=["compute"], count=1, workspace=built
     )
@@ -307,21 +331,24 @@ def test_what_the_machine_did_besides_is_noted(built, photos, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"batches": [0]}, "The batches 0 were asked for; give 1 or more."),
-        ({"measures": ["speed"]}, "The measure 'speed' was asked for; choose compute, end to end."),
-        ({"baseline": "tensorflow"}, "The baseline 'tensorflow' was asked for; choose torch"),
+        ({"batches": [0]}, "Batches of 0 photos cannot be measured; give 1 or more."),
+        ({"measures": ["speed"]}, "Measure `speed` not found; available: compute, end to end."),
+        ({"baseline": "tensorflow"}, "Baseline `tensorflow` not found; available: torch, "),
         ({"baseline": "trtkit"}, "onnxruntime-cuda, tensorrt, trtexec."),
-        ({"baseline": "openvino"}, "The baseline openvino was asked for, but openvino is not"),
+        (
+            {"baseline": "openvino"},
+            "Baseline `openvino` cannot run here: openvino is not installed; pip install openvino.",
+        ),
         ({"tails": ["resnet50"]}, "Tail `resnet50` not found"),
         ({"bundles": ["nothing"]}, "Bundle `nothing` not found"),
-        ({"threads": 0}, "0 threads were asked for, but this process may use"),
-        ({"threads": 10**6}, "1000000 threads were asked for, but this process may use"),
-        ({"seconds": -1}, "-1 was asked for; give one above 0"),
+        ({"threads": 0}, f"may use 1 to {usable_cores()} cores, not 0; give as many threads."),
+        ({"threads": 10**6}, f"may use 1 to {usable_cores()} cores, not 1000000; give as many"),
+        ({"seconds": -1}, "The number of seconds is -1; give a finite one above 0."),
     ],
 )
 def test_requests_that_cannot_be_carried_out(built, photos, options, sentence, monkeypatch):
     absent = {"openvino": "openvino is not installed; pip install openvino"}
-    monkeypatch.setattr(api, "missing", absent.get)
+    monkeypatch.setattr(session, "missing", absent.get)
     with pytest.raises(TrtkitError) as caught:
         trtkit.bench([photos], **options, workspace=built)
     assert sentence in str(caught.value)

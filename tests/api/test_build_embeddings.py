@@ -14,7 +14,8 @@ from tests.graph.onnx_graphs import run
 from tests.pictures import write_photos
 from tests.profiles import make_profile
 from tests.thin import THINNER, thin_networks
-from trtkit.benchmark import baselines
+from trtkit.benchmark.baselines import load_network
+from trtkit.benchmark.network import merged, source_graphs
 from trtkit.building import request as requests
 from trtkit.building.sources import load_model
 from trtkit.bundle import read_manifest
@@ -161,13 +162,13 @@ def test_it_is_evaluated_as_any_other(cheap, digits, tmp_path):
 def test_the_baselines_join_three_stages(make_workspace):
     place = make_workspace("resnet18")
     report = build(place, cut=2, embeddings=True)
-    parts = baselines.source_graphs(report.folder, report.manifest, "resnet18")
+    parts = source_graphs(report.folder, report.manifest, "resnet18")
     assert len(parts) == 3
     images = images_of(report, 2)
     wanted = run(onnx.load(place.export_path("resnet18")), images)
-    np.testing.assert_array_equal(run(baselines.merged(parts), images), wanted)
+    np.testing.assert_array_equal(run(merged(parts), images), wanted)
     with thin_networks():
-        network = baselines.load_network("torch", parts, classes=1000, threads=1, examples=[images])
+        network = load_network("torch", parts, classes=1000, threads=1, examples=[images])
     np.testing.assert_allclose(network.logits(images), wanted, atol=1e-4 * np.abs(wanted).max())
 
 

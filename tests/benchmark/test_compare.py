@@ -11,12 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.bench_reports import MACHINE, OWN, contest, figure, report, usual
+from tests.bench_reports import MACHINE, OWN, contest, figure, report, typed, usual
 from trtkit import TrtkitError
-from trtkit.benchmark.compare import Change, compare, read_report, slower, warnings
+from trtkit.benchmark import compare as comparing
+from trtkit.benchmark.compare import Change, slower
+from trtkit.benchmark.results import read_report
 from trtkit.benchmark.statistics import Summary, ratio_interval
 
 TORCH = figure("torch", 200.0)
+
+
+def compare(new: dict[str, Any], old: dict[str, Any]) -> tuple[Change, ...]:
+    return comparing.compare(typed(new), typed(old))
+
+
+def warnings(new: dict[str, Any], old: dict[str, Any]) -> tuple[str, ...]:
+    return comparing.warnings(typed(new), typed(old))
 
 
 def one(new: dict[str, Any], old: dict[str, Any], **changed: Any) -> Change:
@@ -254,7 +264,8 @@ def test_the_same_program_measured_again_is_seldom_called_slower():
 def test_reading_a_report_back(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(json.dumps({**usual(), "clocks": {"mhz": 1}}))
-    assert read_report(path) == {**usual(), "clocks": {"mhz": 1}}
+    saved = read_report(path)
+    assert saved.plain == {**usual(), "clocks": {"mhz": 1}} and saved.report == typed(usual())
 
 
 # Where a figure is in the file.
@@ -291,12 +302,25 @@ def broken(**changed: Any) -> dict[str, Any]:
         (broken(images_per_second=0), f"Expected `float` > 0.0 - at {FIGURE}.images_per_second`"),
         (broken(seconds=None), f"`images_per_second` comes without `seconds` - at {FIGURE}`"),
         (
-            broken(seconds={"count": 1, "median": 2, "p10": 3, "p90": 3, "p99": 3}),
+            broken(seconds={**TORCH["seconds"], "p10": 3, "median": 2, "p90": 3, "p99": 3}),
             f"Percentiles are not in order - at {FIGURE}.seconds`",
         ),
         (
+            broken(seconds={**TORCH["seconds"], "p10": 0}),
+            f"Percentiles are not in order - at {FIGURE}.seconds`",
+        ),
+        (
+            broken(seconds={**TORCH["seconds"], "count": 0}),
+            f"Expected `int` >= 1 - at {FIGURE}.seconds.count`",
+        ),
+        (broken(seconds={"count": 1}), f"missing required field `median` - at {FIGURE}.seconds`"),
+        (
             broken(ratio={"low": 2, "median": 1, "high": 3}),
-            f"A median lies outside of its interval - at {FIGURE}.ratio`",
+            f"from 2 to 3 does not contain its median 1. - at {FIGURE}.ratio`",
+        ),
+        (
+            broken(ratio={"low": -1, "median": 1, "high": 3}),
+            f"A ratio is not above 0 and finite - at {FIGURE}.ratio`",
         ),
         (broken(agreement="all"), f"got `str` - at {FIGURE}.agreement`"),
         (report(machine=[]), "Expected `object`, got `array` - at `$.machine`"),
@@ -304,6 +328,7 @@ def broken(**changed: Any) -> dict[str, Any]:
             report(machine={"gpus": ["H200"]}),
             "Expected `object`, got `str` - at `$.machine.gpus[0]`",
         ),
+        (report(threads="two"), "Expected `int | null`, got `str` - at `$.threads`"),
         (report(notes="few"), "Expected `array`, got `str` - at `$.notes`"),
     ],
 )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
 from trtkit.benchmark import clocks, contest
 from trtkit.benchmark.clocks import Reading
-from trtkit.benchmark.contest import Figure, competitors_of, hold
+from trtkit.benchmark.contest import competitors_of, hold
 from trtkit.benchmark.kinds import BASELINES, CPU_BASELINES
 from trtkit.benchmark.protocol import ContestantFailed, ProtocolSettings, Turns
+from trtkit.benchmark.results import Figure
 from trtkit.bundle import read_manifest
 from trtkit.workspace import Workspace
 
@@ -70,8 +72,8 @@ def specs(bundle, tmp_path, measure="compute", others=(), baselines=CPU_BASELINE
     )  # fmt: skip
 
 
-def held(bundle, tmp_path, asked=None, **what):
-    return hold(specs(bundle, tmp_path, **what), asked, SETTINGS)
+def held(bundle, tmp_path, baseline=None, **what):
+    return hold(specs(bundle, tmp_path, **what), baseline, SETTINGS)
 
 
 def test_only_trtkit_has_a_cache_and_only_end_to_end(bundle, tmp_path):
@@ -88,17 +90,17 @@ def test_only_trtkit_has_a_cache_and_only_end_to_end(bundle, tmp_path):
 def test_baselines_run_what_is_not_quantized(bundle, tmp_path):
     folder, manifest = bundle
     int8 = (tmp_path / "int8", replace(manifest, name="int8", precision="int8"))
-    found = specs(int8, tmp_path, others=[bundle])
-    assert found["torch"].bundle == found["onnxruntime"].bundle == str(folder)
-    assert found["trtkit int8 on onnxruntime"].bundle == str(tmp_path / "int8")
+    mixed = specs(int8, tmp_path, others=[bundle])
+    assert mixed["torch"].bundle == mixed["onnxruntime"].bundle == str(folder)
+    assert mixed["trtkit int8 on onnxruntime"].bundle == str(tmp_path / "int8")
     # There is no other.
     assert specs(int8, tmp_path)["onnxruntime"].bundle == str(tmp_path / "int8")
 
 
 def test_a_contest(fakes, bundle, tmp_path):
-    found = held(bundle, tmp_path)
-    assert (found.baseline, found.rounds, found.stopped) == ("torch", 2, "most rounds")
-    by_name = {figure.competitor: figure for figure in found.figures}
+    ended = held(bundle, tmp_path)
+    assert (ended.baseline, ended.rounds, ended.stopped) == ("torch", 2, "most rounds")
+    by_name = {figure.competitor: figure for figure in ended.figures}
     assert by_name["torch"].ratio is None and by_name["torch"].images_per_second == 10
     assert by_name["onnxruntime"].images_per_second == pytest.approx(40)
     # Four times as fast as the baseline, not a fourth of it.
@@ -109,8 +111,8 @@ def test_a_contest(fakes, bundle, tmp_path):
 
 
 def test_other_best_classes_than_the_reference_are_wrong_however_fast(fakes, bundle, tmp_path):
-    found = held(bundle, tmp_path)
-    by_name = {figure.competitor: figure for figure in found.figures}
+    ended = held(bundle, tmp_path)
+    by_name = {figure.competitor: figure for figure in ended.figures}
     assert by_name["torch-compile"].agreement == 0.75 and by_name["torch-compile"].wrong
     assert not by_name["torch"].wrong and not by_name["onnxruntime"].wrong
 
@@ -125,26 +127,27 @@ def test_the_baseline_is_the_one_asked_for_or_the_first_that_loads(fakes, bundle
 def test_what_is_not_installed_is_listed_with_the_command(fakes, bundle, tmp_path, monkeypatch):
     absent = "torch is not installed; pip install 'trtkit[train]'"
     monkeypatch.setattr(contest, "missing", lambda kind: absent if "torch" in kind else None)
-    found = held(bundle, tmp_path)
-    assert found.baseline == "onnxruntime"
-    assert [figure.problem for figure in found.figures[:2]] == [absent, absent]
+    ended = held(bundle, tmp_path)
+    assert ended.baseline == "onnxruntime"
+    assert [figure.problem for figure in ended.figures[:2]] == [absent, absent]
 
 
 def test_one_that_failed_midway_has_no_figure():
     turns = Turns({"torch": [1.0, 1.0], "x": [1.0]}, {"x": "x died."}, False, "torch", 2, "")
-    figure = contest._figure("x", 4, turns, {"x": [1]}, "x died.", {"x": "a note"})
+    entrants = contest._Entrants([SimpleNamespace(name="x", note="a note")], {"x": [1]})
+    figure = contest._figure("x", 4, turns, entrants)
     assert figure == Figure("x", note="a note", problem="x died.")
 
 
 def test_when_nothing_loads_the_contest_says_why(fakes, bundle, tmp_path, monkeypatch):
     names = specs(bundle, tmp_path)
     monkeypatch.setattr(fakes, "broken", frozenset(names))
-    found = held(bundle, tmp_path)
-    assert (found.stopped, found.rounds, found.baseline) == ("nothing could be loaded", 0, "torch")
-    assert [figure.problem for figure in found.figures] == [
+    ended = held(bundle, tmp_path)
+    assert (ended.stopped, ended.rounds, ended.baseline) == ("nothing could be loaded", 0, "torch")
+    assert [figure.problem for figure in ended.figures] == [
         f"{name} crashed (SIGSEGV) during load." for name in names
     ]
-    assert found.clocks is None
+    assert ended.clocks is None
     assert len(fakes.made) == 5 and all(one.closed for one in fakes.made)
 
 
@@ -162,8 +165,8 @@ def test_ctrl_c_while_they_are_closed_loses_nothing(fakes, bundle, tmp_path, mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fakes, "close", interrupted)
-    found = held(bundle, tmp_path)
-    assert (found.stopped, found.rounds) == ("interrupted", 2)
+    ended = held(bundle, tmp_path)
+    assert (ended.stopped, ended.rounds) == ("interrupted", 2)
     assert all(one.closed for one in fakes.made)
 
 
@@ -177,8 +180,8 @@ def test_ctrl_c_while_the_clocks_are_read_loses_nothing(fakes, bundle, tmp_path,
             raise KeyboardInterrupt from None
 
     monkeypatch.setattr(clocks, "read", read)
-    found = held(bundle, tmp_path)
-    assert (found.stopped, found.rounds, found.clocks) == ("interrupted", 2, None)
+    ended = held(bundle, tmp_path)
+    assert (ended.stopped, ended.rounds, ended.clocks) == ("interrupted", 2, None)
 
 
 def test_the_clocks_are_read_before_and_after(fakes, bundle, tmp_path, monkeypatch):
@@ -191,10 +194,10 @@ def test_the_clocks_are_read_before_and_after(fakes, bundle, tmp_path, monkeypat
 
     monkeypatch.setattr(clocks, "read", read)
     monkeypatch.setattr(fakes, "round", lambda self: order.append("round") or 0.1)
-    found = held(bundle, tmp_path)
+    ended = held(bundle, tmp_path)
     assert (order[0], order[-1], set(order[1:-1])) == ("read", "read", {"round"})
-    assert (found.clocks.before.cpu_mhz, found.clocks.after.cpu_mhz) == (3000.0, 2000.0)
-    assert found.clocks.warnings == ("the processor's clock went from 3000 to 2000 MHz.",)
+    assert (ended.clocks.before.cpu_mhz, ended.clocks.after.cpu_mhz) == (3000.0, 2000.0)
+    assert ended.clocks.warnings == ("the processor's clock went from 3000 to 2000 MHz.",)
 
 
 def test_precisions_of_a_model_are_in_turns_with_each_other(fakes, bundle, tmp_path):
@@ -205,10 +208,10 @@ def test_precisions_of_a_model_are_in_turns_with_each_other(fakes, bundle, tmp_p
     assert [Path(spec.bundle).name for spec in compute.values()][3:] == [
         folder.name, folder.name, "other-fp32",
     ]  # fmt: skip
-    found = held(bundle, tmp_path, others=[other])
-    assert found.bundle == folder.name and found.bundles == (folder.name, "other-fp32")
-    assert [figure.bundle for figure in found.figures] == [""] * 4 + list(found.bundles)
-    assert [figure.agreement for figure in found.figures[4:]] == [1, 1]
+    ended = held(bundle, tmp_path, others=[other])
+    assert ended.bundle == folder.name and ended.bundles == (folder.name, "other-fp32")
+    assert [figure.bundle for figure in ended.figures] == [""] * 4 + list(ended.bundles)
+    assert [figure.agreement for figure in ended.figures[4:]] == [1, 1]
     whole = specs(bundle, tmp_path, "end to end", others=[other])
     assert len({spec.cache_dir for spec in whole.values() if spec.kind == "trtkit"}) == 6
 
@@ -224,15 +227,18 @@ def test_bundles_of_one_precision_are_told_apart_by_name(bundle, tmp_path):
 def test_engines_without_a_split_are_built_in_each_precision(fakes, bundle, tmp_path):
     folder, manifest = bundle
     other = (folder.parent / "other-fp32", replace(manifest, precision="fp32", name="other-fp32"))
-    given = specs(bundle, tmp_path, others=[other], baselines=BASELINES)
-    assert list(given)[8:12] == ["tensorrt fp16", "tensorrt fp32", "trtexec fp16", "trtexec fp32"]
-    assert [Path(spec.bundle).name for spec in given.values()][8:10] == [folder.name, "other-fp32"]
-    assert {spec.built_dir for spec in given.values()} == {str(tmp_path / "built")}
+    compute = specs(bundle, tmp_path, others=[other], baselines=BASELINES)
+    assert list(compute)[8:12] == ["tensorrt fp16", "tensorrt fp32", "trtexec fp16", "trtexec fp32"]
+    assert [Path(spec.bundle).name for spec in compute.values()][8:10] == [
+        folder.name,
+        "other-fp32",
+    ]
+    assert {spec.built_dir for spec in compute.values()} == {str(tmp_path / "built")}
     # It runs on numbers of its own, so that it is no part of what begins with files.
     whole = specs(bundle, tmp_path, "end to end", others=[other], baselines=BASELINES)
     assert [name for name in whole if name.startswith("trtexec")] == []
-    found = held(bundle, tmp_path, baselines=BASELINES)
-    trtexec = next(figure for figure in found.figures if figure.competitor == "trtexec fp16")
+    ended = held(bundle, tmp_path, baselines=BASELINES)
+    trtexec = next(figure for figure in ended.figures if figure.competitor == "trtexec fp16")
     assert trtexec.agreement is None and not trtexec.wrong and trtexec.images_per_second == 80
     patient = {one.name for one in fakes.made if one.timeout > 600}
     assert patient == {"tensorrt fp16", "trtexec fp16"}

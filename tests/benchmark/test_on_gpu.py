@@ -18,14 +18,15 @@ from tests.engines.simulated import install
 from tests.engines.simulated.plans import engines
 from tests.graph.onnx_graphs import classifier, run
 from tests.pictures import write_photos
-from trtkit.benchmark import onnxruntime_cuda, tensorrt_engines, torch_networks
-from trtkit.benchmark.baselines import load_network, source_graphs
+from trtkit.benchmark import onnxruntime_networks, tensorrt_engines, torch_networks
+from trtkit.benchmark.baselines import load_network
 from trtkit.benchmark.competitors import load
-from trtkit.benchmark.network import merged
-from trtkit.benchmark.onnxruntime_cuda import CPU, onnxruntime_on_device
+from trtkit.benchmark.kinds import KINDS, TorchMode
+from trtkit.benchmark.network import merged, source_graphs
+from trtkit.benchmark.onnxruntime_networks import CPU, onnxruntime_on_device
 from trtkit.benchmark.spec import COMPUTE, END_TO_END, Spec
 from trtkit.benchmark.tensorrt_engines import PlacedEngines
-from trtkit.benchmark.torch_networks import TORCH, Way, torch_network
+from trtkit.benchmark.torch_networks import torch_network
 from trtkit.bundle import read_manifest
 from trtkit.cpu import usable_cores
 from trtkit.engines.options import BuildOptions
@@ -87,7 +88,7 @@ class FakeEvent:
 @pytest.mark.parametrize("half", [False, True])
 def test_torch_in_either_precision(exported, expected, monkeypatch, half):
     parts, images = exported
-    network = torch_network(Way("cpu", half=half), parts, 1000, 1, [images])
+    network = torch_network(TorchMode("cpu", half=half), parts, 1000, 1, [images])
     logits = network.logits(images)
     assert (logits.dtype, logits.shape) == (np.float32, expected.shape)
     error = np.abs(logits - expected).max() / np.abs(expected).max()
@@ -99,7 +100,7 @@ def test_torch_in_either_precision(exported, expected, monkeypatch, half):
 def test_torch_tells_the_time_of_its_events(exported, monkeypatch):
     _, images = exported
     forwarded, waited = [], []
-    placed = torch_networks.PlacedNetwork(torch.nn.Flatten(), Way("cpu"))
+    placed = torch_networks.PlacedNetwork(torch.nn.Flatten(), TorchMode("cpu"))
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(len(forwarded)))
     monkeypatch.setattr(placed, "_run", lambda x: forwarded.append(x))
@@ -130,7 +131,7 @@ def test_a_torch_that_sees_no_gpu_says_so(exported, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     parts, images = exported
     for kind in ("torch-cuda", "torch-cuda-fp16", "torch-cuda-compile"):
-        assert TORCH[kind].device == "cuda"
+        assert KINDS[kind].torch.device == "cuda"
         with pytest.raises(TrtkitError, match="finds no GPU that it can use here"):
             load_network(kind, parts, classes=1000, threads=1, examples=[images])
 
@@ -163,8 +164,10 @@ def torchvision_spec(monkeypatch, torch_settings):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card: (9, 0))
     monkeypatch.setattr(torchvision.models, "get_model", lambda name: TinyNetwork())
-    real, randn = Way, torch.randn
-    monkeypatch.setattr(torch_networks, "Way", lambda device, **options: real("cpu", **options))
+    randn = torch.randn
+    monkeypatch.setattr(
+        torch_networks, "TorchMode", lambda device, **options: TorchMode("cpu", **options)
+    )
     monkeypatch.setattr(torch, "randn", lambda shape, device, dtype: randn(shape, dtype=dtype))
     return {
         "model": "tiny", "image_size": 8, "batch": 2, "half": False, "compiled": False,
@@ -198,7 +201,7 @@ def test_onnxruntime_runs_on_what_lies_on_its_device(exported, expected, monkeyp
     network = onnxruntime_on_device(merged(parts), 1, CPU, "cpu")
     np.testing.assert_allclose(network.logits(images), expected, rtol=1e-4, atol=1e-4)
     times = iter([10.0, 10.5])
-    monkeypatch.setattr(onnxruntime_cuda.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(onnxruntime_networks.time, "perf_counter", lambda: next(times))
     placed = [network.on_device.place(images), network.on_device.place(images[:1])]
     assert network.on_device.seconds(placed) == 0.5
     for binding, count in zip(placed, (3, 1), strict=True):
@@ -288,8 +291,8 @@ def spec(gpu_bundle, tmp_path):
     (tmp_path / "kept").mkdir()
 
     def make(kind: str, measure: str, **changes) -> Spec:
-        given = {"batch": 2, "threads": usable_cores(), "built_dir": str(tmp_path / "kept")}
-        return Spec(kind, measure, str(gpu_bundle), "resnet18", photos, **(given | changes))
+        options = {"batch": 2, "threads": usable_cores(), "built_dir": str(tmp_path / "kept")}
+        return Spec(kind, measure, str(gpu_bundle), "resnet18", photos, **(options | changes))
 
     return make
 
@@ -300,8 +303,8 @@ def test_the_unsplit_engine_is_the_bundle_s_model_in_its_precision(spec, gpu_bun
         for measure in (COMPUTE, END_TO_END):
             ready = load(spec(kind, measure))
             # The GPU's own time; what begins with files is timed by who waits for it.
-            taken = ready.run()
-            assert (taken is not None and taken > 0) == (
+            seconds = ready.run()
+            assert (seconds is not None and seconds > 0) == (
                 measure == COMPUTE and kind != "onnxruntime"
             )
             labels.append(ready.labels())
@@ -336,5 +339,8 @@ def test_without_a_tensorrt_that_runs_there_is_no_engine(built, monkeypatch, tmp
     folder = Workspace(built).bundles()[0]
     manifest = read_manifest(folder)
     install(monkeypatch, no_device=True)
-    with pytest.raises(TrtkitError, match="no TensorRT here runs on this GPU"):
+    with pytest.raises(
+        TrtkitError,
+        match="^TensorRT cannot build an engine here: no TensorRT here runs on this GPU;",
+    ):
         tensorrt_engines.unsplit_engine(folder, manifest, manifest.tails[0], Path(tmp_path))

@@ -14,11 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.bench_reports import OWN, contest, figure, report, usual
+from tests.bench_reports import OWN, contest, figure, report, typed, usual
 from trtkit import TrtkitError
 from trtkit.benchmark import plots
-from trtkit.benchmark.plots import bench_svg, draw_bench
-from trtkit.benchmark.saved import spread
+
+
+def draw_bench(made: dict[str, Any], path: Path) -> None:
+    plots.draw_bench(typed(made).contests, path)
+
+
+def bench_svg(made: dict[str, Any]) -> str:
+    return plots.bench_svg(typed(made).contests)
 
 
 def drawn(path: Path, made: dict[str, Any]) -> np.ndarray:
@@ -30,7 +36,7 @@ def drawn(path: Path, made: dict[str, Any]) -> np.ndarray:
 
 
 def axes_of(made: dict[str, Any]):
-    return plots._drawn(made).axes
+    return plots._drawn(typed(made).contests).axes
 
 
 def bars(axes) -> dict[str, list[float]]:
@@ -98,8 +104,10 @@ def test_the_scale_is_logarithmic_from_twenty_times_on():
 def test_a_line_reaches_from_p10_to_p90():
     torch = figure("torch", 100.0, spread=0.2)
     torch["seconds"]["p90"] = 2 * torch["seconds"]["median"]
-    assert spread(torch) == pytest.approx((50, 120))
-    (axes,) = axes_of(report(contest(torch)))
+    made = report(contest(torch))
+    rates = typed(made).contests[0].figures[0].rates
+    assert (rates.low, rates.median, rates.high) == pytest.approx((50, 100, 120))
+    (axes,) = axes_of(made)
     (ends,) = [c for c in axes.collections if c.get_segments()]
     assert ends.get_segments()[0][:, 0] == pytest.approx([50, 120])
 

@@ -385,14 +385,17 @@ def test_ratios_by_round_see_through_a_drift_that_misleads_medians():
 @pytest.mark.parametrize(
     ("options", "message"),
     (
-        ({"warmup": -1}, "-1 warm-up rounds"),
-        ({"least_rounds": 0}, "At least 0 rounds"),
-        ({"least_rounds": 9, "most_rounds": 8}, "At most 8 rounds were asked for, but at least 9"),
-        ({"width": 0.0}, "relative width of 0"),
-        ({"width": math.nan}, "relative width of nan"),
-        ({"seconds": 0.0}, "number of seconds of 0"),
-        ({"seconds": -1.0}, "number of seconds of -1"),
-        ({"seconds": math.inf}, "number of seconds of inf"),
+        ({"warmup": -1}, "The number of warm-up rounds is -1; give 0 or more."),
+        ({"least_rounds": 0}, "The least number of rounds is 0; give 1 or more."),
+        (
+            {"least_rounds": 9, "most_rounds": 8},
+            "The greatest number of rounds is 8; give 9 or more.",
+        ),
+        ({"width": 0.0}, "The relative width is 0; give a finite one above 0."),
+        ({"width": math.nan}, "The relative width is nan; give"),
+        ({"seconds": 0.0}, "The number of seconds is 0; give"),
+        ({"seconds": -1.0}, "The number of seconds is -1; give"),
+        ({"seconds": math.inf}, "The number of seconds is inf; give"),
     ),
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
@@ -403,8 +406,8 @@ def test_settings_that_make_no_sense_are_refused(options, message):
 @pytest.mark.parametrize(
     ("names", "baseline", "message"),
     (
-        ("", "A", "none of the contestants: none"),
-        ("BC", "A", "'A' is none of the contestants: B, C"),
+        ("", "A", "Baseline `A` not found; available: none."),
+        ("BC", "A", "Baseline `A` not found; available: B, C."),
         ("ABA", "A", "names of their own, but these are A, B, A"),
     ),
 )

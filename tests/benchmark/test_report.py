@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.bench_reports import contest, figure, report, usual
+from tests.bench_reports import contest, figure, report, typed, usual
 from trtkit import TrtkitError
 from trtkit.benchmark.report import COLUMNS, cells, write_report
+from trtkit.benchmark.results import read_report
 from trtkit.extras import Package
 
 VOID = {"meta", "br"}
@@ -65,19 +67,20 @@ class Page(HTMLParser):
 
 
 def page(tmp_path: Path, made: dict[str, Any]) -> Page:
-    path = tmp_path / "new" / "bench.html"
-    write_report(made, path)
-    assert [each.name for each in path.parent.iterdir()] == ["bench.html"]
+    path, saved = tmp_path / "new" / "bench.html", tmp_path / "bench.json"
+    saved.write_text(json.dumps(made))
+    write_report(read_report(saved).report, path)
+    assert [file.name for file in path.parent.iterdir()] == ["bench.html"]
     return Page(path.read_text(encoding="utf-8"))
 
 
 def test_every_figure_is_in_a_table(tmp_path):
     made = usual()
     tables = page(tmp_path, made).tables
-    ordered = [made["contests"][place] for place in (0, 2, 1, 3)]
+    ordered = [typed(made).contests[place] for place in (0, 2, 1, 3)]
     for held, table in zip(ordered, tables, strict=False):
         assert table[0] == list(COLUMNS)
-        assert table[1:] == [list(cells(held, each)) for each in held["figures"]]
+        assert table[1:] == [list(cells(held, bar)) for bar in held.figures]
     # 32 photos at 201 images/s: the numbers themselves, once.
     assert tables[0][1] == [
         "torch", "201.0", "4.98", "5.24", "7.86", "baseline", "100.0%", "channels-last",
@@ -153,7 +156,7 @@ def test_everything_is_escaped(tmp_path):
         figure(evil, 10.0, note=evil), figure(f"{evil}2", problem=evil), baseline=evil, bundle=evil,
         tail=evil, measure=evil, stopped=evil,
     )  # fmt: skip
-    made = report(hostile, created=evil, command=evil, notes=[evil], threads=evil)
+    made = report(hostile, created=evil, command=evil, notes=[evil])
     made["machine"] = {evil: evil, "gpus": [{"name": evil}], "processor": evil}
     made["machine"]["backends"] = [{"name": evil, "version": evil}]
     made["machine"]["features"] = [{"packages": {evil: evil}}]
@@ -200,4 +203,4 @@ def test_names_that_are_no_text_and_nothing_measured(tmp_path):
 
 def test_other_endings_are_refused(tmp_path):
     with pytest.raises(TrtkitError, match=r"bench\.pdf; give a name that ends in \.html, \.htm"):
-        write_report(usual(), tmp_path / "bench.pdf")
+        write_report(typed(usual()), tmp_path / "bench.pdf")

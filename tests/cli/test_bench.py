@@ -7,44 +7,48 @@ import json
 import pytest
 
 from trtkit.api import bench as api
-from trtkit.benchmark.contest import Contest, Figure
 from trtkit.benchmark.protocol import ProtocolSettings
+from trtkit.benchmark.results import BenchReport, Contest, Figure
 from trtkit.benchmark.statistics import Interval, Summary
+from trtkit.serialization import to_plain
 
 
-def report(stopped: str) -> api.BenchReport:
+def report(stopped: str) -> BenchReport:
     seconds = Summary.of([0.4, 0.5, 0.6])
     figures = (
         Figure("torch", 8.0, seconds, None, 1.0, "contiguous"),
         Figure("fast", 80.0, seconds, Interval(9.5, 10.0, 10.5), 0.5),
         Figure("openvino", problem="openvino is not installed; pip install openvino"),
     )
-    held = Contest("b", "t", "compute", 2, 4, "torch", 3, stopped, figures)
-    return api.BenchReport(
-        "now",
-        "trtkit bench",
-        {"processor": "a CPU"},
-        2,
-        ProtocolSettings(),
-        ("few photos",),
-        (held,),
+    held = Contest(
+        bundle="b", tail="t", measure="compute", batch=2, photos=4, baseline="torch", rounds=3,
+        stopped=stopped, figures=figures,
+    )  # fmt: skip
+    return BenchReport(
+        created="now",
+        command="trtkit bench",
+        machine={"processor": "a CPU"},
+        threads=2,
+        settings=to_plain(ProtocolSettings()),
+        notes=("few photos",),
+        contests=(held,),
     )
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What the command line asked for; the report says that it was interrupted if told so."""
-    seen: dict = {"stopped": "narrow enough"}
+def arguments(monkeypatch):
+    """The arguments of the call; set `stopped` to have the report say that it was interrupted."""
+    call: dict = {"stopped": "narrow enough"}
 
     def bench(photos, **options):
-        seen.update(options, photos=photos)
-        return report(seen["stopped"])
+        call.update(options, photos=photos)
+        return report(call["stopped"])
 
     monkeypatch.setattr(api, "bench", bench)
-    return seen
+    return call
 
 
-def test_the_table(trtkit, asked):
+def test_the_table(trtkit, arguments):
     ended = trtkit("bench", "photos", "--batch", "2", "--measure", "end-to-end", "--quick")
     assert ended.code == 0
     rows = [line.split("\t") for line in ended.out.splitlines()]
@@ -56,12 +60,12 @@ def test_the_table(trtkit, asked):
     ]  # fmt: skip
     assert rows[3][-1] == "openvino is not installed; pip install openvino"
     assert ended.err.splitlines()[:2] == ["few photos", "2 threads each, on a CPU."]
-    assert asked["photos"] == ["photos"] and asked["batches"] == [2]
-    assert asked["measures"] == ["end to end"] and asked["quick"] is True
+    assert arguments["photos"] == ["photos"] and arguments["batches"] == [2]
+    assert arguments["measures"] == ["end to end"] and arguments["quick"] is True
 
 
-def test_interrupted_it_prints_what_there_is(trtkit, asked):
-    asked["stopped"] = "interrupted"
+def test_interrupted_it_prints_what_there_is(trtkit, arguments):
+    arguments["stopped"] = "interrupted"
     ended = trtkit("bench", "photos", "--json")
     assert ended.code == 130
     assert json.loads(ended.out)["contests"][0]["figures"][0]["images_per_second"] == 8.0

@@ -95,7 +95,10 @@ def test_another_machine_is_told(trtkit, old, slow):
         (["--report", "a.txt"], "a.txt; give a name that ends in .html, .htm"),
         (["--compare", "nothing.json"], "The report nothing.json cannot be read"),
         (["--from", "nothing.json"], "The report nothing.json cannot be read"),
-        (["--from", "x.json", "--quick"], "measures nothing, together with --quick; leave one"),
+        (
+            ["--from", "x.json", "--quick"],
+            "`--from x.json` measures nothing, so --quick cannot be combined with it; leave one of",
+        ),
     ],
 )
 def test_a_bad_name_is_told_before_anything_is_measured(trtkit, options, sentence):
@@ -113,14 +116,15 @@ def test_a_disk_that_is_full_does_not_cost_the_figures(trtkit, old, tmp_path, mo
     def full(report, path):
         raise TrtkitError(f"{path} cannot be written.")
 
-    monkeypatch.setattr("trtkit.api.bench_outputs.write_report", full)
+    monkeypatch.setattr("trtkit.benchmark.outputs.write_report", full)
     ended = trtkit("bench", "--from", old, "--report", tmp_path / "a.html")
     assert ended.code == 2 and "a.html cannot be written." in ended.err
     assert OWN in ended.out
 
 
 def test_every_baseline_can_be_chosen():
-    from trtkit.benchmark.contest import BASELINES
+    from trtkit.benchmark.kinds import BASELINES
     from trtkit.cli.bench import BaselineChoice
 
     assert [choice.value for choice in BaselineChoice] == list(BASELINES)
+    assert BASELINES[0] == "torch" and "trtexec" in BASELINES and "trtkit" not in BASELINES

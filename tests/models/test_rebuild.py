@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import trtkit
-from trtkit.benchmark.network import layer_weights, onnxruntime_network
+from trtkit.benchmark.network import layer_weights
+from trtkit.benchmark.onnxruntime_networks import onnxruntime_network
 from trtkit.errors import TrtkitError
 from trtkit.graph.card import ModelCard
 from trtkit.graph.export import export_graph

@@ -23,7 +23,7 @@ import av
 from scripts import footage
 from scripts.cards import PARTS, card_for
 from scripts.digits import scans
-from scripts.footage import Card, Scene, Thing, frames, part_scans, plan, render_clip
+from scripts.footage import DigitCard, Scene, Thing, frames, part_scans, plan, render_clip
 from scripts.photos import run_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "footage.py"
@@ -93,12 +93,12 @@ def test_boxes_and_visible_shares_are_those_of_the_pixels(
     monkeypatch.setattr(footage, "NOISE", 0.0)
     monkeypatch.setattr(footage, "DIMMED", 0.0)
 
-    def plain(card: Card) -> np.ndarray:
+    def plain(card: DigitCard) -> np.ndarray:
         # One colour for each card, which the black background does not have.
         value = card.look % 255 + 1
         return np.full((card.side, card.side, 3), (value, 255, card.side), np.uint8)
 
-    monkeypatch.setattr(Card, "pixels", plain)
+    monkeypatch.setattr(DigitCard, "pixels", plain)
     scene = plan(**(TINY | {"density": 4.0, "fps": 8}), seed=seed)
     scene = replace(scene, background=np.zeros_like(scene.background))
     colours = {thing.number: thing.card.pixels()[0, 0] for thing in scene.things}
@@ -125,7 +125,7 @@ def test_boxes_and_visible_shares_are_those_of_the_pixels(
 
 
 def test_a_card_goes_straight_or_bends_and_rests() -> None:
-    card = Card(0, 40, (200, 200, 200), 0)
+    card = DigitCard(0, 40, (200, 200, 200), 0)
     thing = Thing(0, card, (-40 + 10j, 160 + 50j, 20j), 0.25, (1.0, 2.0, 5.0, 8.0))
     assert thing.corner(1.0) == (-40, 10)
     assert thing.corner(2.0) == thing.corner(3.7) == thing.corner(5.0) == (10, 35)
@@ -262,7 +262,7 @@ def test_train_and_test_have_different_digits() -> None:
 
 
 def test_a_digit_is_read_from_its_card() -> None:
-    card = Card(int(np.flatnonzero(scans()[1] == 1)[0]), 80, (230, 200, 180), 0)
+    card = DigitCard(int(np.flatnonzero(scans()[1] == 1)[0]), 80, (230, 200, 180), 0)
     pixels = card.pixels()
     scan = scans()[0][card.scan]
     fields = 255 - pixels.mean(axis=2)[8:72, 8:72].reshape(8, 8, 8, 8).mean(axis=(1, 3))
@@ -358,10 +358,10 @@ def test_a_clip_that_fails_leaves_the_old_one(
     render_clip(video, **TINY)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def fail(card: Card) -> np.ndarray:
+    def fail(card: DigitCard) -> np.ndarray:
         raise MemoryError
 
-    monkeypatch.setattr(Card, "pixels", fail)
+    monkeypatch.setattr(DigitCard, "pixels", fail)
     with pytest.raises(MemoryError):
         render_clip(video, **TINY, seed=1)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

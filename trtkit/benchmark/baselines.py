@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtkit.benchmark.network import Network, merged, onnxruntime_network
-from trtkit.bundle import Manifest, check_files
-from trtkit.errors import TrtkitError
+from trtkit.benchmark.kinds import KINDS
+from trtkit.benchmark.network import Network, merged
+from trtkit.errors import TrtkitError, first_line
 from trtkit.tensors import Array
 
 if TYPE_CHECKING:
@@ -30,40 +30,23 @@ def load_network(
     `examples`: a batch of each size that will come, uint8 N x H x W x 3. Raises TrtkitError when that
     baseline cannot run it.
     """
-    if kind == "onnxruntime":
-        return onnxruntime_network(merged(parts), threads)
-    if kind == "openvino":
-        return openvino_network(merged(parts), threads)
-    if kind == "onnxruntime-cuda":
-        from trtkit.benchmark.onnxruntime_cuda import onnxruntime_on_device
+    mode = KINDS[kind].torch
+    if mode is not None:
+        from trtkit.benchmark.torch_networks import torch_network
 
-        return onnxruntime_on_device(merged(parts), threads)
-    from trtkit.benchmark.torch_networks import TORCH, torch_network
+        return torch_network(mode, parts, classes, threads, examples)
+    from trtkit.benchmark.onnxruntime_networks import onnxruntime_network, onnxruntime_on_device
 
-    return torch_network(TORCH[kind], parts, classes, threads, examples)
-
-
-def source_graphs(folder: Path, manifest: Manifest, tail: str) -> list[onnx.ModelProto]:
-    """The graphs of the stages from the image to the logits of `tail`, fp32, as exported.
-
-    Raises TrtkitError when one is missing or damaged.
-    """
-    from trtkit.graph.files import read_model
-
-    path = manifest.path_to(manifest.tail(tail))
-    if any(stage.source is None for stage in path):
-        raise TrtkitError(
-            f"The bundle {manifest.name} is from a trtkit whose bundles kept no ONNX for the baselines "
-            "to run; build it again from the exported models."
-        )
-    check_files(folder, path, engines=False, sources=True)
-    return [read_model(folder / str(stage.source)) for stage in path]
+    libraries = {
+        "onnxruntime": onnxruntime_network,
+        "onnxruntime-cuda": onnxruntime_on_device,
+        "openvino": openvino_network,
+    }
+    return libraries[kind](merged(parts), threads)
 
 
 def openvino_network(model: onnx.ModelProto, threads: int) -> Network:
     """The model on OpenVINO's CPU plugin, tuned for one batch at a time."""
-    from importlib import import_module
-
     # Not an import statement: it is no dependency, so type checkers do not find it.
     openvino: Any = import_module("openvino")
     core = openvino.Core()
@@ -72,8 +55,8 @@ def openvino_network(model: onnx.ModelProto, threads: int) -> Network:
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
     except RuntimeError as error:
         raise TrtkitError(
-            f"OpenVINO cannot load the exported model ({str(error).strip().splitlines()[0]}); measure "
-            "it without openvino."
+            f"OpenVINO cannot load the exported model ({first_line(error)}); measure it without "
+            "openvino."
         ) from error
     # On processors with bfloat16 that is its default.
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()

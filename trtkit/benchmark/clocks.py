@@ -110,33 +110,36 @@ def warnings(before: Reading, after: Reading, cores: int) -> tuple[str, ...]:
 
     Clocks of a GPU that is idle in one of them are not compared.
     """
-    found = []
+    sentences = []
     for number, (first, last) in enumerate(zip(before.gpus, after.gpus, strict=False)):
         what = f"GPU {number} ({last.name})"
         for why in dict.fromkeys((*first.slowed, *last.slowed)):
-            found.append(f"{what} was {why}.")
+            sentences.append(f"{what} was {why}.")
         if not (first.idle or last.idle):
-            found += _moved(f"the clock of {what}", first.sm_mhz, last.sm_mhz)
-            found += _moved(f"the memory clock of {what}", first.memory_mhz, last.memory_mhz)
-    found += _moved("the processor's clock", before.cpu_mhz, after.cpu_mhz)
-    if before.cpu_throttles is not None and after.cpu_throttles is not None:
-        times = after.cpu_throttles - before.cpu_throttles
-        if times > 0:
-            found.append(f"the processor was slowed down for its heat ({times} times).")
+            sentences += _moved(f"the clock of {what}", first.sm_mhz, last.sm_mhz)
+            sentences += _moved(f"the memory clock of {what}", first.memory_mhz, last.memory_mhz)
+    sentences += _moved("the processor's clock", before.cpu_mhz, after.cpu_mhz)
+    times = _difference(before.cpu_throttles, after.cpu_throttles)
+    if times is not None and times > 0:
+        sentences.append(f"the processor was slowed down for its heat ({times:g} times).")
     others = others_busy(before, after)
     if others is not None and others > OTHERS_BUSY * cores:
-        found.append(f"other processes kept {others:.1f} of {cores} cores busy.")
-    return tuple(found)
+        sentences.append(f"other processes kept {others:.1f} of {cores} cores busy.")
+    return tuple(sentences)
 
 
 def others_busy(before: Reading, after: Reading) -> float | None:
     """How many cores worked for other processes between two readings, on average; None if not told."""
-    taken = (before.busy_seconds, after.busy_seconds, before.own_seconds, after.own_seconds)
-    if any(value is None for value in taken) or after.seconds <= before.seconds:
+    busy = _difference(before.busy_seconds, after.busy_seconds)
+    own = _difference(before.own_seconds, after.own_seconds)
+    seconds = after.seconds - before.seconds
+    if busy is None or own is None or seconds <= 0:
         return None
-    busy_before, busy_after, own_before, own_after = (value or 0.0 for value in taken)
-    others = (busy_after - busy_before) - (own_after - own_before)
-    return max(0.0, others) / (after.seconds - before.seconds)
+    return max(0.0, busy - own) / seconds
+
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
 
 
 def nvidia_gpus() -> tuple[GpuReading, ...]:
@@ -188,12 +191,8 @@ def jetson_gpus(root: Path = ROOT) -> tuple[GpuReading, ...]:
     """The GPU of a Jetson, whose NVML does not tell its clock, as Linux lists it."""
     devices = root / "sys/class/devfreq"
     paths = sorted({path for pattern in _JETSON_GPUS for path in devices.glob(pattern)})
-    found = []
-    for path in paths:
-        hertz = _number(_text(path / "cur_freq"))
-        if hertz is not None:
-            found.append(GpuReading(path.name, hertz / 1e6))
-    return tuple(found)
+    clocks = ((path.name, _number(_text(path / "cur_freq"))) for path in paths)
+    return tuple(GpuReading(name, hertz / 1e6) for name, hertz in clocks if hertz is not None)
 
 
 def pressure_of(text: str) -> float | None:
@@ -231,7 +230,7 @@ def _fastest_core(cores: Collection[int]) -> float | None:
     frequencies = psutil.cpu_freq(percpu=True) if hasattr(psutil, "cpu_freq") else []
     # Without limits they are what /proc/cpuinfo says, which a virtual machine makes up.
     scaled = (frequencies[core] for core in cores if core < len(frequencies))
-    return max((one.current for one in scaled if one.max), default=None)
+    return max((core.current for core in scaled if core.max), default=None)
 
 
 def _throttles(cores: Collection[int], root: Path) -> int | None:

@@ -17,17 +17,14 @@ spread of their rounds, p10 to p90, which must be apart; but on the same machine
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from trtkit.benchmark.saved import SavedReport, measured, read_report, spread, wrong
+from trtkit.benchmark.results import BenchReport, Contest, Figure
 from trtkit.benchmark.statistics import Interval
 from trtkit.errors import listed
 
-__all__ = ["Change", "compare", "read_report", "same_machine", "slower", "warnings"]
-
-# A smaller one, as a share, is not told from the luck of a start. It is also the default width at
-# which measuring stops.
+# A smaller change, as a share, may be the luck of a start. It is also the default width at which
+# measuring stops.
 LEAST_CHANGE = 0.03
 # With four rounds each all of one run are below all of the other by chance in 2 of 70 cases; with
 # three in 2 of 20, which is no sign.
@@ -42,7 +39,6 @@ COMPARED = (SLOWER, FASTER, SAME)
 _MACHINE = ("processor", "cores", "gpus")
 
 Key = tuple[str, str, str, int]
-Figures = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -70,22 +66,25 @@ class Change:
     problem: bool
     why: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+
+@dataclass(frozen=True)
+class _Pair:
+    """A contest of the new report and its counterpart in the old one; one of them may be None."""
+
+    key: Key
+    new: Contest | None
+    old: Contest | None
 
 
-def compare(new: SavedReport, old: SavedReport) -> tuple[Change, ...]:
+def compare(new: BenchReport, old: BenchReport) -> tuple[Change, ...]:
     """How the figures of `new` differ from those of `old`, in the order of `new`, then what is missing.
 
-    Both are the JSON form of a report. Contests are matched by bundle, tail, measure and batch, or, as
-    the bundle built last comes first, by another bundle that both have; figures by competitor. A
-    competitor that was measured in neither is left out.
+    Contests are matched by bundle, tail, measure and batch, or, as the bundle built last comes first, by
+    another bundle that both have; figures by competitor. A competitor that was measured in neither is
+    left out.
     """
     same = same_machine(new, old)
-    found: list[Change] = []
-    for key, now, then in _pairs(new, old):
-        found += _contest(key, now, then, same)
-    return tuple(found)
+    return tuple(change for pair in _pairs(new, old) for change in _changes(pair, same))
 
 
 def slower(changes: Iterable[Change]) -> bool:
@@ -98,141 +97,114 @@ def slower(changes: Iterable[Change]) -> bool:
     return any(change.problem for change in changes) or (bool(changes) and not compared)
 
 
-def same_machine(new: SavedReport, old: SavedReport) -> bool:
-    """Whether processor, cores and GPUs are the same; what a report does not say is taken as equal."""
-    return not _differing_machine(new, old)
+def same_machine(new: BenchReport, old: BenchReport) -> bool:
+    """Whether processor, cores and GPUs are the same; what a report leaves out counts as equal."""
+    return not _differences(_machine(new), _machine(old))
 
 
-def warnings(new: SavedReport, old: SavedReport) -> tuple[str, ...]:
+def warnings(new: BenchReport, old: BenchReport) -> tuple[str, ...]:
     """Sentences to read the changes with: another machine, other versions, threads or photos."""
-    found = []
-    machine = _differing_machine(new, old)
+    sentences = []
+    machine = _differences(_machine(new), _machine(old))
     if machine:
-        found.append(
+        sentences.append(
             f"The old report is of another machine ({'; '.join(machine)}): ratios may differ for that "
             "reason, and images/s are not compared."
         )
     versions = _differences(_versions(new), _versions(old))
     if versions:
-        found.append(
+        sentences.append(
             f"Other versions were measured then ({listed(versions)}): where a baseline is another one, "
             "so is what a ratio is a ratio to."
         )
-    threads = _differences(_given(new, "threads"), _given(old, "threads"))
-    if threads:
-        found.append(f"The competitors had another number of threads then ({threads[0]}).")
+    if new.threads and old.threads and new.threads != old.threads:
+        sentences.append(
+            "The competitors had another number of threads then "
+            f"(threads: {old.threads} then, {new.threads} now)."
+        )
     pairs = _pairs(new, old)
-    if any(now and then and now["photos"] != then["photos"] for _, now, then in pairs):
-        found.append("Another number of photos made a round then.")
-    absent = [f"{b}, {t}: {m}, batch {n}" for (b, t, m, n), now, _ in pairs if now is None]
+    if any(pair.new and pair.old and pair.new.photos != pair.old.photos for pair in pairs):
+        sentences.append("Another number of photos made a round then.")
+    absent = ["{}, {}: {}, batch {}".format(*pair.key) for pair in pairs if pair.new is None]
     if absent:
-        found.append(f"Not measured now, but then: {listed(absent, limit=4)}.")
+        sentences.append(f"Not measured now, but then: {listed(absent, limit=4)}.")
     changes = compare(new, old)
     if changes and all(change.verdict not in COMPARED for change in changes):
-        found.append("Nothing could be compared, so nothing says that all is as fast as before.")
-    return tuple(found)
+        sentences.append(
+            "Nothing could be compared, so nothing says that all is as fast as before."
+        )
+    return tuple(sentences)
 
 
-def _contest(
-    key: Key, new: dict[str, Any] | None, old: dict[str, Any] | None, same: bool
-) -> Iterator[Change]:
-    now, then = _figures(new), _figures(old)
-    for competitor in dict.fromkeys([*now, *then]):
-        figure, before = now.get(competitor, {}), then.get(competitor, {})
-        if not measured(figure) and not measured(before):
-            continue
-        verdict = _unmatched(figure, before)
-        if verdict is not None:
-            yield _gone(key, competitor, figure, before, verdict, asked=new is not None)
-        elif _ratio(new, figure) and _ratio(old, before) and _baseline(new) == _baseline(old):
-            yield _judged(key, competitor, RATIO, figure, before, comparable=True)
-        else:
-            yield _judged(key, competitor, RATE, figure, before, comparable=same)
+def _changes(pair: _Pair, same_machine: bool) -> Iterator[Change]:
+    figures, old_figures = _figures(pair.new), _figures(pair.old)
+    for name in dict.fromkeys([*figures, *old_figures]):
+        figure, old = figures.get(name, Figure(name)), old_figures.get(name, Figure(name))
+        if figure.measured and old.measured and not figure.wrong and not old.wrong:
+            yield _compared(pair, figure, old, same_machine)
+        elif figure.measured or old.measured:
+            yield _unmatched(pair, figure, old)
 
 
-def _unmatched(figure: dict[str, Any], before: dict[str, Any]) -> str | None:
-    """The verdict on a figure that has no other to be compared with; a wrong one is none."""
-    if measured(figure) and wrong(figure):
-        return WRONG
-    if not measured(figure):
-        return MISSING
-    return NEW if not measured(before) or wrong(before) else None
-
-
-def _gone(
-    key: Key,
-    competitor: str,
-    figure: dict[str, Any],
-    before: dict[str, Any],
-    verdict: str,
-    asked: bool,
-) -> Change:
-    """A change without a comparison. What was not asked for this time is no problem."""
-    was_right = measured(before) and not wrong(before)
+def _unmatched(pair: _Pair, figure: Figure, old: Figure) -> Change:
+    """A change without a comparison. A contest that was not measured this time is no problem."""
     why = ""
-    if verdict == WRONG:
-        why = f"{figure['agreement']:.1%} of its best classes are the reference's"
-    elif verdict == MISSING:
-        absent = "is no competitor any more" if asked else "the contest was not measured"
-        why = str(figure.get("problem") or absent)
-    elif measured(before):
-        why = "it was wrong then"
-    elif before.get("problem"):
-        why = f"then: {before['problem']}"
+    if not figure.measured:
+        verdict = MISSING
+        absent = "is no competitor any more" if pair.new else "the contest was not measured"
+        why = figure.problem or absent
+    elif figure.wrong:
+        verdict = WRONG
+        why = f"{figure.agreement:.1%} of its best classes are the reference's"
+    else:
+        verdict = NEW
+        if old.measured:
+            why = "it was wrong then"
+        elif old.problem:
+            why = f"then: {old.problem}"
+    was_right = old.measured and not old.wrong
     return Change(
-        *key,
-        competitor=competitor,
+        *pair.key,
+        competitor=figure.competitor,
         unit=RATE,
-        old=before.get("images_per_second"),
-        new=figure.get("images_per_second"),
+        old=old.images_per_second,
+        new=figure.images_per_second,
         change=None,
         verdict=verdict,
-        problem=verdict != NEW and was_right and asked and _own(competitor),
+        problem=verdict != NEW and was_right and pair.new is not None and _is_trtkit(figure),
         why=why,
     )
 
 
-def _judged(
-    key: Key,
-    competitor: str,
-    unit: str,
-    figure: dict[str, Any],
-    before: dict[str, Any],
-    comparable: bool,
-) -> Change:
-    now, then = _interval(unit, figure), _interval(unit, before)
-    rounds = min(figure["seconds"]["count"], before["seconds"]["count"])
+def _compared(pair: _Pair, figure: Figure, old: Figure, same_machine: bool) -> Change:
+    ratio, old_ratio = _ratio(pair.new, figure), _ratio(pair.old, old)
+    unit, now, then = RATE, figure.rates, old.rates
+    if ratio and old_ratio and _baseline(pair.new) == _baseline(pair.old):
+        unit, now, then = RATIO, ratio, old_ratio
+    rounds = min(summary.count for summary in (figure.seconds, old.seconds) if summary)
     why = ""
-    if not comparable:
+    if unit == RATE and not same_machine:
         verdict, why = UNCLEAR, "another machine, and no ratio to the same baseline"
     elif rounds < LEAST_ROUNDS:
         verdict, why = UNCLEAR, f"{rounds} rounds; {LEAST_ROUNDS} are needed"
     elif now.overlaps(then) or _near(now.median, then.median):
         verdict = SAME
+    elif now.median > then.median:
+        verdict = FASTER
     else:
-        verdict = FASTER if now.median > then.median else SLOWER
-        why = "" if verdict == FASTER or _own(competitor) else "a baseline, which does not count"
+        verdict = SLOWER
+        why = "" if _is_trtkit(figure) else "a baseline, which does not count"
     return Change(
-        *key,
-        competitor=competitor,
+        *pair.key,
+        competitor=figure.competitor,
         unit=unit,
         old=then.median,
         new=now.median,
         change=now.median / then.median - 1,
         verdict=verdict,
-        problem=verdict == SLOWER and _own(competitor),
+        problem=verdict == SLOWER and _is_trtkit(figure),
         why=why,
     )
-
-
-def _interval(unit: str, figure: dict[str, Any]) -> Interval:
-    if unit == RATIO:
-        ratio = figure["ratio"]
-        return Interval(ratio["low"], ratio["median"], ratio["high"])
-    low, high = spread(figure)
-    rate = figure["images_per_second"]
-    # Rounding may put a bound on the wrong side of a median that equals it.
-    return Interval(min(low, rate), rate, max(high, rate))
 
 
 def _near(one: float, other: float) -> bool:
@@ -240,73 +212,65 @@ def _near(one: float, other: float) -> bool:
     return max(one, other) < min(one, other) * (1 + LEAST_CHANGE)
 
 
-def _own(competitor: str) -> bool:
-    """Whether it is trtkit, and no baseline: those are others' programs, and may come and go."""
-    return competitor.split(maxsplit=1)[:1] == ["trtkit"]
+def _is_trtkit(figure: Figure) -> bool:
+    """Whether it is no baseline: those are others' programs, and may come and go."""
+    return figure.competitor.split(maxsplit=1)[:1] == ["trtkit"]
 
 
-def _ratio(contest: Mapping[str, Any] | None, figure: dict[str, Any]) -> bool:
-    return figure.get("ratio") is not None and figure["competitor"] != _baseline(contest)
+def _baseline(contest: Contest | None) -> str | None:
+    return None if contest is None else contest.baseline
 
 
-def _baseline(contest: Mapping[str, Any] | None) -> str | None:
-    return None if contest is None else contest["baseline"]
+def _ratio(contest: Contest | None, figure: Figure) -> Interval | None:
+    return None if figure.competitor == _baseline(contest) else figure.ratio
 
 
-def _contests(report: SavedReport) -> dict[Key, dict[str, Any]]:
-    return {(c["bundle"], c["tail"], c["measure"], c["batch"]): c for c in report["contests"]}
+def _figures(contest: Contest | None) -> dict[str, Figure]:
+    return {} if contest is None else {figure.competitor: figure for figure in contest.figures}
 
 
-def _pairs(
-    new: SavedReport, old: SavedReport
-) -> list[tuple[Key, dict[str, Any] | None, dict[str, Any] | None]]:
-    """The contests of both, those of `new` first, each with its counterpart or None."""
+def _pairs(new: BenchReport, old: BenchReport) -> list[_Pair]:
+    """The contests of both: those of `new` first, then those that only `old` has."""
     now, then = _contests(new), _contests(old)
-    left = {key: contest for key, contest in then.items() if key not in now}
-    pairs: list[tuple[Key, dict[str, Any] | None, dict[str, Any] | None]] = []
+    unmatched = {key: contest for key, contest in then.items() if key not in now}
+    pairs = []
     for key, contest in now.items():
         other = then.get(key)
         if other is None:
-            alike = (k for k in left if k[1:] == key[1:] and _bundles(left[k]) & _bundles(contest))
-            found = next(alike, None)
-            other = None if found is None else left.pop(found)
-        pairs.append((key, contest, other))
-    return [*pairs, *((key, None, contest) for key, contest in left.items())]
+            alike = (
+                name
+                for name, candidate in unmatched.items()
+                if name[1:] == key[1:] and _bundles(candidate) & _bundles(contest)
+            )
+            other = unmatched.pop(next(alike, key), None)
+        pairs.append(_Pair(key, contest, other))
+    return [*pairs, *(_Pair(key, None, contest) for key, contest in unmatched.items())]
 
 
-def _bundles(contest: Mapping[str, Any]) -> set[str]:
-    return {contest["bundle"], *contest.get("bundles", ())}
+def _contests(report: BenchReport) -> dict[Key, Contest]:
+    return {(c.bundle, c.tail, c.measure, c.batch): c for c in report.contests}
 
 
-def _figures(contest: Mapping[str, Any] | None) -> Figures:
-    return {} if contest is None else {f["competitor"]: f for f in contest["figures"]}
+def _bundles(contest: Contest) -> set[str]:
+    return {contest.bundle, *contest.bundles}
 
 
-def _differing_machine(new: SavedReport, old: SavedReport) -> list[str]:
-    now, then = (_machine(report) for report in (new, old))
-    return _differences(now, then)
-
-
-def _machine(report: SavedReport) -> dict[str, str]:
-    machine = report.get("machine", {})
-    found = {name: str(machine[name]) for name in _MACHINE if name in machine}
-    if "gpus" in found:
+def _machine(report: BenchReport) -> dict[str, str]:
+    machine = report.machine
+    facts = {name: str(machine[name]) for name in _MACHINE if name in machine}
+    if "gpus" in facts:
         # A new driver makes no new machine.
-        found["gpus"] = listed(str(gpu.get("name")) for gpu in machine["gpus"])
-    return found
+        facts["gpus"] = listed(str(gpu.get("name")) for gpu in machine["gpus"])
+    return facts
 
 
-def _versions(report: SavedReport) -> dict[str, str]:
+def _versions(report: BenchReport) -> dict[str, str]:
     """Of the backends and the packages. Not trtkit's own: to compare those is what this is for."""
-    machine = report.get("machine", {})
-    found = {b.get("name"): b.get("version") for b in machine.get("backends", ())}
-    for feature in machine.get("features", ()):
-        found.update(feature.get("packages") or {})
-    return {str(name): str(version) for name, version in found.items() if version}
-
-
-def _given(report: SavedReport, name: str) -> dict[str, str]:
-    return {name: str(report[name])} if name in report else {}
+    backends = report.machine.get("backends", ())
+    versions = {backend.get("name"): backend.get("version") for backend in backends}
+    for feature in report.machine.get("features", ()):
+        versions.update(feature.get("packages") or {})
+    return {str(name): str(version) for name, version in versions.items() if version}
 
 
 def _differences(now: Mapping[str, str], then: Mapping[str, str]) -> list[str]:

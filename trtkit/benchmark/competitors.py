@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trtkit.benchmark.baselines import load_network, source_graphs
-from trtkit.benchmark.kinds import COMPUTE_ALONE, PER_PRECISION, missing
-from trtkit.benchmark.loaded import (
-    Compute,
-    DeviceCompute,
-    EndToEnd,
-    Inference,
-    Loaded,
-    batches_of,
-)
-from trtkit.benchmark.network import Network
+from trtkit.benchmark.baselines import load_network
+from trtkit.benchmark.kinds import KINDS, missing
+from trtkit.benchmark.loaded import Compute, EndToEnd, Inference, batches_of
+from trtkit.benchmark.network import Network, source_graphs
 from trtkit.benchmark.spec import CACHES, COMPUTE, END_TO_END, MEASURES, Spec
+from trtkit.benchmark.worker import Loaded
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.cpu import usable_cores
 from trtkit.errors import TrtkitError, listed
 from trtkit.runtime.loading import backend_of, load_chain
+from trtkit.serialization import from_plain
 
 
-def load(spec: Spec | dict[str, Any]) -> Loaded:
+def load(spec: Spec | Mapping[str, Any]) -> Loaded:
     """The competitor of `spec`, or of its JSON, warm enough that nothing is compiled in its runs.
 
     Sets the threads of this process's libraries, so each competitor wants a process of its own:
     trtkit on ONNX Runtime takes a thread for each core that the process may run on. Raises
-    TrtkitError when it cannot run here or the spec asks for what there is not, and ImageError when a
+    TrtkitError when it cannot run here or the spec does not fit the bundle, and ImageError when a
     photo cannot be read.
     """
-    spec = spec if isinstance(spec, Spec) else Spec.from_json(spec)
+    spec = spec if isinstance(spec, Spec) else from_plain(spec, Spec)
     _check(spec)
     manifest = read_manifest(Path(spec.bundle))
     if spec.kind == "trtkit":
@@ -40,7 +35,9 @@ def load(spec: Spec | dict[str, Any]) -> Loaded:
     if spec.kind == "tensorrt":
         return _load_tensorrt(spec, manifest)
     if spec.kind == "trtexec":
-        return _load_trtexec(spec, manifest)
+        from trtkit.benchmark.trtexec import Trtexec
+
+        return Trtexec(spec, manifest)
     network = _network(spec, manifest)
     if spec.measure == COMPUTE:
         return _compute(spec, manifest, network)
@@ -50,44 +47,42 @@ def load(spec: Spec | dict[str, Any]) -> Loaded:
 def _compute(
     spec: Spec, manifest: Manifest, network: Network, close: Callable[[], None] = lambda: None
 ) -> Loaded:
-    batches = list(batches_of(spec.photos, manifest.preprocessing, spec.batch))
-    if network.on_device is not None:
-        return DeviceCompute(network, network.on_device, batches, close)
-    return Compute(network, batches, close)
+    return Compute(
+        network, list(batches_of(spec.photos, manifest.preprocessing, spec.batch)), close
+    )
 
 
 def _check(spec: Spec) -> None:
     absent = missing(spec.kind)
     if absent is not None:
         raise TrtkitError(f"{spec.kind} cannot be measured here: {absent}.")
-    if spec.measure not in MEASURES or spec.cache not in CACHES:
-        raise TrtkitError(
-            f"The measure {spec.measure!r} with the cache {spec.cache!r} was asked for; choose "
-            f"{listed(MEASURES)}, and {listed(CACHES)}."
-        )
+    for what, name, names in (
+        ("Measure", spec.measure, MEASURES),
+        ("Cache", spec.cache, CACHES),
+    ):
+        if name not in names:
+            raise TrtkitError(f"{what} `{name}` not found; available: {listed(names)}.")
+    kind = KINDS[spec.kind]
     if spec.cache != "off" and (spec.kind, spec.measure) != ("trtkit", END_TO_END):
         raise TrtkitError(
-            f"A {spec.cache} cache was asked of {spec.kind}, {spec.measure}; only trtkit has one, end "
-            "to end."
+            f"{spec.kind}, {spec.measure}, has no {spec.cache} cache, only trtkit, end to end, has one; "
+            "measure it with the cache off."
         )
-    if spec.cache != "off" and not (spec.cache_dir and Path(spec.cache_dir).is_dir()):
+    if kind.compute_only and spec.measure != COMPUTE:
         raise TrtkitError(
-            f"A {spec.cache} cache needs a folder, but {spec.cache_dir!r} is none; make it first."
+            f"{spec.kind} runs on random numbers and cannot be measured {spec.measure}; measure "
+            f"{COMPUTE}."
         )
-    if spec.kind in COMPUTE_ALONE and spec.measure != COMPUTE:
-        raise TrtkitError(
-            f"{spec.kind} was asked for {spec.measure}, but it runs on numbers of its own; measure "
-            f"{COMPUTE} with it."
-        )
-    if spec.kind in PER_PRECISION and not (spec.built_dir and Path(spec.built_dir).is_dir()):
-        raise TrtkitError(
-            f"{spec.kind} builds an engine and needs a folder for it, but {spec.built_dir!r} is none; "
-            "make it first."
-        )
+    for needed, what, folder in (
+        (spec.cache != "off", f"A {spec.cache} cache", spec.cache_dir),
+        (kind.per_precision, f"The engine of {spec.kind}", spec.built_dir),
+    ):
+        if needed and not (folder and Path(folder).is_dir()):
+            raise TrtkitError(f"{what} needs a folder, but {folder!r} is not one; make it first.")
     if not spec.photos or spec.batch < 1 or spec.threads < 1:
         raise TrtkitError(
-            f"{len(spec.photos)} photos, batches of {spec.batch} and {spec.threads} threads were asked "
-            "for; each has to be 1 or more."
+            f"{len(spec.photos)} photos, batches of {spec.batch} and {spec.threads} threads cannot be "
+            "measured; give 1 or more of each."
         )
 
 
@@ -109,14 +104,14 @@ def _load_trtkit(spec: Spec, manifest: Manifest) -> Loaded:
     _check_batch(spec, manifest)
     if spec.cache != "off" and len(manifest.path_to(tail)) == 1:
         raise TrtkitError(
-            f"A {spec.cache} cache was asked for, but nothing is split in the bundle {manifest.name}; "
+            f"Bundle {manifest.name} is not split, so it has nothing to put into a {spec.cache} cache; "
             "measure it without a cache, or build it with --cut."
         )
     backend = backend_of(manifest)
     if not backend.on_device and spec.threads != usable_cores():
         raise TrtkitError(
-            f"{spec.threads} threads were asked for, but trtkit on {backend.name} takes one for each of "
-            f"the {usable_cores()} cores that this process may use; give the process as many cores."
+            f"trtkit on {backend.name} runs a thread on each of the {usable_cores()} cores that this "
+            f"process may use, not {spec.threads} threads; give the process as many cores."
         )
     if spec.measure == END_TO_END:
         return Inference(spec, manifest, load_chain(Path(spec.bundle), manifest, tail, backend))
@@ -141,17 +136,8 @@ def _load_tensorrt(spec: Spec, manifest: Manifest) -> Loaded:
     return Inference(spec, manifest, DeviceChain([engine]))
 
 
-def _load_trtexec(spec: Spec, manifest: Manifest) -> Loaded:
-    from trtkit.benchmark.trtexec import Trtexec
-
-    return Trtexec(
-        Path(spec.bundle), manifest, manifest.tail(spec.tail),
-        photos=len(spec.photos), batch=spec.batch, built=Path(spec.built_dir),
-    )  # fmt: skip
-
-
 def _on_gpu(spec: Spec, manifest: Manifest, engines: Sequence[Any]) -> Loaded:
-    """Engines on a GPU by themselves: no copies to it and from it, and the time that it tells."""
+    """Engines on a GPU alone, without copies to it and from it, timed by the GPU."""
     from trtkit.benchmark.tensorrt_engines import PlacedEngines
 
     placed = PlacedEngines(engines, spec.batch)

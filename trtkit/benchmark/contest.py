@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trtkit.benchmark import clocks
 from trtkit.benchmark.clocks import Clocks
-from trtkit.benchmark.kinds import BASELINES, COMPUTE_ALONE, PER_PRECISION, missing
+from trtkit.benchmark.kinds import BASELINES, KINDS, missing
 from trtkit.benchmark.protocol import (
     INTERRUPTED,
     ContestantFailed,
@@ -18,75 +18,27 @@ from trtkit.benchmark.protocol import (
     Turns,
     take_turns,
 )
-from trtkit.benchmark.spec import CACHES, COMPUTE, MEASURES, Spec
-from trtkit.benchmark.statistics import Interval, Summary, ratio_interval
+from trtkit.benchmark.results import Contest, Figure
+from trtkit.benchmark.spec import CACHES, COMPUTE, Spec
+from trtkit.benchmark.statistics import ratio_interval
 from trtkit.benchmark.worker import WorkerContestant
 from trtkit.bundle import Manifest
 from trtkit.cpu import usable_cores
 from trtkit.reporting import advance
-
-__all__ = ["BASELINES", "MEASURES", "Contest", "Figure", "Subject", "competitors_of", "hold"]
+from trtkit.serialization import to_plain
 
 # The unsplit fp32 model as exported: what every competitor's best classes are checked against.
 REFERENCE = "onnxruntime"
-# With fewer equal best classes a competitor is wrong, and its speed says nothing.
-LEAST_AGREEMENT = 0.99
 NOTHING_LOADED = "nothing could be loaded"
 # Seconds that an answer may take; of those that build an engine of the whole model first.
 TIMEOUT, BUILD_TIMEOUT = 600.0, 3600.0
 
 # A bundle's folder and its manifest.
-Subject = tuple[Path, Manifest]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What one competitor did in a contest.
-
-    `seconds` of its rounds, each over all photos; `images_per_second` of the median round; `ratio`:
-    its images per second to the baseline's, round by round, with the interval of the median, None for
-    the baseline; `agreement`: the share of photos, 0 to 1, with the reference's best class, None where
-    there is no reference or it runs on other numbers. `problem` is why it was not measured; then all of
-    these are None. `bundle`: the bundle that trtkit ran, empty for a baseline.
-    """
-
-    competitor: str
-    images_per_second: float | None = None
-    seconds: Summary | None = None
-    ratio: Interval | None = None
-    agreement: float | None = None
-    note: str = ""
-    problem: str | None = None
-    bundle: str = ""
-
-    @property
-    def wrong(self) -> bool:
-        return self.agreement is not None and self.agreement < LEAST_AGREEMENT
-
-
-@dataclass(frozen=True)
-class Contest:
-    """Competitors measured in turns on the same photos: one model, one batch size, one kind of figure.
-
-    `stopped` says what ended it. `bundle` is the first of `bundles`, which are the bundles of that model
-    that took part. `clocks`: what the machine did meanwhile, None when nothing was measured.
-    """
-
-    bundle: str
-    tail: str
-    measure: str
-    batch: int
-    photos: int
-    baseline: str
-    rounds: int
-    stopped: str
-    figures: tuple[Figure, ...]
-    bundles: tuple[str, ...] = ()
-    clocks: Clocks | None = None
+BuiltBundle = tuple[Path, Manifest]
 
 
 def competitors_of(
-    subjects: Sequence[Subject],
+    bundles: Sequence[BuiltBundle],
     tail: str,
     photos: tuple[str, ...],
     *,
@@ -99,57 +51,55 @@ def competitors_of(
 ) -> dict[str, Spec]:
     """The competitors of a contest by name: the baselines, and trtkit with each use of its cache.
 
-    `subjects`: bundles of the same model with the same preprocessing, in other precisions for example.
-    The baselines run what the first one was built from, if it can be one that is not int8, since what an
-    int8 bundle keeps is quantized; those that build an engine do so for each
-    precision that there is. `scratch`: a folder for caches, of this contest alone; `built`: one for
-    engines that the next contests take again.
+    `bundles`: of the same model with the same preprocessing, in other precisions for example. The
+    baselines run what `source_of` chooses; those that build an engine do so for each precision that
+    there is. `scratch`: a folder for caches, of this contest alone; `built`: one for engines that the
+    next contests use again.
     """
     common = Spec(
-        kind="", measure=measure, bundle=str(source_of(subjects)[0]), tail=tail, photos=photos, batch=batch,
+        kind="", measure=measure, bundle=str(source_of(bundles)[0]), tail=tail, photos=photos, batch=batch,
         threads=threads, built_dir=str(built),
     )  # fmt: skip
     specs: dict[str, Spec] = {}
     for kind in baselines:
-        if kind in COMPUTE_ALONE and measure != COMPUTE:
+        if KINDS[kind].compute_only and measure != COMPUTE:
             continue
-        if kind not in PER_PRECISION:
+        if not KINDS[kind].per_precision:
             specs[kind] = replace(common, kind=kind)
             continue
-        for folder, manifest in subjects:
-            mine = replace(common, kind=kind, bundle=str(folder))
-            specs.setdefault(f"{kind} {manifest.precision}", mine)
-    for own, (folder, manifest) in zip(_names(subjects), subjects, strict=True):
-        mine = replace(common, kind="trtkit", bundle=str(folder))
+        for folder, manifest in bundles:
+            spec = replace(common, kind=kind, bundle=str(folder))
+            specs.setdefault(f"{kind} {manifest.precision}", spec)
+    for name, (folder, manifest) in zip(_names(bundles), bundles, strict=True):
+        spec = replace(common, kind="trtkit", bundle=str(folder))
         if measure == COMPUTE or len(manifest.path_to(manifest.tail(tail))) == 1:
-            specs[own] = mine
+            specs[name] = spec
             continue
         for cache in CACHES:
             place = scratch / f"{manifest.name}-{cache}"
             place.mkdir(parents=True, exist_ok=True)
-            specs[f"{own}, cache {cache}"] = replace(mine, cache=cache, cache_dir=str(place))
+            specs[f"{name}, cache {cache}"] = replace(spec, cache=cache, cache_dir=str(place))
     return specs
 
 
-def source_of(subjects: Sequence[Subject]) -> Subject:
-    """The bundle whose ONNX the baselines run: the first that is not int8, else the first."""
-    return next((each for each in subjects if each[1].precision != "int8"), subjects[0])
+def source_of(bundles: Sequence[BuiltBundle]) -> BuiltBundle:
+    """The bundle whose ONNX the baselines run: the first that is not int8, else the first.
+
+    What an int8 bundle keeps is quantized.
+    """
+    return next((bundle for bundle in bundles if bundle[1].precision != "int8"), bundles[0])
 
 
-def _names(subjects: Sequence[Subject]) -> list[str]:
+def _names(bundles: Sequence[BuiltBundle]) -> list[str]:
     """What trtkit with each bundle is called: its precision and backend, and what else is needed."""
-    names = [f"trtkit {manifest.precision} on {manifest.backend}" for _, manifest in subjects]
+    names = [f"trtkit {manifest.precision} on {manifest.backend}" for _, manifest in bundles]
     return [
         name if names.count(name) == 1 else f"{name} ({folder.name})"
-        for name, (folder, _) in zip(names, subjects, strict=True)
+        for name, (folder, _) in zip(names, bundles, strict=True)
     ]
 
 
-def hold(
-    specs: Mapping[str, Spec],
-    baseline: str | None,
-    settings: ProtocolSettings,
-) -> Contest:
+def hold(specs: Mapping[str, Spec], baseline: str | None, settings: ProtocolSettings) -> Contest:
     """Load all competitors that can run here, each in a process of its own, and measure them in turns.
 
     `baseline`: the kind that the others are compared with; by default, or when it does not load, the
@@ -157,81 +107,92 @@ def hold(
     while they are loaded raises KeyboardInterrupt; later it ends the measuring, and the contest is
     returned. No process is left in any case.
     """
-    held = None
+    contest = None
     try:
         with ExitStack() as stack:
-            entered = _load(specs, stack)
-            held = _measure(specs, entered, baseline, settings)
+            entrants = _load(specs, stack)
+            contest = _measure(specs, entrants, baseline, settings)
     except KeyboardInterrupt:
         # While they were closed: all was measured by then.
-        if held is None:
+        if contest is None:
             raise
-        held = replace(held, stopped=INTERRUPTED)
-    return held
+        contest = replace(contest, stopped=INTERRUPTED)
+    return contest
 
 
 @dataclass
-class _Entered:
-    """Who takes part: those that are ready, what each found in the photos, why the others are not."""
+class _Entrants:
+    """The workers that are ready, each one's labels of the photos, and why the others are not ready."""
 
     ready: list[WorkerContestant] = field(default_factory=list)
     labels: dict[str, list[int]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
+    def agreement(self, name: str) -> float | None:
+        """The share of photos with the reference's best class; None if there is nothing to compare."""
+        labels, reference = self.labels[name], self.labels.get(REFERENCE)
+        if not labels or not reference:
+            return None
+        return sum(a == b for a, b in zip(labels, reference, strict=True)) / len(reference)
 
-def _load(specs: Mapping[str, Spec], stack: ExitStack) -> _Entered:
+
+def _load(specs: Mapping[str, Spec], stack: ExitStack) -> _Entrants:
     """Start a process for each; `stack` ends them."""
-    found = _Entered()
+    entrants = _Entrants()
     for number, (name, spec) in enumerate(specs.items()):
         why = missing(spec.kind)
         if why is not None:
-            found.problems[name] = why
+            entrants.problems[name] = why
             continue
         advance(f"Loading {name}", number / len(specs))
-        timeout = BUILD_TIMEOUT if spec.kind in PER_PRECISION else TIMEOUT
-        worker = WorkerContestant(name, spec.to_json(), timeout=timeout, cores=spec.threads)
+        timeout = BUILD_TIMEOUT if KINDS[spec.kind].per_precision else TIMEOUT
+        worker = WorkerContestant(name, to_plain(spec), timeout=timeout, cores=spec.threads)
         stack.enter_context(closing(worker))
         try:
-            labels = worker.labels()
+            entrants.labels[name] = worker.labels()
         except ContestantFailed as error:
-            found.problems[name] = str(error)
+            entrants.problems[name] = str(error)
             continue
-        found.labels[name] = labels
-        found.ready.append(worker)
-    return found
+        entrants.ready.append(worker)
+    return entrants
 
 
 def _measure(
     specs: Mapping[str, Spec],
-    entered: _Entered,
+    entrants: _Entrants,
     baseline: str | None,
     settings: ProtocolSettings,
 ) -> Contest:
-    chosen = _baseline(baseline, specs, entered.labels)
-    watched = None
-    turns = Turns({}, {}, False, chosen, 0, NOTHING_LOADED)
-    if entered.ready:
+    # The kind that was chosen if it could be loaded, else the first that could.
+    names = sorted(specs, key=lambda name: specs[name].kind != baseline)
+    first = next((name for name in names if name in entrants.labels), names[0])
+    readings = None
+    turns = Turns({}, {}, False, first, 0, NOTHING_LOADED)
+    if entrants.ready:
         threads = next(iter(specs.values())).threads
-        sessions = [worker.pid for worker in entered.ready if worker.pid is not None]
+        sessions = [worker.pid for worker in entrants.ready if worker.pid is not None]
         # All of them have just worked, so that nothing is asleep yet.
         before = clocks.read(_cores(threads), sessions)
-        turns = take_turns(entered.ready, settings, baseline=chosen, keep_interrupted=True)
+        turns = take_turns(entrants.ready, settings, baseline=first, keep_interrupted=True)
         try:
-            watched = Clocks.between(before, clocks.read(_cores(threads), sessions), threads)
+            readings = Clocks.between(before, clocks.read(_cores(threads), sessions), threads)
         except KeyboardInterrupt:
             turns = replace(turns, stopped=INTERRUPTED)
-    return _contest(specs, entered, turns, watched)
+    return _contest(specs, entrants, turns, readings)
 
 
 def _contest(
-    specs: Mapping[str, Spec], entered: _Entered, turns: Turns, watched: Clocks | None
+    specs: Mapping[str, Spec], entrants: _Entrants, turns: Turns, readings: Clocks | None
 ) -> Contest:
     spec = next(iter(specs.values()))
-    bundles = [_bundle(each) for each in specs.values() if each.kind == "trtkit"]
-    notes = {worker.name: worker.note for worker in entered.ready}
-    problems = {**entered.problems, **turns.failures}
+    bundles = {
+        name: Path(spec.bundle).resolve().name
+        for name, spec in specs.items()
+        if spec.kind == "trtkit"
+    }
+    figures = [_figure(name, len(spec.photos), turns, entrants) for name in specs]
     return Contest(
-        bundle=bundles[0],
+        bundle=next(iter(bundles.values())),
         tail=spec.tail,
         measure=spec.measure,
         batch=spec.batch,
@@ -240,19 +201,11 @@ def _contest(
         rounds=turns.rounds,
         stopped=turns.stopped,
         figures=tuple(
-            replace(
-                _figure(name, len(each.photos), turns, entered.labels, problems.get(name), notes),
-                bundle=_bundle(each) if each.kind == "trtkit" else "",
-            )
-            for name, each in specs.items()
+            replace(figure, bundle=bundles.get(figure.competitor, "")) for figure in figures
         ),
-        bundles=tuple(dict.fromkeys(bundles)),
-        clocks=watched,
+        bundles=tuple(dict.fromkeys(bundles.values())),
+        clocks=readings,
     )
-
-
-def _bundle(spec: Spec) -> str:
-    return Path(spec.bundle).resolve().name
 
 
 def _cores(threads: int) -> Sequence[int]:
@@ -262,32 +215,17 @@ def _cores(threads: int) -> Sequence[int]:
     return range(min(threads, usable_cores()))
 
 
-def _baseline(asked: str | None, specs: Mapping[str, Spec], loaded: Mapping[str, object]) -> str:
-    """The name of the kind asked for if it could be loaded, else the first that could."""
-    order = sorted(specs, key=lambda name: specs[name].kind != asked)
-    return next((name for name in order if name in loaded), order[0])
-
-
-def _figure(
-    name: str,
-    photos: int,
-    turns: Turns,
-    labels: Mapping[str, Sequence[int]],
-    problem: str | None,
-    notes: Mapping[str, str],
-) -> Figure:
-    note = notes.get(name, "")
-    seconds = turns.samples.get(name, [])
+def _figure(name: str, photos: int, turns: Turns, entrants: _Entrants) -> Figure:
+    """The figure of one competitor; with the reason when it has no round or did not last."""
+    note = next((worker.note for worker in entrants.ready if worker.name == name), "")
+    seconds = turns.samples.get(name)
+    problem = {**entrants.problems, **turns.failures}.get(name)
     if problem is not None or not seconds:
         return Figure(name, note=note, problem=problem or "no round of it was completed")
     ratio = None
     if name != turns.baseline and turns.samples.get(turns.baseline):
         # Images per second go the other way than seconds.
         ratio = ratio_interval(turns.samples[turns.baseline], seconds)
-    reference = labels.get(REFERENCE)
-    agreement = None
-    if reference and labels[name]:
-        same = sum(a == b for a, b in zip(labels[name], reference, strict=True))
-        agreement = same / len(reference)
-    summary = Summary.of(seconds)
-    return Figure(name, photos / summary.median, summary, ratio, agreement, note)
+    summary = turns.summary(name)
+    rate = photos / summary.median
+    return Figure(name, rate, summary, ratio, entrants.agreement(name), note)

@@ -3,71 +3,88 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 
-from trtkit.benchmark.clocks import nvidia_gpus
-from trtkit.engines.registry import BACKENDS
 from trtkit.errors import TrtkitError, listed
-from trtkit.extras import EXTRAS, Package
+
+
+@dataclass(frozen=True)
+class TorchMode:
+    """How torch runs a network: on which device, in fp32 or fp16, compiled or eager."""
+
+    device: str = "cpu"
+    half: bool = False
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of competitor.
+
+    `modules`: what it imports that is not in the base install. `torch`: how torch runs it, None for
+    other libraries. `per_precision`: it builds an engine in the precision of a bundle, so that there is
+    one for each precision. `compute_only`: it runs on numbers of its own, and tells times alone.
+    """
+
+    name: str
+    modules: tuple[str, ...] = ("onnx",)
+    on_gpu: bool = False
+    torch: TorchMode | None = None
+    per_precision: bool = False
+    compute_only: bool = False
+
+
+def _torch(name: str, mode: TorchMode) -> Kind:
+    return Kind(name, ("onnx", "torch", "torchvision"), mode.device == "cuda", mode)
+
 
 # In the order of the table; the first that can run here is what the others are compared with.
-CPU_BASELINES = ("torch", "torch-compile", "onnxruntime", "openvino")
-GPU_BASELINES = (
-    "torch-cuda",
-    "torch-cuda-compile",
-    "torch-cuda-fp16",
-    "onnxruntime-cuda",
-    "tensorrt",
-    "trtexec",
-)
-BASELINES = (*CPU_BASELINES, *GPU_BASELINES)
-KINDS = ("trtkit", *BASELINES)
-# Built in the precision of a bundle, so that there is one for each precision.
-PER_PRECISION = ("tensorrt", "trtexec")
-# It runs on numbers of its own, and tells times alone.
-COMPUTE_ALONE = ("trtexec",)
-
-_TORCH = ("onnx", "torch", "torchvision")
-# What each kind imports that is not in the base install.
-_NEEDS = {
-    "trtkit": (),
-    "onnxruntime": ("onnx",),
-    "torch": _TORCH,
-    "torch-compile": _TORCH,
-    "openvino": ("onnx", "openvino"),
-    "torch-cuda": _TORCH,
-    "torch-cuda-compile": _TORCH,
-    "torch-cuda-fp16": _TORCH,
-    "onnxruntime-cuda": ("onnx",),
-    "tensorrt": ("onnx",),
-    "trtexec": ("onnx",),
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("trtkit", ()),
+        _torch("torch", TorchMode()),
+        _torch("torch-compile", TorchMode(compiled=True)),
+        Kind("onnxruntime"),
+        Kind("openvino", ("onnx", "openvino")),
+        _torch("torch-cuda", TorchMode("cuda")),
+        _torch("torch-cuda-compile", TorchMode("cuda", compiled=True)),
+        _torch("torch-cuda-fp16", TorchMode("cuda", half=True)),
+        Kind("onnxruntime-cuda", on_gpu=True),
+        Kind("tensorrt", on_gpu=True, per_precision=True),
+        Kind("trtexec", on_gpu=True, per_precision=True, compute_only=True),
+    )
 }
+BASELINES = tuple(name for name in KINDS if name != "trtkit")
+GPU_BASELINES = tuple(name for name in BASELINES if KINDS[name].on_gpu)
+CPU_BASELINES = tuple(name for name in BASELINES if not KINDS[name].on_gpu)
 
 
-def missing(kind: str) -> str | None:
+def missing(name: str) -> str | None:
     """Why competitors of that kind cannot run here, with the command that mends it; None if they can.
 
     Part of a sentence: `torch is not installed; pip install 'trtkit[train]'`. No library of a GPU is
     loaded for the answer, so that one of these may still fail when it is. Raises TrtkitError for an
     unknown kind.
     """
-    if kind not in KINDS:
-        raise TrtkitError(f"There is no competitor {kind!r}; choose {listed(KINDS, len(KINDS))}.")
-    why = no_gpu() if kind in GPU_BASELINES else None
+    from trtkit.engines.registry import BACKENDS
+    from trtkit.extras import EXTRAS, Package
+
+    if name not in KINDS:
+        raise TrtkitError(f"Competitor `{name}` not found; available: {listed(KINDS, len(KINDS))}.")
+    kind = KINDS[name]
+    why = no_gpu() if kind.on_gpu else None
     if why is not None:
         return why
-    absent = [name for name in _NEEDS[kind] if not Package(name, (name,)).installed]
+    absent = [module for module in kind.modules if not Package(module).installed]
     if absent:
-        command = (
-            EXTRAS["train"].install
-            if kind.startswith("torch")
-            else f"pip install {' '.join(absent)}"
-        )
-        return f"{listed(absent)} {'is' if len(absent) == 1 else 'are'} not installed; {command}"
-    if kind == "onnxruntime-cuda":
+        install = EXTRAS["train"].install if kind.torch else f"pip install {' '.join(absent)}"
+        return f"{listed(absent)} {'is' if len(absent) == 1 else 'are'} not installed; {install}"
+    if name == "onnxruntime-cuda":
         return _no_cuda_provider()
-    if kind == "tensorrt" and not any(entry.needs_gpu and entry.installed for entry in BACKENDS):
+    if name == "tensorrt" and not any(entry.needs_gpu and entry.installed for entry in BACKENDS):
         return f"TensorRT is not installed; {EXTRAS['tensorrt'].install}"
-    if kind == "trtexec" and shutil.which("trtexec") is None:
+    if name == "trtexec" and shutil.which("trtexec") is None:
         return "trtexec is not on the PATH; it comes with TensorRT's archive and Debian packages"
     return None
 
@@ -77,6 +94,7 @@ def no_gpu() -> str | None:
 
     One that trtkit's own bindings cannot use may still be one for torch, so NVML counts too.
     """
+    from trtkit.benchmark.clocks import nvidia_gpus
     from trtkit.engines.cuda import device
 
     reason = device.missing()
@@ -85,19 +103,16 @@ def no_gpu() -> str | None:
     return f"no NVIDIA GPU was found: {reason.rstrip('.')}"
 
 
-def on_gpu(backend: str) -> bool:
-    """Whether bundles for the backend of that name run on a GPU."""
-    return any(entry.name == backend and entry.needs_gpu for entry in BACKENDS)
-
-
 def baselines_for(backend: str) -> tuple[str, ...]:
     """The baselines for bundles of that backend, the first one being what others are compared with.
 
     Those on a GPU only where there is one, and before the others for a bundle that runs there too.
     """
+    from trtkit.engines.registry import BACKENDS
+
     if no_gpu() is not None:
         return CPU_BASELINES
-    if on_gpu(backend):
+    if any(entry.name == backend and entry.needs_gpu for entry in BACKENDS):
         return (*GPU_BASELINES, *CPU_BASELINES)
     return BASELINES
 

@@ -1,4 +1,4 @@
-"""Competitors that are ready to run: what a round of each is, and what it is asked besides."""
+"""Competitors that are ready to run: from images or files, by a network or by trtkit's pipeline."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from trtkit.benchmark.network import Network, OnDevice
+from trtkit.benchmark.network import Network
+from trtkit.benchmark.spec import Spec
+from trtkit.benchmark.worker import Loaded
 from trtkit.bundle import Manifest
 from trtkit.errors import TrtkitError
 from trtkit.photos.images import load_image, read_file
@@ -23,42 +24,8 @@ from trtkit.runtime.pipeline import Pipeline, Result
 from trtkit.store.cache import CacheOptions, PrefixCache
 from trtkit.tensors import Array
 
-if TYPE_CHECKING:
-    from trtkit.benchmark.spec import Spec
-
 TOP = 5
 FILLING_PASSES = 5
-
-
-class Loaded(Protocol):
-    """A competitor that is ready. Not for several threads at once.
-
-    `images`: photos of one run; `note`: what was chosen or found at loading, empty for nothing.
-    """
-
-    images: int
-    note: str
-
-    def before(self) -> None:
-        """What has to happen before each run and is not timed."""
-        ...
-
-    def run(self) -> float | None:
-        """One pass over all photos: the seconds that its device took, None for who waits to time.
-
-        Raises TrtkitError or ImageError when it failed.
-        """
-        ...
-
-    def labels(self) -> list[int]:
-        """The index of the best class of every photo, in the order of the spec; takes a pass.
-
-        Empty for one that runs on other numbers than the photos'.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give back what it holds."""
 
 
 def batches_of(photos: Sequence[str], image: Preprocessing, batch: int) -> Iterator[Array]:
@@ -73,8 +40,11 @@ def batches_of(photos: Sequence[str], image: Preprocessing, batch: int) -> Itera
             yield np.stack(images)
 
 
-class Compute:
-    """Prepared batches, uint8 N x H x W x 3 in memory, to logits, float32 N x classes on the host."""
+class Compute(Loaded):
+    """Prepared batches, uint8 N x H x W x 3 in memory, to logits, float32 N x classes on the host.
+
+    On a GPU: batches that lie there already to logits there, in the seconds that the GPU took.
+    """
 
     def __init__(
         self,
@@ -84,44 +54,31 @@ class Compute:
     ) -> None:
         self.images = sum(map(len, batches))
         self.note = network.note
-        self.close = close
-        self._logits = network.logits
+        self._network = network
         self._batches = batches
-
-    def before(self) -> None:
-        return None
+        self._close = close
+        if network.on_device is not None:
+            self._placed = [network.on_device.place(batch) for batch in batches]
+            # What comes a second time is recorded, and what is compared with it is tuned by then.
+            for _ in range(2):
+                self.run()
 
     def run(self) -> float | None:
+        if self._network.on_device is not None:
+            return self._network.on_device.seconds(self._placed)
         for batch in self._batches:
-            self._logits(batch)
+            self._network.logits(batch)
         return None
 
     def labels(self) -> list[int]:
-        return [int(i) for batch in self._batches for i in self._logits(batch).argmax(axis=1)]
+        batches = map(self._network.logits, self._batches)
+        return [int(label) for logits in batches for label in logits.argmax(axis=1)]
+
+    def close(self) -> None:
+        self._close()
 
 
-class DeviceCompute(Compute):
-    """Prepared batches that lie on a GPU already to logits there, in the seconds that the GPU took."""
-
-    def __init__(
-        self,
-        network: Network,
-        on_device: OnDevice,
-        batches: Sequence[Array],
-        close: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__(network, batches, close)
-        self._on_device = on_device
-        self._placed = [on_device.place(batch) for batch in batches]
-        # What comes a second time is recorded, and what is compared with it is tuned by then.
-        for _ in range(2):
-            self.run()
-
-    def run(self) -> float | None:
-        return self._on_device.seconds(self._placed)
-
-
-class EndToEnd:
+class EndToEnd(Loaded):
     """Files to their best classes by one network, decoded in threads as a pipeline does."""
 
     def __init__(self, network: Network, spec: Spec, image: Preprocessing) -> None:
@@ -131,30 +88,24 @@ class EndToEnd:
         self._spec = spec
         self._image = image
 
-    def before(self) -> None:
-        return None
-
     def run(self) -> float | None:
         self._best()
         return None
 
     def labels(self) -> list[int]:
-        return [int(best[0][0]) for best in self._best()]
-
-    def close(self) -> None:
-        return None
+        return [int(classes[0]) for classes, _ in self._best()]
 
     def _best(self) -> list[tuple[Array, Array]]:
         """For each photo the indices of its best classes, best first, and their scores."""
-        found = []
+        best = []
         for batch in batches_of(self._spec.photos, self._image, self._spec.batch):
             for scores in softmax(self._network.logits(batch)):
                 order = np.argsort(-scores, kind="stable")[:TOP]
-                found.append((order, scores[order]))
-        return found
+                best.append((order, scores[order]))
+        return best
 
 
-class Inference:
+class Inference(Loaded):
     """Files to their best classes by trtkit's own pipeline, with its cache as the spec says.
 
     Cold: every run has an empty cache, and lasts until all of it is committed to the disk. `close` is
@@ -169,7 +120,6 @@ class Inference:
         close: Callable[[], None] | None = None,
     ) -> None:
         self.images = len(spec.photos)
-        self.note = ""
         self._spec = spec
         self._manifest = manifest
         self._chain = chain

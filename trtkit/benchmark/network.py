@@ -1,9 +1,10 @@
-"""A model that a baseline runs, and the check that it is the exported one."""
+"""A model that a baseline runs, and what a bundle keeps of it: the exported graphs and weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from trtkit.tensors import Array
 
 if TYPE_CHECKING:
     import onnx
+
+    from trtkit.bundle import Manifest
 
 # From uint8 images N x H x W x 3, RGB, contiguous, to float32 logits N x classes.
 Logits = Callable[[Array], Array]
@@ -68,26 +71,22 @@ def merged(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     return whole
 
 
-def onnxruntime_network(model: onnx.ModelProto, threads: int) -> Network:
-    """The model on ONNX Runtime's CPU provider, with its default options but for the threads."""
-    import onnxruntime
+def source_graphs(folder: Path, manifest: Manifest, tail: str) -> list[onnx.ModelProto]:
+    """The graphs of the stages from the image to the logits of `tail`, fp32, as exported.
 
-    from trtkit.engines.onnxruntime import ERRORS_ONLY, LOAD_ERRORS, PROVIDERS
+    Raises TrtkitError when one is missing or damaged.
+    """
+    from trtkit.bundle import check_files
+    from trtkit.graph.files import read_model
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = ERRORS_ONLY
-    try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=PROVIDERS
-        )
-    except LOAD_ERRORS as error:
+    path = manifest.path_to(manifest.tail(tail))
+    if any(stage.source is None for stage in path):
         raise TrtkitError(
-            f"ONNX Runtime cannot load the exported model ({str(error).splitlines()[0]}); build the "
-            "bundle again with `trtkit build`."
-        ) from error
-    name = session.get_inputs()[0].name
-    return Network(lambda images: np.asarray(session.run(None, {name: images})[0]))
+            f"Bundle {manifest.name} holds no ONNX graphs for the baselines to run, because an earlier "
+            "trtkit built it; build it again from the exported models."
+        )
+    check_files(folder, path, engines=False, sources=True)
+    return [read_model(folder / str(stage.source)) for stage in path]
 
 
 def layer_weights(model: onnx.ModelProto) -> dict[str, Array]:
@@ -100,7 +99,7 @@ def layer_weights(model: onnx.ModelProto) -> dict[str, Array]:
     from onnx import numpy_helper
 
     constants = {value.name: value for value in model.graph.initializer}
-    found: dict[str, Array] = {}
+    weights: dict[str, Array] = {}
     for node in model.graph.node:
         if node.op_type not in ("Conv", "Gemm") or node.input[1] not in constants:
             continue
@@ -110,26 +109,8 @@ def layer_weights(model: onnx.ModelProto) -> dict[str, Array]:
             weight = weight.T
         layer = node.input[1].removesuffix(".weight")
         bias = constants.get(node.input[2]) if len(node.input) > 2 else None
-        found[f"{layer}.weight"] = weight
-        found[f"{layer}.bias"] = (
+        weights[f"{layer}.weight"] = weight
+        weights[f"{layer}.bias"] = (
             np.zeros(len(weight), weight.dtype) if bias is None else numpy_helper.to_array(bias)
         )
-    return found
-
-
-def check_same(
-    logits: Logits, parts: Sequence[onnx.ModelProto], images: Array, tolerance: float = TOLERANCE
-) -> None:
-    """Raise TrtkitError unless this is what the export computes, by the first image.
-
-    A foreign graph may have the weights of an architecture and do something else with them.
-    `tolerance`: the largest difference, as a share of the largest logit.
-    """
-    expected = onnxruntime_network(merged(parts), 1).logits(images[:1])
-    error = float(np.abs(logits(images)[:1] - expected).max())
-    # Written so that NaN is not accepted.
-    if not error <= tolerance * float(np.abs(expected).max()):
-        raise TrtkitError(
-            f"The network rebuilt in torch is not the exported one (its logits differ by {error:.3g}); "
-            "measure it without the torch baselines."
-        )
+    return weights

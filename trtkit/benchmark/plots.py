@@ -5,24 +5,25 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from trtkit.benchmark.saved import SavedReport, measured, spread, wrong
+from trtkit.benchmark.results import Contest, Figure
+from trtkit.benchmark.statistics import Interval
 from trtkit.errors import TrtkitError, listed
 from trtkit.plotting import check_picture, drawable, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Picture
 
 # From this greatest over the least on, bars from zero would hide the short ones.
 LOG_FROM: Final = 20.0
 
-# Hatches on light tones, so that both are seen; together they tell 18 competitors apart in grey. Dots
+# Hatches on light tones, so that both are visible; together they tell 18 competitors apart in grey. Dots
 # would take 400 KB of an SVG.
 _LOOKS: Final = tuple(
     product(("", "////", "++++", "xxxx", "----", "\\\\\\\\"), ("0.9", "0.7", "0.5"))
@@ -30,7 +31,7 @@ _LOOKS: Final = tuple(
 _WRONG: Final = ("", "1.0")
 
 # Inches.
-_WIDTH, _EACH_BAR, _EACH_PANEL = 9.0, 0.27, 1.05
+_WIDTH, _BAR_HEIGHT, _PANEL_HEIGHT = 9.0, 0.27, 1.05
 _DPI: Final = 150
 # Agg draws no picture with more pixels on a side than fit into 16 bits.
 _MOST_PIXELS: Final = 60_000
@@ -39,33 +40,38 @@ _LABEL_LENGTH: Final = 48
 
 @dataclass(frozen=True)
 class Panel:
-    """Contests of one model and one kind of figure, which differ in their batches."""
+    """Contests of one model and one measure, which differ in their batches."""
 
     bundle: str
     tail: str
     measure: str
-    contests: tuple[dict[str, Any], ...]
+    contests: tuple[Contest, ...]
 
     @property
     def title(self) -> str:
         return f"{self.bundle}, {self.tail}: {self.measure}"
 
     @property
-    def bars(self) -> int:
-        return sum(measured(figure) for c in self.contests for figure in c["figures"])
+    def bars(self) -> list[Figure]:
+        """The figures of all competitors that were measured."""
+        return [figure for contest in self.contests for figure in contest.measured]
+
+    @property
+    def height(self) -> float:
+        """In inches: of its bars, the name of each batch above them, and what is around."""
+        return _PANEL_HEIGHT + _BAR_HEIGHT * (len(self.bars) + len(self.contests))
 
 
-def panels(report: SavedReport) -> tuple[Panel, ...]:
-    """The contests of a report by bundle, tail and measure, in the report's order."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for contest in report["contests"]:
-        key = (contest["bundle"], contest["tail"], contest["measure"])
-        groups.setdefault(key, []).append(contest)
-    return tuple(Panel(*key, tuple(contests)) for key, contests in groups.items())
+def panels(contests: Sequence[Contest]) -> tuple[Panel, ...]:
+    """Contests by bundle, tail and measure, in their order."""
+    groups: dict[tuple[str, str, str], list[Contest]] = {}
+    for contest in contests:
+        groups.setdefault((contest.bundle, contest.tail, contest.measure), []).append(contest)
+    return tuple(Panel(*key, tuple(group)) for key, group in groups.items())
 
 
-def draw_bench(report: SavedReport, path: Path) -> None:
-    """Draw all contests of a report, in its JSON form, to `path`.
+def draw_bench(contests: Sequence[Contest], path: Path) -> None:
+    """Draw all contests of a report to `path`.
 
     A panel for each bundle, tail and measure, in it the batches, in each the competitors: a bar of
     images/s (the median round) with a line from p10 to p90 of the rounds and the ratio to the baseline.
@@ -75,10 +81,10 @@ def draw_bench(report: SavedReport, path: Path) -> None:
 
     Raises TrtkitError when nothing was measured, matplotlib is missing or the file cannot be written.
     """
-    save_figure(_drawn(report), path)
+    save_figure(_drawn(contests), path)
 
 
-def bench_svg(report: SavedReport) -> str:
+def bench_svg(contests: Sequence[Contest]) -> str:
     """The picture of `draw_bench` as an `<svg>` element to put into a page of HTML.
 
     Its text is text, in the reader's own sans-serif. It refers to nothing outside. Raises TrtkitError
@@ -89,13 +95,13 @@ def bench_svg(report: SavedReport) -> str:
 
     # The names of its parts are hashed with the salt: two pictures of a page must not share them, and
     # one that is drawn again has to be the same.
-    salt = "|".join(panel.title for panel in panels(report))
+    salt = "|".join(panel.title for panel in panels(contests))
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt}
     settings["font.sans-serif"] = ["DejaVu Sans"]
     buffer = io.StringIO()
     with warnings.catch_warnings(), rc_context(settings):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        _drawn(report).savefig(buffer, format="svg")
+        _drawn(contests).savefig(buffer, format="svg")
     drawn = buffer.getvalue()
     element = drawn[drawn.index("<svg") :]
     # HTML knows what an svg is; its namespaces and its origin would be the page's only addresses. The
@@ -108,127 +114,100 @@ def bench_svg(report: SavedReport) -> str:
     return re.sub(r"\s+", " ", element).strip()
 
 
-def _drawn(report: SavedReport) -> Figure:
-    shown = [panel for panel in panels(report) if panel.bars]
-    if not shown:
+def _drawn(contests: Sequence[Contest]) -> Picture:
+    drawable_panels = [panel for panel in panels(contests) if panel.bars]
+    if not drawable_panels:
         raise TrtkitError(
             "Nothing can be drawn: none of the report's competitors was measured; their problems are in "
             "the report."
         )
-    heights = [_EACH_PANEL + _EACH_BAR * _rows(panel) for panel in shown]
-    figure = new_figure(_WIDTH, sum(heights), dpi=min(_DPI, _MOST_PIXELS / sum(heights)))
-    looks = _looks(shown)
-    grid = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)
-    for axes, panel in zip(grid[:, 0], shown, strict=True):
+    names = dict.fromkeys(bar.competitor for panel in drawable_panels for bar in panel.bars)
+    looks = {name: _LOOKS[number % len(_LOOKS)] for number, name in enumerate(names)}
+    heights = [panel.height for panel in drawable_panels]
+    picture = new_figure(_WIDTH, sum(heights), dpi=min(_DPI, _MOST_PIXELS / sum(heights)))
+    grid = picture.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
+    for axes, panel in zip(grid[:, 0], drawable_panels, strict=True):
         _draw_panel(axes, panel, looks)
-    return figure
+    return picture
 
 
-def _rows(panel: Panel) -> int:
-    """Lines of a panel: its bars, and the name of each batch above them."""
-    return panel.bars + len(panel.contests)
-
-
-def _looks(shown: Sequence[Panel]) -> dict[str, tuple[str, str]]:
-    """Hatch and tone of every competitor, the same in all panels."""
-    names = dict.fromkeys(
-        figure["competitor"]
-        for panel in shown
-        for contest in panel.contests
-        for figure in contest["figures"]
-        if measured(figure)
-    )
-    return {name: _LOOKS[number % len(_LOOKS)] for number, name in enumerate(names)}
-
-
-def _draw_panel(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
-    places: list[int] = []
-    labels: list[str] = []
+def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, tuple[str, str]]) -> None:
+    """`looks`: hatch and tone of every competitor, the same in all panels."""
+    labels: dict[int, str] = {}
     row = 0
     for contest in panel.contests:
         axes.text(
-            0, row, f" batch {contest['batch']}", transform=axes.get_yaxis_transform(), va="center",
+            0, row, f" batch {contest.batch}", transform=axes.get_yaxis_transform(), va="center",
             fontsize=9, fontweight="bold",
         )  # fmt: skip
-        for figure in filter(measured, contest["figures"]):
+        for figure in contest.measured:
             row += 1
-            places.append(row)
-            labels.append(drawable(figure["competitor"], _LABEL_LENGTH))
-            _draw_bar(axes, row, contest, figure, looks[figure["competitor"]])
+            labels[row] = drawable(figure.competitor, _LABEL_LENGTH)
+            _draw_bar(axes, row, contest, figure, looks[figure.competitor])
         row += 1
-    axes.set_yticks(places, labels=labels, fontsize=9, parse_math=False)
+    axes.set_yticks([*labels], labels=[*labels.values()], fontsize=9, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(row - 0.4, -0.6)
     axes.set_title(drawable(panel.title, 2 * _LABEL_LENGTH), fontsize=10, parse_math=False)
-    _scale(axes, panel)
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _draw_bar(
-    axes: Axes, row: int, contest: dict[str, Any], figure: dict[str, Any], look: tuple[str, str]
-) -> None:
-    rate = figure["images_per_second"]
-    low, high = spread(figure)
-    hatch, tone = _WRONG if wrong(figure) else look
-    axes.barh(
-        row, rate, height=0.74, color=tone, hatch=hatch, edgecolor="black", linewidth=0.8,
-        linestyle="--" if wrong(figure) else "-",
-    )  # fmt: skip
-    axes.errorbar(
-        rate, row, xerr=[[max(0.0, rate - low)], [max(0.0, high - rate)]], color="black", capsize=3,
-        linewidth=1.2,
-    )  # fmt: skip
-    axes.annotate(
-        _value(contest, figure), (max(rate, high), row), xytext=(6, 0), textcoords="offset points",
-        va="center", fontsize=8,
-    )  # fmt: skip
-
-
-def _value(contest: dict[str, Any], figure: dict[str, Any]) -> str:
-    text = f"{figure['images_per_second']:.4g}"
-    ratio = figure.get("ratio")
-    if figure["competitor"] == contest["baseline"]:
-        text += " (baseline)"
-    elif ratio is not None:
-        text += f" ({ratio['median']:.2f}x)"
-    return f"WRONG: {text}" if wrong(figure) else text
-
-
-def _scale(axes: Axes, panel: Panel) -> None:
-    """The axis of images/s, with room for the figures at the bars' ends, and who is not on it."""
-    from matplotlib.ticker import StrMethodFormatter
-
-    bars = [figure for c in panel.contests for figure in c["figures"] if measured(figure)]
-    rates = [figure["images_per_second"] for figure in bars]
-    ends = [max(figure["images_per_second"], spread(figure)[1]) for figure in bars]
-    least, greatest = min(rates), max(ends)
-    label = "images/s"
-    if max(rates) / least > LOG_FROM:
-        axes.set_xscale("log")
-        # 1000, which is read faster than a power of ten.
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        left = min(spread(figure)[0] for figure in bars) / 2
-        axes.set_xlim(left, greatest * (greatest / left) ** 0.35)
-        label += ", logarithmic scale"
-    else:
-        axes.set_xlim(0, greatest * 1.35)
-    label += "; lines from p10 to p90 of the rounds"
+    scale = _scale(axes, [figure.rates for figure in panel.bars])
+    label = f"images/s{scale}; lines from p10 to p90 of the rounds"
     absent = _absent(panel)
     if absent:
         label += f"\nnot measured: {drawable(', '.join(absent), 2 * _LABEL_LENGTH)}"
     axes.set_xlabel(label, fontsize=9, parse_math=False)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_bar(
+    axes: Axes, row: int, contest: Contest, figure: Figure, look: tuple[str, str]
+) -> None:
+    rates = figure.rates
+    hatch, tone = _WRONG if figure.wrong else look
+    axes.barh(
+        row, rates.median, height=0.74, color=tone, hatch=hatch, edgecolor="black", linewidth=0.8,
+        linestyle="--" if figure.wrong else "-",
+    )  # fmt: skip
+    axes.errorbar(
+        rates.median, row, xerr=[[rates.median - rates.low], [rates.high - rates.median]],
+        color="black", capsize=3, linewidth=1.2,
+    )  # fmt: skip
+    text = f"{rates.median:.4g}"
+    if figure.competitor == contest.baseline:
+        text += " (baseline)"
+    elif figure.ratio is not None:
+        text += f" ({figure.ratio.median:.2f}x)"
+    axes.annotate(
+        f"WRONG: {text}" if figure.wrong else text, (rates.high, row), xytext=(6, 0),
+        textcoords="offset points", va="center", fontsize=8,
+    )  # fmt: skip
+
+
+def _scale(axes: Axes, rates: Sequence[Interval]) -> str:
+    """Scale the axis of images/s, with room for the figures at the bars' ends; what is said of it."""
+    from matplotlib.ticker import StrMethodFormatter
+
+    medians = [rate.median for rate in rates]
+    greatest = max(rate.high for rate in rates)
+    if max(medians) / min(medians) <= LOG_FROM:
+        axes.set_xlim(0, greatest * 1.35)
+        return ""
+    axes.set_xscale("log")
+    # 1000, which is read faster than a power of ten.
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    left = min(rate.low for rate in rates) / 2
+    axes.set_xlim(left, greatest * (greatest / left) ** 0.35)
+    return ", logarithmic scale"
 
 
 def _absent(panel: Panel) -> list[str]:
     """Who was not measured, with the batches where it is not so in all of them."""
     batches: dict[str, list[int]] = {}
     for contest in panel.contests:
-        for figure in contest["figures"]:
-            if not measured(figure):
-                batches.setdefault(figure["competitor"], []).append(contest["batch"])
+        for figure in contest.figures:
+            if not figure.measured:
+                batches.setdefault(figure.competitor, []).append(contest.batch)
     return [
         name if len(missed) == len(panel.contests) else f"{name} (batch {listed(map(str, missed))})"
         for name, missed in batches.items()

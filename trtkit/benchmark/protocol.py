@@ -107,20 +107,16 @@ class ProtocolSettings:
     seconds: float = 120.0  # after the warm-up; a round that has begun is finished
 
     def __post_init__(self) -> None:
-        if self.warmup < 0:
-            raise TrtkitError(f"{self.warmup} warm-up rounds were asked for; give 0 or more.")
-        if self.least_rounds < 1:
-            raise TrtkitError(
-                f"At least {self.least_rounds} rounds were asked for; give 1 or more."
-            )
-        if self.most_rounds < self.least_rounds:
-            raise TrtkitError(
-                f"At most {self.most_rounds} rounds were asked for, but at least {self.least_rounds}; "
-                f"the most cannot be fewer than the least."
-            )
-        for what, value in (("relative width", self.width), ("number of seconds", self.seconds)):
-            if not (math.isfinite(value) and value > 0):
-                raise TrtkitError(f"A {what} of {value:g} was asked for; give one above 0.")
+        for what, value, least in (
+            ("number of warm-up rounds", self.warmup, 0),
+            ("least number of rounds", self.least_rounds, 1),
+            ("greatest number of rounds", self.most_rounds, self.least_rounds),
+        ):
+            if value < least:
+                raise TrtkitError(f"The {what} is {value}; give {least} or more.")
+        for what, share in (("relative width", self.width), ("number of seconds", self.seconds)):
+            if not (math.isfinite(share) and share > 0):
+                raise TrtkitError(f"The {what} is {share:g}; give a finite one above 0.")
 
     @classmethod
     def fixed(cls, rounds: int, warmup: int = 1) -> ProtocolSettings:
@@ -148,7 +144,7 @@ class Turns:
     @property
     def medians(self) -> dict[str, float]:
         """The median of every contestant that has samples, by name; seconds."""
-        return {name: self.summary(name).median for name, taken in self.samples.items() if taken}
+        return {name: self.summary(name).median for name in self.samples if self.samples[name]}
 
     def summary(self, name: str) -> Summary:
         """Median, mean and percentiles of one contestant. Raises TrtkitError without samples."""
@@ -169,8 +165,8 @@ class Turns:
         if not self.rounds or self.baseline in self.failures:
             return {}
         return {
-            name: ratio_interval(taken, self.samples[self.baseline])
-            for name, taken in self.samples.items()
+            name: ratio_interval(samples, self.samples[self.baseline])
+            for name, samples in self.samples.items()
             if name != self.baseline and name not in self.failures
         }
 
@@ -216,7 +212,7 @@ def take_turns(
     if baseline is None and names:
         baseline = names[0]
     if baseline is None or baseline not in names:
-        raise TrtkitError(f"The baseline {baseline!r} is none of the contestants: {listed(names)}.")
+        raise TrtkitError(f"Baseline `{baseline}` not found; available: {listed(names)}.")
     course = _Course(list(contestants), baseline, f"{title}: " if title else "")
     try:
         stopped = _run(course, settings or ProtocolSettings(), clock)
@@ -226,7 +222,7 @@ def take_turns(
         stopped = INTERRUPTED
     return Turns(
         samples={
-            name: [taken[name] for taken in course.complete if name in taken] for name in names
+            name: [times[name] for times in course.complete if name in times] for name in names
         },
         failures=course.failures,
         interrupted=stopped == INTERRUPTED,
@@ -278,19 +274,19 @@ class _Course:
     def turn(self, number: int, phase: str, share: float) -> dict[str, float]:
         """Round `number`, which says who is the first: the seconds of those that did not fail."""
         first = number % len(self.remaining)
-        taken = {}
+        times = {}
         for contestant in (*self.remaining[first:], *self.remaining[:first]):
             advance(f"{self.prefix}{phase} {contestant.name}", share)
             try:
                 with uncollected():
-                    taken[contestant.name] = contestant.round()
+                    times[contestant.name] = contestant.round()
             except ContestantFailed as error:
                 self.failures[contestant.name] = str(error)
                 self.remaining.remove(contestant)
                 contestant.close()
                 if self.lost:
                     break
-        return taken
+        return times
 
     @property
     def lost(self) -> bool:
@@ -309,7 +305,7 @@ class _Course:
         return max(ratio_interval(samples, base).relative_width for samples in others)
 
     def _samples(self, name: str) -> list[float]:
-        return [taken[name] for taken in self.complete]
+        return [times[name] for times in self.complete]
 
 
 def _run(course: _Course, settings: ProtocolSettings, clock: Callable[[], float]) -> str:
@@ -321,10 +317,10 @@ def _run(course: _Course, settings: ProtocolSettings, clock: Callable[[], float]
     start = clock()
     share = 0.0
     while True:
-        taken = course.turn(len(course.complete), "measuring", share)
+        times = course.turn(len(course.complete), "measuring", share)
         if course.lost:
             return BASELINE_FAILED
-        course.complete.append(taken)
+        course.complete.append(times)
         seconds = clock() - start
         stopped = _ended(course, settings, seconds)
         if stopped is not None:

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from trtkit.atomic import whole_file
 from trtkit.benchmark.plots import bench_svg, panels
-from trtkit.benchmark.protocol import INTERRUPTED
-from trtkit.benchmark.saved import SavedReport, measured, wrong
+from trtkit.benchmark.results import BenchReport, Contest, Figure
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import Package
 
@@ -29,38 +28,35 @@ def check_report(path: Path) -> None:
         )
 
 
-def cells(contest: dict[str, Any], figure: dict[str, Any]) -> tuple[str, ...]:
-    """A figure's row, as text, for `COLUMNS`; both arguments are in their JSON form."""
-    if not measured(figure):
-        return (figure["competitor"], *[""] * 6, figure.get("problem") or "")
-    milliseconds = [
-        f"{1e3 * figure['seconds'][name] / contest['photos']:.2f}"
-        for name in ("median", "p90", "p99")
-    ]
-    ratio, agreement = figure.get("ratio"), figure.get("agreement")
+def cells(contest: Contest, figure: Figure) -> tuple[str, ...]:
+    """A figure's row, as text, for `COLUMNS`."""
+    seconds, ratio = figure.seconds, figure.ratio
+    if seconds is None or figure.images_per_second is None:
+        return (figure.competitor, *[""] * 6, figure.problem or "")
+    times = (seconds.median, seconds.p90, seconds.p99)
     compared = ""
-    if figure["competitor"] == contest["baseline"]:
+    if figure.competitor == contest.baseline:
         compared = "baseline"
     elif ratio is not None:
-        compared = f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
-    warning = "WRONG: other best classes than the reference. " if wrong(figure) else ""
+        compared = f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+    warning = "WRONG: other best classes than the reference. " if figure.wrong else ""
     return (
-        figure["competitor"],
-        f"{figure['images_per_second']:.1f}",
-        *milliseconds,
+        figure.competitor,
+        f"{figure.images_per_second:.1f}",
+        *(f"{1e3 * time / contest.photos:.2f}" for time in times),
         compared,
-        "" if agreement is None else f"{agreement:.1%}",
-        f"{warning}{figure.get('note') or ''}",
+        "" if figure.agreement is None else f"{figure.agreement:.1%}",
+        f"{warning}{figure.note}",
     )
 
 
-def write_report(report: SavedReport, path: Path) -> None:
-    """Write a report, in its JSON form, to `path` as one HTML file.
+def write_report(report: BenchReport, path: Path) -> None:
+    """Write a report to `path` as one HTML file.
 
-    It has the machine, the command that repeats it, notes, and for each model and kind of figure a
-    picture and a table for each batch. It loads nothing and runs no script; everything in it that came
-    from the report is escaped. Without matplotlib it says so in the place of the pictures. The file
-    appears whole.
+    It has the machine, the command that repeats it, notes, and for each model and measure a picture and
+    a table for each batch. It loads nothing and runs no script; everything in it that came from the
+    report is escaped. Without matplotlib it says so in the place of the pictures. The file appears
+    whole.
 
     Raises TrtkitError when the file cannot be written.
     """
@@ -69,44 +65,38 @@ def write_report(report: SavedReport, path: Path) -> None:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cells"] = lambda figure, contest: cells(contest, figure)
-    environment.filters["bad"] = lambda figure: not measured(figure) or wrong(figure)
+    environment.filters["bad"] = lambda figure: not figure.measured or figure.wrong
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    contests = report["contests"]
-    names = dict.fromkeys(name for c in contests for name in (c["bundle"], *c.get("bundles", ())))
+    names = dict.fromkeys(name for c in report.contests for name in (c.bundle, *c.bundles))
+    notes = list(report.notes)
+    if report.interrupted:
+        notes.append("The measuring was interrupted: these are the rounds that were completed.")
     page = template.render(
         title=f"trtkit bench: {listed(names)}",
         report=report,
-        notes=_notes(report),
-        drawable=Package("matplotlib", ("matplotlib",)).installed,
-        panels=panels(report),
-        picture=lambda panel: bench_svg({**report, "contests": list(panel.contests)}),
+        notes=notes,
+        drawable=Package("matplotlib").installed,
+        panels=panels(report.contests),
+        picture=bench_svg,
         columns=COLUMNS,
         machine=list(_machine(report)),
-        settings=[(name.replace("_", " "), v) for name, v in report.get("settings", {}).items()],
+        settings=[(name.replace("_", " "), value) for name, value in report.settings.items()],
     )
     with whole_file(path) as temporary:
         # What came from JSON may hold halves of characters, which no file can.
         temporary.write_text(page + "\n", encoding="utf-8", errors="replace")
 
 
-def _notes(report: SavedReport) -> list[str]:
-    """Notes and warnings, and that measuring was interrupted if it was."""
-    notes = [*report.get("notes", ()), *report.get("warnings", ())]
-    if report.get("interrupted") or INTERRUPTED in (c.get("stopped") for c in report["contests"]):
-        notes.append("The measuring was interrupted: these are the rounds that were completed.")
-    return notes
-
-
-def _machine(report: SavedReport) -> Iterator[tuple[str, str]]:
+def _machine(report: BenchReport) -> Iterator[tuple[str, str]]:
     """What the report tells of the machine, by name; other keys of later versions if they are plain."""
-    machine = report.get("machine", {})
+    machine = report.machine
     for name, value in machine.items():
         if name == "memory_bytes" and value:
             yield "memory", f"{value / 2**30:.1f} GiB"
         elif isinstance(value, str | int | float):
             yield name.replace("_", " "), str(value)
     yield "GPUs", listed(map(_gpu, machine.get("gpus", ())))
-    yield "threads of each competitor", str(report.get("threads", "unknown"))
+    yield "threads of each competitor", str(report.threads or "unknown")
     backends = [b for b in machine.get("backends", ()) if b.get("version")]
     yield "backends", listed(f"{b.get('name')} {b['version']}" for b in backends)
     packages: dict[str, str] = {}

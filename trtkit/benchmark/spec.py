@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 COMPUTE, END_TO_END = MEASURES = ("compute", "end to end")
 CACHES = ("off", "cold", "warm")
@@ -32,13 +31,3 @@ class Spec:
     cache: str = "off"
     cache_dir: str = ""
     built_dir: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "photos": list(self.photos)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Spec:
-        """Build the spec from its JSON object. Raises KeyError or TypeError for wrong fields."""
-        # A worker's object also says which function is to be called with it.
-        fields = {name: given for name, given in value.items() if name != "factory"}
-        return cls(**{**fields, "photos": tuple(fields["photos"])})

@@ -16,6 +16,10 @@ from trtkit.errors import TrtkitError
 CONFIDENCE = 0.95
 
 
+class DisorderedInterval(TrtkitError, ValueError):
+    """Bounds that do not contain their median; a ValueError too, so that readers name the field."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """A median and the bounds around it, in the unit of the values (ratios have none).
@@ -29,7 +33,7 @@ class Interval:
 
     def __post_init__(self) -> None:
         if not self.low <= self.median <= self.high:
-            raise TrtkitError(
+            raise DisorderedInterval(
                 f"The interval from {self.low:g} to {self.high:g} does not contain its median "
                 f"{self.median:g}."
             )
@@ -207,5 +211,5 @@ def _check(values: Sequence[float]) -> None:
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise TrtkitError(
-            f"A confidence of {confidence:g} was asked for; it has to be between 0 and 1, as 0.95 is."
+            f"The confidence {confidence:g} is not between 0 and 1; give 0.95, for example."
         )

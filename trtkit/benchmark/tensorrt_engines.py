@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trtkit.benchmark.baselines import source_graphs
-from trtkit.benchmark.network import merged
+from trtkit.benchmark.network import merged, source_graphs
 from trtkit.bundle import Manifest, Stage, check_files
 from trtkit.engines.base import Backend, StageBuild
 from trtkit.engines.cuda.device import Event, Stream
@@ -26,7 +25,7 @@ from trtkit.errors import TrtkitError
 from trtkit.runtime.device.runs import PreparedRuns
 from trtkit.runtime.device.slot import Slot
 from trtkit.runtime.loading import backend_of
-from trtkit.serialization import from_plain
+from trtkit.serialization import from_plain, write_json
 from trtkit.tensors import Array
 from trtkit.workspace import TIMING_FOLDER
 
@@ -183,16 +182,16 @@ def bundle_engines(folder: Path, manifest: Manifest, tail: Stage) -> list[Any]:
     return [backend.load(folder / stage.file, stage.engine, rebuild) for stage in path]
 
 
-def unsplit_engine(folder: Path, manifest: Manifest, tail: Stage, kept: Path) -> Any:
+def unsplit_engine(folder: Path, manifest: Manifest, tail: Stage, built: Path) -> Any:
     """One engine of the whole model, built as the bundle was: its precision, options and backend.
 
-    For a bundle of the CPU's it is the backend that `auto` takes. `kept`: a folder where the engine
-    stays for whoever asks next, so that it is built once. Raises TrtkitError when there is no
+    A bundle for the CPU is built by the backend that `auto` chooses. `built`: a folder where the engine
+    stays, so that it is built once. Raises TrtkitError when there is no
     TensorRT, or it cannot build or run here.
     """
     backend = _backend(manifest)
     # Named by the request and the tail; also the name that TensorRT's errors give it.
-    plan = kept / f"{tail.name}-{manifest.build_id[:16]}{backend.suffix}"
+    plan = built / f"{tail.name}-{manifest.build_id[:16]}{backend.suffix}"
     record = plan.with_suffix(".json")
     if not record.is_file():
         _build(folder, manifest, tail, backend, plan, record)
@@ -207,7 +206,7 @@ def _backend(manifest: Manifest) -> Backend:
     if backend.on_device and blocked is None:
         return backend
     raise TrtkitError(
-        f"An engine of TensorRT was asked for, but {blocked or 'no TensorRT here runs on this GPU'}; "
+        f"TensorRT cannot build an engine here: {blocked or 'no TensorRT here runs on this GPU'}; "
         "`trtkit doctor` shows what is missing."
     )
 
@@ -227,14 +226,12 @@ def _build(
         options=options,
     )
     timing = plan.with_name(TIMING_FOLDER)
-    known = folder.parent / TIMING_FOLDER
-    if known.is_dir() and not timing.exists():
-        # Most layers are the bundle's own: what each of their kernels takes was measured then.
-        shutil.copytree(known, timing)
+    bundle_timing = folder.parent / TIMING_FOLDER
+    if bundle_timing.is_dir() and not timing.exists():
+        # Most layers are the bundle's own: its build measured what each of their kernels takes.
+        shutil.copytree(bundle_timing, timing)
     raw = plan.with_name(f".{os.getpid()}-{plan.name}")
     built = backend.build(stage, raw, timing)
     raw.replace(plan)
     # Last: where it is, the plan is whole.
-    fresh = raw.with_suffix(".json")
-    fresh.write_text(json.dumps(built.record))
-    fresh.replace(record)
+    write_json(record, built.record)

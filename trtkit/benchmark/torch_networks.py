@@ -5,21 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtkit.benchmark.network import (
-    HALF_TOLERANCE,
-    TOLERANCE,
-    Logits,
-    Network,
-    check_same,
-    layer_weights,
-)
+from trtkit.benchmark.kinds import TorchMode
+from trtkit.benchmark.network import HALF_TOLERANCE, TOLERANCE, Logits, Network, layer_weights
 from trtkit.benchmark.protocol import repeats_for
-from trtkit.errors import TrtkitError
+from trtkit.benchmark.worker import Loaded
+from trtkit.errors import TrtkitError, first_line
 from trtkit.tensors import Array
 
 if TYPE_CHECKING:
@@ -32,37 +26,14 @@ WARM_UPS = 5
 NO_GPU = "finds no GPU that it can use"
 
 
-@dataclass(frozen=True)
-class Way:
-    """How torch runs a network: on which device, in fp32 or fp16, compiled or eager."""
-
-    device: str = "cpu"
-    half: bool = False
-    compiled: bool = False
-
-    @property
-    def tolerance(self) -> float:
-        return HALF_TOLERANCE if self.half else TOLERANCE
-
-
-# By the kind of the baseline.
-TORCH = {
-    "torch": Way(),
-    "torch-compile": Way(compiled=True),
-    "torch-cuda": Way("cuda"),
-    "torch-cuda-fp16": Way("cuda", half=True),
-    "torch-cuda-compile": Way("cuda", compiled=True),
-}
-
-
 def torch_network(
-    way: Way,
+    mode: TorchMode,
     parts: Sequence[onnx.ModelProto],
     classes: int,
     threads: int,
     examples: Sequence[Array],
 ) -> Network:
-    """The network of the exported `parts`, batch norms included, run `way`.
+    """The network of the exported `parts`, batch norms included, run in `mode`.
 
     `examples`: a batch of each size that will come, uint8 N x H x W x 3. Eager, the faster memory
     layout on the first one is taken; compiled, there is code for each size. Sets torch's threads for
@@ -71,18 +42,20 @@ def torch_network(
     """
     import torch
 
+    from trtkit.benchmark.onnxruntime_networks import check_same
     from trtkit.models.rebuild import network_from_weights, recognise
 
     torch.set_num_threads(threads)
-    if way.device == "cuda":
+    if mode.device == "cuda":
         _prepare_cuda()
     weights = {name: value for part in parts for name, value in layer_weights(part).items()}
     architecture = _architecture(parts[0]) or recognise(weights, classes) or "foreign"
     network = network_from_weights(architecture, classes, weights).network
-    placed = PlacedNetwork(network, way)
-    note = _compile(placed, examples) if way.compiled else _fastest_layout(placed, examples[0])
-    check_same(placed.logits, parts, examples[0], way.tolerance)
-    return Network(placed.logits, note, placed if way.device == "cuda" else None)
+    placed = PlacedNetwork(network, mode)
+    note = _compile(placed, examples) if mode.compiled else _fastest_layout(placed, examples[0])
+    tolerance = HALF_TOLERANCE if mode.half else TOLERANCE
+    check_same(placed.logits, parts, examples[0], tolerance)
+    return Network(placed.logits, note, placed if mode.device == "cuda" else None)
 
 
 class PlacedNetwork:
@@ -91,11 +64,11 @@ class PlacedNetwork:
     Not for several threads.
     """
 
-    def __init__(self, network: nn.Module, way: Way, *, normalise: bool = True) -> None:
+    def __init__(self, network: nn.Module, mode: TorchMode, *, normalise: bool = True) -> None:
         import torch
 
-        self._device = torch.device(way.device)
-        self.dtype = torch.float16 if way.half else torch.float32
+        self._device = torch.device(mode.device)
+        self.dtype = torch.float16 if mode.half else torch.float32
         # The types of torch 2.9 lack the memory format, and those of all lack an event's methods.
         self._network: Any = network.to(self._device, self.dtype).eval()
         self.layout = torch.contiguous_format
@@ -152,18 +125,16 @@ class PlacedNetwork:
         return logits
 
 
-class TorchvisionModel:
+class TorchvisionModel(Loaded):
     """A torchvision model with random weights on the GPU, timed on normalised images that lie there.
 
     For a worker in an interpreter that has torch, torchvision and numpy, and nothing else that trtkit
     needs. `spec`: `model` and `image_size` (pixels) of the network, `batch`, `half` and `compiled` as in
-    `Way`, and `sample_seconds`, for which one batch is repeated, `most_repeats` times at most. A round
-    is one batch. `facts`: versions, and the GPU's name.
+    `TorchMode`, and `sample_seconds`, for which one batch is repeated, `most_repeats` times at most. A
+    round is one batch. `facts`: versions, and the GPU's name.
 
     Raises TrtkitError without a GPU or without enough memory on it.
     """
-
-    note = ""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         import torch
@@ -172,14 +143,14 @@ class TorchvisionModel:
 
         _prepare_cuda()
         torch.manual_seed(0)
-        way = Way("cuda", half=spec["half"], compiled=spec["compiled"])
+        mode = TorchMode("cuda", half=spec["half"], compiled=spec["compiled"])
         self.images = spec["batch"]
         shape = (self.images, 3, spec["image_size"], spec["image_size"])
         with _enough_memory():
-            self._network = PlacedNetwork(get_model(spec["model"]), way, normalise=False)
-            if way.half:
+            self._network = PlacedNetwork(get_model(spec["model"]), mode, normalise=False)
+            if mode.half:
                 self._network.use_layout(torch.channels_last)
-            if way.compiled:
+            if mode.compiled:
                 self._network.compile()
             dtype, order = self._network.dtype, self._network.layout
             batch = torch.randn(shape, device="cuda", dtype=dtype).to(memory_format=order)
@@ -195,15 +166,9 @@ class TorchvisionModel:
             "card": torch.cuda.get_device_name(),
         }
 
-    def before(self) -> None:
-        return None
-
     def run(self) -> float:
         with _enough_memory():
             return self._network.seconds(self._batches) / len(self._batches)
-
-    def labels(self) -> list[int]:
-        return []
 
     def close(self) -> None:
         import torch
@@ -260,12 +225,11 @@ def _compile(placed: PlacedNetwork, examples: Sequence[Array]) -> str:
             placed.logits(example)
     # What a missing or failing compiler raises differs; all of it derives from these.
     except (RuntimeError, OSError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise TrtkitError(
-            f"torch.compile does not work here ({reason}); install a C++ compiler such as g++, or "
-            "measure it without torch-compile."
+            f"torch.compile does not work here ({first_line(error)}); install a C++ compiler such as "
+            "g++, or measure it without torch-compile."
         ) from error
-    return f"compiled for batches of {', '.join(str(len(each)) for each in examples)}"
+    return f"compiled for batches of {', '.join(str(len(example)) for example in examples)}"
 
 
 def _fastest(logits: Logits, images: Array) -> float:

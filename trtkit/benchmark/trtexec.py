@@ -7,9 +7,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from trtkit.benchmark.baselines import source_graphs
-from trtkit.benchmark.network import merged
-from trtkit.bundle import Manifest, Stage
+from trtkit.benchmark.network import merged, source_graphs
+from trtkit.benchmark.spec import Spec
+from trtkit.benchmark.worker import Loaded
+from trtkit.bundle import Manifest
 from trtkit.errors import TrtkitError
 from trtkit.subprocesses import CommandFailed, run_command
 
@@ -21,46 +22,36 @@ _THROUGHPUT = re.compile(r"Throughput:\s*([0-9.]+)\s*qps")
 _MEDIAN = re.compile(r"GPU Compute Time:.*?\bmedian = ([0-9.]+(?:e[+-]?\d+)?) ms")
 
 
-class Trtexec:
+class Trtexec(Loaded):
     """The unsplit model at one batch size, on random numbers. A round is a run of trtexec.
 
-    The engine is built for that batch size alone, once: it stays in the folder `built` for the next
-    contests. Raises TrtkitError when trtexec is missing or fails.
+    The engine is built for that batch size alone, once: it stays in the folder `built_dir` of the spec
+    for the next contests. Raises TrtkitError when trtexec is missing or fails.
     """
 
     note = "on random numbers, so that its classes cannot be checked"
 
-    def __init__(
-        self, folder: Path, manifest: Manifest, tail: Stage, *, photos: int, batch: int, built: Path
-    ) -> None:
+    def __init__(self, spec: Spec, manifest: Manifest) -> None:
         from trtkit.graph.files import write_model
         from trtkit.graph.values import image_input
 
-        self.images = photos
-        self._batch = batch
-        name = f"{tail.name}-{manifest.build_id[:16]}-trtexec"
-        model, self._plan = built / f"{name}.onnx", built / f"{name}-{batch}.plan"
-        whole = merged(source_graphs(folder, manifest, tail.name))
+        self.images = len(spec.photos)
+        self._batch = spec.batch
+        tail, built = manifest.tail(spec.tail).name, Path(spec.built_dir)
+        name = f"{tail}-{manifest.build_id[:16]}-trtexec"
+        model, self._plan = built / f"{name}.onnx", built / f"{name}-{spec.batch}.plan"
+        whole = merged(source_graphs(Path(spec.bundle), manifest, tail))
         entry = image_input(whole)
         shape = [dimension.dim_value for dimension in entry.type.tensor_type.shape.dim]
-        self._shapes = shapes_option(entry.name, shape, batch)
+        self._shapes = shapes_option(entry.name, shape, spec.batch)
         if not self._plan.is_file():
             write_model(whole, model)
             self._build(model, precision_flags(manifest))
-
-    def before(self) -> None:
-        return None
 
     def run(self) -> float:
         """The median device time of a batch, times as many batches as the photos fill."""
         output = run_plan(self._plan, self._shapes, warm_up=WARM_UP, seconds=DURATION, runs=RUNS)
         return batch_seconds(output) * self.images / self._batch
-
-    def labels(self) -> list[int]:
-        return []
-
-    def close(self) -> None:
-        return None
 
     def _build(self, model: Path, precision: Sequence[str]) -> None:
         raw = self._plan.with_name(f".{os.getpid()}-{self._plan.name}")

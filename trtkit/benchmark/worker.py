@@ -11,18 +11,48 @@ import importlib
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from types import MappingProxyType
+from typing import Any, cast
 
 from trtkit.benchmark.protocol import ContestantFailed, uncollected
 from trtkit.cpu import own_process, usable_cores
-from trtkit.errors import TrtkitError, listed
+from trtkit.errors import TrtkitError, first_line, listed
 from trtkit.subprocesses import GRACE, Parent, Worker, WorkerFailed, last_line
-
-if TYPE_CHECKING:
-    from trtkit.benchmark.loaded import Loaded
 
 FACTORY = "trtkit.benchmark.competitors:load"
 COMMANDS = ("load", "round", "labels")
+
+
+class Loaded:
+    """What a worker measures, ready to run. Not for several threads at once.
+
+    `images`: photos of one run; `note`: what was chosen at loading, empty for nothing; `facts`: what
+    else the parent wants to know.
+    """
+
+    images = 0
+    note = ""
+    facts: Mapping[str, Any] = MappingProxyType({})
+
+    def before(self) -> None:
+        """What has to happen before each run and is not timed."""
+
+    def run(self) -> float | None:
+        """One pass over all photos: the seconds that its device took, None to let the caller time it.
+
+        Raises TrtkitError or ImageError when it failed.
+        """
+        raise NotImplementedError
+
+    def labels(self) -> list[int]:
+        """The index of the best class of every photo, in the order of the spec; takes a pass.
+
+        Empty for one that runs on other numbers than the photos'.
+        """
+        return []
+
+    def close(self) -> None:
+        """Give back what it holds."""
 
 
 class WorkerContestant:
@@ -168,10 +198,10 @@ def main(cores: str) -> None:
                 if work is not None:
                     work.close()
                 work = _load(request["spec"])
-                facts = getattr(work, "facts", {})
+                facts = dict(getattr(work, "facts", {}))
                 answer = {"images": work.images, "note": work.note, "facts": facts}
             else:
-                answer = _obey(command, cast("Loaded", work))
+                answer = _obey(command, cast(Loaded, work))
         except Exception as error:
             parent.send({"error": f"failed at {command}: {_reason(error)}"})
             raise
@@ -191,7 +221,7 @@ def confine(cores: int) -> None:
 
 def _load(spec: dict[str, Any]) -> Loaded:
     module, _, function = spec.pop("factory", FACTORY).partition(":")
-    return cast("Loaded", getattr(importlib.import_module(module), function)(spec))
+    return cast(Loaded, getattr(importlib.import_module(module), function)(spec))
 
 
 def _obey(command: str, work: Loaded) -> dict[str, Any]:
@@ -199,13 +229,11 @@ def _obey(command: str, work: Loaded) -> dict[str, Any]:
         return {"labels": [int(label) for label in work.labels()]}
     if command == "round":
         return {"seconds": round_seconds(work)}
-    raise TrtkitError(f"The command {command!r} is not one of {listed(COMMANDS)}.")
+    raise TrtkitError(f"Command `{command}` not found; available: {listed(COMMANDS)}.")
 
 
 def _reason(error: Exception) -> str:
     """The first line of the error; of errors that are not trtkit's, with their type."""
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    if isinstance(error, TrtkitError):
-        return last_line(first)
-    name = type(error).__name__
-    return last_line(f"{name}: {first}" if first else name)
+    first, name = first_line(error), type(error).__name__
+    own = isinstance(error, TrtkitError) or first == name
+    return last_line(first if own else f"{name}: {first}")

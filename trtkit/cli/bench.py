@@ -4,35 +4,24 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trtkit.benchmark.kinds import BASELINES
+from trtkit.benchmark.spec import MEASURES
 from trtkit.cli.options import JsonOption, WorkspaceOption
 from trtkit.cli.output import note, print_json, print_table
 from trtkit.cli.progress import terminal_reporter
 
 if TYPE_CHECKING:
-    from trtkit.api.bench_outputs import Comparison
     from trtkit.benchmark.compare import Change
+    from trtkit.benchmark.results import BenchReport
 
 
-class MeasureChoice(str, Enum):
-    compute = "compute"
-    end_to_end = "end-to-end"
-
-
-class BaselineChoice(str, Enum):
-    torch = "torch"
-    torch_compile = "torch-compile"
-    onnxruntime = "onnxruntime"
-    openvino = "openvino"
-    torch_cuda = "torch-cuda"
-    torch_cuda_compile = "torch-cuda-compile"
-    torch_cuda_fp16 = "torch-cuda-fp16"
-    onnxruntime_cuda = "onnxruntime-cuda"
-    tensorrt = "tensorrt"
-    trtexec = "trtexec"
+# Built of the table of kinds, so that none is missing.
+MeasureChoice = Enum("MeasureChoice", {name: name.replace(" ", "-") for name in MEASURES})  # type: ignore[misc]
+BaselineChoice = Enum("BaselineChoice", {name: name for name in BASELINES})  # type: ignore[misc]
 
 
 def bench(
@@ -97,77 +86,68 @@ def bench(
     Exits with 1 when --compare finds that something of trtkit is slower, missing or wrong.
     """
     from trtkit.api import bench as api
-    from trtkit.api.bench_outputs import Outputs, stored
+    from trtkit.benchmark.outputs import Outputs, saved_report
+    from trtkit.serialization import to_plain
 
     outputs = Outputs.check(plot=plot, report=page, compare_with=compare)
-    interrupted = False
     if source is not None:
-        report = stored(
-            source,
-            {
-                "photos": paths, "--bundle": bundle, "--tail": tail, "--batch": batch,
-                "--measure": measure, "--baseline": baseline, "--quick": quick, "--seconds": seconds,
-                "--width": width, "--threads": threads,
-            },
-        )  # fmt: skip
+        measuring = {
+            "photos": paths, "--bundle": bundle, "--tail": tail, "--batch": batch, "--measure": measure,
+            "--baseline": baseline, "--quick": quick, "--seconds": seconds, "--width": width,
+            "--threads": threads,
+        }  # fmt: skip
+        saved = saved_report(source, measuring)
+        report, plain = saved.report, saved.plain
     else:
-        with terminal_reporter() as reporter:
-            found = api.bench(
+        with terminal_reporter():
+            report = api.bench(
                 paths or (),
                 bundles=bundle or (),
                 tails=tail or (),
                 batches=batch or api.DEFAULT_BATCHES,
-                measures=[each.value.replace("-", " ") for each in measure] if measure else None,
-                baseline=baseline and baseline.value,
+                measures=[choice.name for choice in measure] if measure else None,
+                baseline=baseline and baseline.name,
                 count=photos,
                 quick=quick,
                 seconds=seconds,
                 width=width,
                 threads=threads,
                 workspace=workspace,
-                progress=reporter.message,
-                advance=reporter.advance,
             )
-        report, interrupted = found.to_json(), found.interrupted
+        plain = to_plain(report)
     comparison = outputs.compared(report)
-    _print(report, comparison, json)
-    # After the figures are told, so that a disk that is full does not cost them.
+    for sentence in report.notes:
+        note(sentence)
+    processor = report.machine.get("processor", "an unknown processor")
+    note(f"{report.threads or 'Unknown'} threads each, on {processor}.")
+    for sentence in comparison.warnings if comparison else ():
+        note(sentence)
+    if json:
+        print_json({**plain, **({"comparison": to_plain(comparison)} if comparison else {})})
+    else:
+        _print_figures(report)
+        if comparison:
+            _print_changes(comparison.changes)
+    # After the figures are printed, so that a disk that is full does not cost them.
     for path in outputs.write(report):
         note(f"Wrote {path}.")
-    if interrupted:
+    if source is None and report.interrupted:
         note("Interrupted: these are the rounds that were completed.")
         raise typer.Exit(130)
     raise typer.Exit(1 if comparison is not None and comparison.slower else 0)
 
 
-def _print(report: dict[str, Any], comparison: Comparison | None, json: bool) -> None:
-    for sentence in report.get("notes", ()):
-        note(sentence)
-    processor = report.get("machine", {}).get("processor", "an unknown processor")
-    note(f"{report.get('threads', 'Unknown')} threads each, on {processor}.")
-    for sentence in comparison.warnings if comparison else ():
-        note(sentence)
-    if json:
-        compared = {"comparison": comparison.to_json()} if comparison else {}
-        print_json({**report, **compared})
-        return
-    _print_figures(report)
-    if comparison is not None:
-        _print_changes(comparison.changes)
-
-
-def _print_figures(report: dict[str, Any]) -> None:
+def _print_figures(report: BenchReport) -> None:
     from trtkit.benchmark.report import COLUMNS, cells
 
     print_table(
         ["bundle", "model", "measure", "batch", *COLUMNS],
         [
-            [*(contest[name] for name in ("bundle", "tail", "measure", "batch")),
-             *cells(contest, figure)]
-            for contest in report["contests"]
-            for figure in contest["figures"]
+            [contest.bundle, contest.tail, contest.measure, contest.batch, *cells(contest, figure)]
+            for contest in report.contests
+            for figure in contest.figures
         ],
-    )  # fmt: skip
+    )
 
 
 def _print_changes(changes: tuple[Change, ...]) -> None:
@@ -175,13 +155,13 @@ def _print_changes(changes: tuple[Change, ...]) -> None:
         ["bundle", "model", "measure", "batch", "competitor", "unit", "old", "new", "change",
          "verdict", "why"],
         [
-            [each.bundle, each.tail, each.measure, each.batch, each.competitor, each.unit,
-             _figure(each.old), _figure(each.new),
-             "" if each.change is None else f"{each.change:+.1%}", each.verdict, each.why]
-            for each in changes
+            [change.bundle, change.tail, change.measure, change.batch, change.competitor, change.unit,
+             _number(change.old), _number(change.new),
+             "" if change.change is None else f"{change.change:+.1%}", change.verdict, change.why]
+            for change in changes
         ],
     )  # fmt: skip
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
