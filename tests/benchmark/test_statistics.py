@@ -150,7 +150,7 @@ def test_bounds_that_are_not_in_order_are_refused(bounds):
 def test_a_summary_is_in_order(samples):
     summary = Summary.of(samples)
     figures = (
-        summary.least, summary.p10, summary.p50, summary.p90, summary.p99, summary.greatest,
+        summary.least, summary.p10, summary.median, summary.p90, summary.p99, summary.greatest,
     )  # fmt: skip
     # Interpolating rounds in the last place.
     assert all(a <= b * (1 + 1e-12) for a, b in pairwise(figures))
@@ -165,7 +165,7 @@ def test_a_summary_is_as_numpy_says():
     samples = [chance.expovariate(5) for _ in range(37)]
     summary = Summary.of(samples)
     expected = numpy.percentile(samples, (10, 50, 90, 99))
-    assert (summary.p10, summary.p50, summary.p90, summary.p99) == pytest.approx(tuple(expected))
+    assert (summary.p10, summary.median, summary.p90, summary.p99) == pytest.approx(tuple(expected))
     assert summary.mean == pytest.approx(numpy.mean(samples))
     assert (summary.least, summary.greatest) == (min(samples), max(samples))
 

@@ -83,7 +83,8 @@ def compare(new: BenchReport, old: BenchReport) -> tuple[Change, ...]:
     another bundle that both have; figures by competitor. A competitor that was measured in neither is
     left out.
     """
-    same = same_machine(new, old)
+    # What one of the reports leaves out counts as equal.
+    same = not _differences(_machine(new), _machine(old))
     return tuple(change for pair in _pairs(new, old) for change in _changes(pair, same))
 
 
@@ -95,11 +96,6 @@ def slower(changes: Iterable[Change]) -> bool:
     changes = tuple(changes)
     compared = any(change.verdict in COMPARED for change in changes)
     return any(change.problem for change in changes) or (bool(changes) and not compared)
-
-
-def same_machine(new: BenchReport, old: BenchReport) -> bool:
-    """Whether processor, cores and GPUs are the same; what a report leaves out counts as equal."""
-    return not _differences(_machine(new), _machine(old))
 
 
 def warnings(new: BenchReport, old: BenchReport) -> tuple[str, ...]:

@@ -80,8 +80,10 @@ def missing(name: str) -> str | None:
     if absent:
         install = EXTRAS["train"].install if kind.torch else f"pip install {' '.join(absent)}"
         return f"{listed(absent)} {'is' if len(absent) == 1 else 'are'} not installed; {install}"
-    if name == "onnxruntime-cuda":
-        return _no_cuda_provider()
+    if name == "onnxruntime-cuda" and not _has_cuda_provider():
+        # The two overwrite each other's files, so the plain one has to go first.
+        fix = "pip uninstall onnxruntime && pip install onnxruntime-gpu"
+        return f"this onnxruntime is without CUDA; {fix}"
     if name == "tensorrt" and not any(entry.needs_gpu and entry.installed for entry in BACKENDS):
         return f"TensorRT is not installed; {EXTRAS['tensorrt'].install}"
     if name == "trtexec" and shutil.which("trtexec") is None:
@@ -117,12 +119,7 @@ def baselines_for(backend: str) -> tuple[str, ...]:
     return BASELINES
 
 
-def _no_cuda_provider() -> str | None:
+def _has_cuda_provider() -> bool:
     import onnxruntime
 
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return None
-    # The two overwrite each other's files, so the plain one has to go first.
-    return (
-        "this onnxruntime is without CUDA; pip uninstall onnxruntime && pip install onnxruntime-gpu"
-    )
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()

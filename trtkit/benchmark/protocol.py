@@ -213,23 +213,22 @@ def take_turns(
         baseline = names[0]
     if baseline is None or baseline not in names:
         raise TrtkitError(f"Baseline `{baseline}` not found; available: {listed(names)}.")
-    course = _Course(list(contestants), baseline, f"{title}: " if title else "")
+    course = _Course(
+        names,
+        list(contestants),
+        baseline,
+        f"{title}: " if title else "",
+        settings or ProtocolSettings(),
+    )
     try:
-        stopped = _run(course, settings or ProtocolSettings(), clock)
+        stopped = course.run(clock)
+    except _BaselineFailed:
+        stopped = BASELINE_FAILED
     except KeyboardInterrupt:
         if not keep_interrupted:
             raise
         stopped = INTERRUPTED
-    return Turns(
-        samples={
-            name: [times[name] for times in course.complete if name in times] for name in names
-        },
-        failures=course.failures,
-        interrupted=stopped == INTERRUPTED,
-        baseline=baseline,
-        rounds=len(course.complete),
-        stopped=stopped,
-    )
+    return course.turns(stopped)
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -258,6 +257,10 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+class _BaselineFailed(Exception):
+    """Nothing is left to compare with."""
+
+
 @dataclass
 class _Course:
     """Who is left, and the seconds of each by complete round.
@@ -265,13 +268,37 @@ class _Course:
     A round is added when it is complete, in one step: Ctrl-C may come anywhere.
     """
 
+    names: list[str]
     remaining: list[Contestant]
     baseline: str
     prefix: str
+    settings: ProtocolSettings
     failures: dict[str, str] = field(default_factory=dict)
     complete: list[dict[str, float]] = field(default_factory=list)
 
-    def turn(self, number: int, phase: str, share: float) -> dict[str, float]:
+    def run(self, clock: Callable[[], float]) -> str:
+        """Warm up and measure; why it ended."""
+        settings = self.settings
+        for number in range(-settings.warmup, 0):
+            self._turn(number, "warming up", 0.0)
+        start = clock()
+        share, stopped = 0.0, None
+        while stopped is None:
+            self.complete.append(self._turn(len(self.complete), "measuring", share))
+            seconds = clock() - start
+            stopped = self._ended(seconds)
+            share = max(len(self.complete) / settings.most_rounds, seconds / settings.seconds)
+        return stopped
+
+    def turns(self, stopped: str) -> Turns:
+        """What was measured so far."""
+        samples = {
+            name: [times[name] for times in self.complete if name in times] for name in self.names
+        }
+        rounds, interrupted = len(self.complete), stopped == INTERRUPTED
+        return Turns(samples, self.failures, interrupted, self.baseline, rounds, stopped)
+
+    def _turn(self, number: int, phase: str, share: float) -> dict[str, float]:
         """Round `number`, which says who is the first: the seconds of those that did not fail."""
         first = number % len(self.remaining)
         times = {}
@@ -284,60 +311,27 @@ class _Course:
                 self.failures[contestant.name] = str(error)
                 self.remaining.remove(contestant)
                 contestant.close()
-                if self.lost:
-                    break
+                if contestant.name == self.baseline:
+                    raise _BaselineFailed from error
         return times
 
-    @property
-    def lost(self) -> bool:
-        return self.baseline in self.failures
+    def _ended(self, seconds: float) -> str | None:
+        """Why it ends after this round, `seconds` after the warm-up; None when it goes on."""
+        settings, rounds = self.settings, len(self.complete)
+        # Of fewer the range is used, which two rounds that happen to agree make as narrow as none is.
+        enough = max(settings.least_rounds, fewest_values())
+        open_end = settings.least_rounds < settings.most_rounds
+        if open_end and rounds >= enough and self._widest() <= settings.width:
+            return NARROW
+        if seconds >= settings.seconds:
+            return OUT_OF_TIME
+        return MOST_ROUNDS if rounds >= settings.most_rounds else None
 
-    def widest(self) -> float:
+    def _widest(self) -> float:
         """The relative width of the least certain ratio; of the baseline's time if it is alone."""
-        base = self._samples(self.baseline)
-        others = [
-            self._samples(contestant.name)
-            for contestant in self.remaining
-            if contestant.name != self.baseline
-        ]
-        if not others:
-            return median_interval(base).relative_width
-        return max(ratio_interval(samples, base).relative_width for samples in others)
-
-    def _samples(self, name: str) -> list[float]:
-        return [times[name] for times in self.complete]
-
-
-def _run(course: _Course, settings: ProtocolSettings, clock: Callable[[], float]) -> str:
-    """Warm up and measure; why it ended."""
-    for number in range(-settings.warmup, 0):
-        course.turn(number, "warming up", 0.0)
-        if course.lost:
-            return BASELINE_FAILED
-    start = clock()
-    share = 0.0
-    while True:
-        times = course.turn(len(course.complete), "measuring", share)
-        if course.lost:
-            return BASELINE_FAILED
-        course.complete.append(times)
-        seconds = clock() - start
-        stopped = _ended(course, settings, seconds)
-        if stopped is not None:
-            return stopped
-        share = max(len(course.complete) / settings.most_rounds, seconds / settings.seconds)
-
-
-def _ended(course: _Course, settings: ProtocolSettings, seconds: float) -> str | None:
-    """Why it ends after this round, `seconds` after the warm-up; None when it goes on."""
-    rounds = len(course.complete)
-    # Of fewer the range is taken, which two rounds that happen to agree make as narrow as none is.
-    enough = max(settings.least_rounds, fewest_values())
-    open_end = settings.least_rounds < settings.most_rounds
-    if open_end and rounds >= enough and course.widest() <= settings.width:
-        return NARROW
-    if seconds >= settings.seconds:
-        return OUT_OF_TIME
-    if rounds >= settings.most_rounds:
-        return MOST_ROUNDS
-    return None
+        turns = self.turns("")
+        alone = median_interval(turns.samples[self.baseline])
+        return max(
+            (ratio.relative_width for ratio in turns.ratios().values()),
+            default=alone.relative_width,
+        )

@@ -89,11 +89,6 @@ class Summary:
             greatest=max(samples),
         )
 
-    @property
-    def p50(self) -> float:
-        """The median under its other name (seconds)."""
-        return self.median
-
 
 @dataclass(frozen=True)
 class PairedRatio:

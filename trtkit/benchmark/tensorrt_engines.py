@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from trtkit.atomic import whole_file
 from trtkit.benchmark.network import merged, source_graphs
 from trtkit.bundle import Manifest, Stage, check_files
 from trtkit.engines.base import Backend, StageBuild
@@ -186,8 +186,8 @@ def unsplit_engine(folder: Path, manifest: Manifest, tail: Stage, built: Path) -
     """One engine of the whole model, built as the bundle was: its precision, options and backend.
 
     A bundle for the CPU is built by the backend that `auto` chooses. `built`: a folder where the engine
-    stays, so that it is built once. Raises TrtkitError when there is no
-    TensorRT, or it cannot build or run here.
+    stays, so that it is built once. Raises TrtkitError when there is no TensorRT, or it cannot build or
+    run here.
     """
     backend = _backend(manifest)
     # Named by the request and the tail; also the name that TensorRT's errors give it.
@@ -230,8 +230,7 @@ def _build(
     if bundle_timing.is_dir() and not timing.exists():
         # Most layers are the bundle's own: its build measured what each of their kernels takes.
         shutil.copytree(bundle_timing, timing)
-    raw = plan.with_name(f".{os.getpid()}-{plan.name}")
-    built = backend.build(stage, raw, timing)
-    raw.replace(plan)
+    with whole_file(plan) as raw:
+        built = backend.build(stage, raw, timing)
     # Last: where it is, the plan is whole.
     write_json(record, built.record)

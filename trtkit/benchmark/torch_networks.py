@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from trtkit.benchmark.kinds import TorchMode
 from trtkit.benchmark.network import HALF_TOLERANCE, TOLERANCE, Logits, Network, layer_weights
-from trtkit.benchmark.protocol import repeats_for
+from trtkit.benchmark.protocol import repeats_for, timed
 from trtkit.benchmark.worker import Loaded
 from trtkit.errors import TrtkitError, first_line
 from trtkit.tensors import Array
@@ -235,12 +234,7 @@ def _compile(placed: PlacedNetwork, examples: Sequence[Array]) -> str:
 def _fastest(logits: Logits, images: Array) -> float:
     """Seconds of the fastest of a few runs, after one that does not count."""
     logits(images)
-    seconds = []
-    for _ in range(LAYOUT_TRIALS):
-        started = time.perf_counter()
-        logits(images)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return min(timed(lambda: logits(images)) for _ in range(LAYOUT_TRIALS))
 
 
 def _architecture(model: onnx.ModelProto) -> str | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from trtkit.atomic import whole_file
 from trtkit.benchmark.network import merged, source_graphs
 from trtkit.benchmark.spec import Spec
 from trtkit.benchmark.worker import Loaded
@@ -54,24 +54,15 @@ class Trtexec(Loaded):
         return batch_seconds(output) * self.images / self._batch
 
     def _build(self, model: Path, precision: Sequence[str]) -> None:
-        raw = self._plan.with_name(f".{os.getpid()}-{self._plan.name}")
-        call_trtexec(
-            [
-                f"--onnx={model}",
-                f"--saveEngine={raw}",
-                self._shapes,
-                *precision,
-                "--warmUp=0",
-                "--duration=0",
-                "--iterations=1",
-            ]
-        )
-        if not raw.is_file():
-            raise TrtkitError(
-                f"{PROGRAM} succeeded but wrote no engine; check with `{PROGRAM} --help` that it is "
-                "NVIDIA's."
-            )
-        raw.replace(self._plan)
+        once = ("--warmUp=0", "--duration=0", "--iterations=1")
+        with whole_file(self._plan) as raw:
+            options = [f"--onnx={model}", f"--saveEngine={raw}", self._shapes, *precision, *once]
+            call_trtexec(options)
+            if not raw.is_file():
+                raise TrtkitError(
+                    f"{PROGRAM} succeeded but wrote no engine; check with `{PROGRAM} --help` that it "
+                    "is NVIDIA's."
+                )
 
 
 def precision_flags(manifest: Manifest) -> tuple[str, ...]:

@@ -16,11 +16,10 @@ from typing import Any, cast
 
 from trtkit.benchmark.protocol import ContestantFailed, uncollected
 from trtkit.cpu import own_process, usable_cores
-from trtkit.errors import TrtkitError, first_line, listed
+from trtkit.errors import TrtkitError, first_line
 from trtkit.subprocesses import GRACE, Parent, Worker, WorkerFailed, last_line
 
 FACTORY = "trtkit.benchmark.competitors:load"
-COMMANDS = ("load", "round", "labels")
 
 
 class Loaded:
@@ -198,10 +197,7 @@ def main(cores: str) -> None:
                 if work is not None:
                     work.close()
                 work = _load(request["spec"])
-                facts = dict(getattr(work, "facts", {}))
-                answer = {"images": work.images, "note": work.note, "facts": facts}
-            else:
-                answer = _obey(command, cast(Loaded, work))
+            answer = _answer(command, cast(Loaded, work))
         except Exception as error:
             parent.send({"error": f"failed at {command}: {_reason(error)}"})
             raise
@@ -224,12 +220,15 @@ def _load(spec: dict[str, Any]) -> Loaded:
     return cast(Loaded, getattr(importlib.import_module(module), function)(spec))
 
 
-def _obey(command: str, work: Loaded) -> dict[str, Any]:
+def _answer(command: str, work: Loaded) -> dict[str, Any]:
+    if command == "load":
+        facts = dict(getattr(work, "facts", {}))
+        return {"images": work.images, "note": work.note, "facts": facts}
     if command == "labels":
         return {"labels": [int(label) for label in work.labels()]}
     if command == "round":
         return {"seconds": round_seconds(work)}
-    raise TrtkitError(f"Command `{command}` not found; available: {listed(COMMANDS)}.")
+    raise TrtkitError(f"Command `{command}` not found; available: load, round, labels.")
 
 
 def _reason(error: Exception) -> str:
