@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from trtkit.errors import TrtkitError, listed
 
 
-@dataclass(frozen=True)
-class TorchMode:
+# Tuples: the command line imports them, and dataclasses would add a hundredth to its start.
+class TorchMode(NamedTuple):
     """How torch runs a network: on which device, in fp32 or fp16, compiled or eager."""
 
     device: str = "cpu"
@@ -17,8 +17,7 @@ class TorchMode:
     compiled: bool = False
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A kind of competitor.
 
     `modules`: what it imports that is not in the base install. `torch`: how torch runs it, None for

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trtkit.benchmark.kinds import BASELINES
-from trtkit.benchmark.spec import MEASURES
 from trtkit.cli.options import JsonOption, WorkspaceOption
 from trtkit.cli.output import note, print_json, print_table
 from trtkit.cli.progress import terminal_reporter
@@ -19,8 +18,11 @@ if TYPE_CHECKING:
     from trtkit.benchmark.results import BenchReport
 
 
-# Built of the table of kinds, so that none is missing.
-MeasureChoice = Enum("MeasureChoice", {name: name.replace(" ", "-") for name in MEASURES})  # type: ignore[misc]
+class MeasureChoice(Enum):
+    compute = "compute"
+    end_to_end = "end-to-end"
+
+
 BaselineChoice = Enum("BaselineChoice", {name: name for name in BASELINES})  # type: ignore[misc]
 
 
@@ -105,8 +107,10 @@ def bench(
                 bundles=bundle or (),
                 tails=tail or (),
                 batches=batch or api.DEFAULT_BATCHES,
-                measures=[choice.name for choice in measure] if measure else None,
-                baseline=baseline and baseline.name,
+                measures=[choice.value.replace("-", " ") for choice in measure]
+                if measure
+                else None,
+                baseline=baseline and baseline.value,
                 count=photos,
                 quick=quick,
                 seconds=seconds,
