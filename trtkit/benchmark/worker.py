@@ -11,6 +11,7 @@ import importlib
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -83,14 +84,14 @@ class WorkerContestant:
         python: str | None = None,
     ) -> None:
         self.name = name
-        self.cores = cores
         self.images = 0
         self.note = ""
         self.facts: dict[str, Any] = {}
         self._spec = dict(spec)
         self._timeout = timeout
-        self._grace = grace
-        self._python = python
+        self._start = partial(
+            Worker, name, "benchmark.worker", str(cores or 0), grace=grace, python=python
+        )
         self._worker: Worker | None = None
         self._why_ended: str | None = None
 
@@ -111,10 +112,7 @@ class WorkerContestant:
         self._spec = self._spec if spec is None else dict(spec)
         if self._worker is None:
             try:
-                self._worker = Worker(
-                    self.name, "benchmark.worker", str(self.cores or 0), grace=self._grace,
-                    python=self._python,
-                )  # fmt: skip
+                self._worker = self._start()
             except WorkerFailed as error:
                 raise self._failure(error.how) from error
         answer = self._ask({"command": "load", "spec": self._spec})
