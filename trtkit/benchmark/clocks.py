@@ -121,7 +121,7 @@ def warnings(before: Reading, after: Reading, cores: int) -> tuple[str, ...]:
     sentences += _moved("the processor's clock", before.cpu_mhz, after.cpu_mhz)
     times = _difference(before.cpu_throttles, after.cpu_throttles)
     if times is not None and times > 0:
-        sentences.append(f"the processor was slowed down for its heat ({times:g} times).")
+        sentences.append(f"the processor was slowed down for its heat ({times:.0f} times).")
     others = others_busy(before, after)
     if others is not None and others > OTHERS_BUSY * cores:
         sentences.append(f"other processes kept {others:.1f} of {cores} cores busy.")
