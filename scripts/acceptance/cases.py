@@ -23,7 +23,7 @@ LOOP_AT_LEAST = 0.98
 SUBMIT_SECONDS = 50e-6
 TIMES_FASTER = {"fp16": 4, "int8": 6}
 WARM_AT_MOST = 0.25
-# The driver gives memory out in pieces of this size, so that less than one is not seen.
+# The driver allocates memory in pieces of this size; a smaller loss is invisible.
 LOST_MIB = 2
 # Cases without a bundle.
 UNBUILT = ("environment", "export")
@@ -32,10 +32,10 @@ COMPARED = {"at most": operator.le, "at least": operator.ge, "under": operator.l
 
 @dataclass(frozen=True)
 class Goal:
-    """A target of a case: what `key` has to be in the first of its result's rows with these values.
+    """A target: what `key` must be in the first row of the case's result that has these `values`.
 
-    Timings count with their median, ratios with that of the medians; of a result without rows `key` is
-    its own. `form`: the limit as text.
+    Of a timing the median is compared, of a ratio that of the medians. `key` of a result without rows is
+    its own. `form`: the format of the limit.
     """
 
     what: str
@@ -83,7 +83,7 @@ def needs(case: Case, models: ModelSet) -> list[Case]:
     if case.kind in UNBUILT:
         return []
     if case.kind == "build":
-        # Quantized exports are given; the fp32 ones are what they are compared with.
+        # int8 builds take quantized exports from outside.
         names = () if case.precision == "int8" else case.bundle.models
         return [Case("export", unsplit(name)) for name in names]
     bundles = [models.shared, case.bundle] if case.kind == "compute" else [case.bundle]
@@ -117,7 +117,7 @@ def targets(context: Context) -> Iterator[dict[str, Any]]:
 
 
 def _order(models: ModelSet) -> Iterator[Case]:
-    """What is worth most comes first: the shared bundle at the main precision, and what needs it alone.
+    """The most valuable cases first: the shared bundle at the main precision, and what needs it alone.
 
     Then, precision by precision, parity and torch, the chain, and the timing caches.
     """
@@ -158,7 +158,7 @@ def _submit_goals(context: Context, case: Case) -> Iterator[Goal]:
 
 
 def _torch_goals(context: Context, case: Case) -> Iterator[Goal]:
-    # One line for all that was not measured.
+    # A single line if nothing was measured.
     measured = context.journal.done(case.name)
     for model in case.bundle.models if case.bundle.cut and case.precision in TIMES_FASTER else ():
         what, least = f"Times faster than torch eager fp32, {model}", TIMES_FASTER[case.precision]

@@ -205,7 +205,7 @@ def _batches(text: str) -> tuple[int, ...]:
 
 
 class LeftOut(Exception):
-    """A case that cannot be measured here, which is nobody's fault; the message says why."""
+    """A case that this machine cannot measure; the message says why."""
 
 
 @dataclass
@@ -257,14 +257,16 @@ class Context:
         return few[[number % len(few) for number in range(count)]]
 
 
-def run_python(python: str, arguments: Sequence[str], *, purpose: str, seconds: float) -> str:
+def run_python(
+    python: str, arguments: Sequence[str], *, purpose: str, seconds: float, instead: str
+) -> str:
     """What an interpreter prints, with the checkout importable.
 
-    Raises TrtkitError; `purpose` begins its sentence: "Exporting resnet50".
+    Raises TrtkitError; `purpose` begins its sentence ("Exporting resnet50"), `instead` ends it.
     """
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {"PYTHONPATH": paths}
     try:
         return run_command([python, *arguments], timeout=seconds, environment=environment)
     except CommandFailed as error:
-        raise TrtkitError(f"{purpose} with {python} failed ({error.reason}).") from error
+        raise TrtkitError(f"{purpose} with {python} failed ({error.reason}); {instead}.") from error

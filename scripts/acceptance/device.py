@@ -24,7 +24,7 @@ from trtkit.runtime.device.slot import row_bytes
 from trtkit.tensors import TensorSpec
 
 SUBMIT_BATCHES = (1, 8)
-# Samples of loops are longer: the first batch's latency must not count.
+# Loops have longer samples, so that the first batch's latency does not count.
 LOOPS_LONGER = 4
 TRTEXEC_STARTS_SECONDS = 60
 

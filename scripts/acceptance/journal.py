@@ -13,7 +13,7 @@ from measure.report import table
 from trtkit.errors import TrtkitError, listed, os_reason
 from trtkit.serialization import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 DONE, FAILED, LEFT_OUT = "done", "failed", "left out"
 TARGET_COLUMNS = ("what", "must be", "measured", "")
 METHOD = (
@@ -106,7 +106,7 @@ def plain(value: Any) -> Any:
 
 
 def _differences(earlier: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What differs. What one of the two does not tell is no difference."""
+    """The values that differ; one that either side lacks is no difference."""
     return [
         f"{name} {_worded(earlier[name])} there, {_worded(value)} here"
         for name, value in here.items()

@@ -49,7 +49,7 @@ sys.exit(not all(importlib.util.find_spec(name) for name in names))
 
 def main(arguments: Sequence[str], description: str | None = None) -> int:
     """Exit status: 0 when no case failed, 1 when some did, 2 when nothing can be run."""
-    # What was imported is no garbage: looking for some before each measurement need not pass it.
+    # Modules are no garbage: do not scan them before each measurement.
     gc.freeze()
     try:
         with terminal_reporter():
@@ -99,7 +99,7 @@ def _do(context: Context, case: Case, deadline: float) -> None:
     note(f"{name} ...")
     record = _measure(context, case)
     journal.write(context.settings.out, name, record)
-    # What a failed case held of the device goes before the next one begins.
+    # Free the device memory of a failed case before the next one begins.
     gc.collect()
     note(f"{name}: {record.state}, {record.reason or f'{record.seconds:.1f} s'}")
 
@@ -165,12 +165,11 @@ def _check_exports(context: Context) -> None:
     models = [model for bundle in context.settings.set.split for model in bundle.models]
     if any(context.export(model).is_file() for model in models):
         return
-    folder = context.settings.workspace / "export"
-    purpose = f"None of {listed(models)} is in {folder}, and exporting"
-    try:
-        run_python(context.python, ["-c", CAN_EXPORT], purpose=purpose, seconds=ANSWER_SECONDS)
-    except TrtkitError as error:
-        raise TrtkitError(
-            f"{str(error).rstrip('.')}; copy exports there (`trtkit export MODEL --weights random` on a "
-            "machine that has torch), or give --torch-python."
-        ) from error
+    run_python(
+        context.python,
+        ["-c", CAN_EXPORT],
+        purpose=f"None of {listed(models)} is in {context.settings.workspace / 'export'}, and exporting",
+        seconds=ANSWER_SECONDS,
+        instead="copy exports there (`trtkit export MODEL --weights random` on a machine that has torch), "
+        "or give --torch-python",
+    )

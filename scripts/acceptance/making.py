@@ -32,14 +32,12 @@ def export(context: Context, case: Case) -> Any:
         arguments = ["export", model, "--weights", "random", "--name", model]
         arguments += ["--image-size", str(size)] if size != 224 else []
         command = ["-m", "trtkit", *arguments, "--workspace", str(settings.workspace)]
-        purpose = f"Exporting {model}"
-        try:
-            run_python(context.python, command, purpose=purpose, seconds=EXPORT_SECONDS)
-        except TrtkitError as error:
-            raise TrtkitError(
-                f"{str(error).rstrip('.')}; run `trtkit {' '.join(arguments)}` on a machine that has "
-                f"torch and copy the file to {path}, or give --torch-python."
-            ) from error
+        instead = (
+            f"run `trtkit {' '.join(arguments)}` on a machine that has torch and copy the file to {path}, "
+            "or give --torch-python"
+        )
+        limits = {"seconds": EXPORT_SECONDS, "instead": instead}
+        run_python(context.python, command, purpose=f"Exporting {model}", **limits)
     return {"by": by, "size_bytes": path.stat().st_size}
 
 
@@ -87,7 +85,7 @@ def rebuild(context: Context, case: Case) -> Any:
     `ratio`: of the builder's seconds, warm to cold.
     """
     name = f"{case.bundle.name}-again"
-    # One image: what is measured is the builder.
+    # One image is enough: only the builder's time counts.
     warm = _builder_seconds(_build(context, case, name, 1))
     shutil.rmtree(context.folder(case) / "engines" / name)
     first = context.journal.result(Case("build", case.bundle, case.precision).name)

@@ -70,7 +70,7 @@ def end_to_end(context: Context, case: Case) -> Any:
     maps = len(files) * row_bytes(manifest.path_to(manifest.tail())[1].inputs[0])
     plain, resident = context.chain(case), context.chain(case, gpu_cache=maps)
     rows = []
-    # The largest first: the rows to read hits into are made once, for the batch of that time.
+    # The largest first: rows to read hits into are allocated once, for the first batch size.
     for batch in sorted(context.settings.batches, reverse=True):
         with ExitStack() as stack:
             passes = {}
