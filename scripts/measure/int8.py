@@ -185,7 +185,7 @@ def calibrate(lab: Lab, name: str, count: int, method: str) -> dict[str, Any]:
     process = psutil.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = 0
     while process.poll() is None:
-        # One may end between being listed and being looked at; the next look has the rest.
+        # A process may end between listing and reading; the next reading has the others.
         with suppress(psutil.NoSuchProcess):
             family = (process, *process.children(recursive=True))
             peak = max(peak, sum(member.memory_info().rss for member in family))

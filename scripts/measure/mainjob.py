@@ -50,7 +50,7 @@ def accuracy(lab: Lab, *, architectures=ARCHITECTURES, photos=4) -> None:
         for cut in range(1 + len(cuts(export, workspace=stock.root))):
             bundle = stock.split(export, cut, "fp32")
             rows.append({"cut": cut, **against_torch(load(bundle).logits(images), reference)})
-            # Those of all cuts would take a hundred gigabytes.
+            # The bundles of all cuts would take a hundred gigabytes.
             shutil.rmtree(bundle)
         worst = max(rows[1:], key=lambda row: row["relative_error"])
         what = f"{name}, {len(rows) - 1} cuts: relative error, the worst"

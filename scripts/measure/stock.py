@@ -26,7 +26,7 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 # Photos that an int8 bundle is calibrated on where accuracy does not count.
 INT8_PHOTOS = 64
 DIGITS = "scikit-learn's 1,797 handwritten digits, rendered as photos of 96 x 96"
-# Options of trainings. Mirroring makes other digits of some.
+# Options of trainings. Mirroring turns some digits into others.
 RANDOM, PLAIN = ("--weights", "random"), ("--augmentation", "none")
 LIGHT = ("--augmentation", "light", "--no-flip")
 
@@ -85,7 +85,7 @@ class Stock:
     def exported(self, model: str | Path, name: str = "", image_size: int | None = None) -> str:
         """The export of an architecture with random weights, or of a checkpoint, which has a name."""
         name = name or f"{model}-{image_size or 224}"
-        # Exports are verified and profiles measured on these.
+        # trtkit verifies exports and measures profiles on these photos.
         shutil.copytree(self.photos(16), self.workspace.calibration, dirs_exist_ok=True)
         if not self.workspace.export_path(name).is_file():
             message(f"Exporting {name}")

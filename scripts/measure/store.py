@@ -94,7 +94,7 @@ def speeds(medium: PlainFiles | Store, maps: Sequence[Array], count: int) -> Map
     some = order[: max(1, count // 8)]
     shutil.rmtree(medium.folder, ignore_errors=True)
     medium.folder.mkdir(parents=True)
-    # What earlier measurements left to be written or discarded must not slow down this one.
+    # Pending writes of earlier measurements must not slow this one down.
     os.sync()
     seconds = {
         "write": timed(partial(medium.write, maps, count)),

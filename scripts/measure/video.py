@@ -151,7 +151,7 @@ def accuracy_of_answers(lab: Lab, store: Path, clip: Path, sample: int, reached:
 
 
 def truth_of(database: Database, clip: Path, ids: list[int]) -> dict[int, str]:
-    """What each object shows, of those that are one rendered object where most is seen of them."""
+    """The rendered digit of each object whose largest box shows one digit and nothing else."""
     frames: dict[int, list[dict[str, Any]]] = {}
     for line in clip.with_suffix(".truth.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -284,7 +284,7 @@ def first_seconds(lab: Lab, store: Path, label: str, *, optimised: bool) -> floa
 
 
 def fill(store: Path, large: Path, objects: int) -> None:
-    """A store with the objects of another, over and over, each time later."""
+    """Copy a store and repeat its objects, each copy later in time."""
     part = large.with_name(f".{large.name}")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(store, part)

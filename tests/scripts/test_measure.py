@@ -1,4 +1,7 @@
-"""The measurements run and report what they measured. How fast anything was is not tested."""
+"""The measurements run and report what they measured. How fast anything was is not tested.
+
+They share workspaces: photos, exports and trainings that one test made are there for the next one.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURE = ROOT / "scripts" / "measure"
+ONE_PROCESS = Path(__file__).with_name("one_process.py")
 RESULTS = ROOT / "docs" / "results"
 NAMES = (
     "accuracy", "baselines", "chain", "cuts", "endtoend", "features", "int8", "int8-accuracy",
     "int8-calibration", "memory", "overhead", "overlap", "reuse", "saved", "startup", "store",
     "transfer", "video", "warm",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace for the networks as they are, which int8 needs."""
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="module")
+def thin_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace for thin networks."""
+    return tmp_path_factory.mktemp("thin-workspace")
 
 
 def run(*words: object, script: Path = MEASURE) -> str:
@@ -28,9 +44,12 @@ def run(*words: object, script: Path = MEASURE) -> str:
     return done.stdout
 
 
-def measured(name: str, tmp_path: Path, *options: object) -> dict[str, Any]:
-    file = tmp_path / "result.json"
-    printed = run(name, *options, "--out", file)
+def measured(name: str, place: Path, *options: object, networks: str = "") -> dict[str, Any]:
+    """Its result; with `networks` trtkit's commands do not run in processes of their own."""
+    file = place / "result.json"
+    file.unlink(missing_ok=True)
+    words = (name, *options, "--out", file, "--workspace", place)
+    printed = run(networks, *words, script=ONE_PROCESS) if networks else run(*words)
     result: dict[str, Any] = json.loads(file.read_text())[name]
     page = file.with_suffix(".md").read_text()
     assert result["figures"]
@@ -54,9 +73,9 @@ def met(result: dict[str, Any]) -> list[bool | None]:
 def test_all_cases_are_known() -> None:
     usage = subprocess.run([sys.executable, MEASURE], capture_output=True, text=True, check=False)
     assert usage.returncode == 1
-    listed = usage.stderr.strip().rstrip(".").partition("NAME is one of ")[2]
+    listed = usage.stderr.strip().rstrip(".").partition("NAME is `all` or one of ")[2]
     assert sorted(listed.split(", ")) == sorted(NAMES)
-    assert "--quick" in run("--help", script=MEASURE / "all.py")
+    assert "--quick" in run("all", "--help")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,37 +145,38 @@ def test_a_run_takes_the_place_of_the_one_with_its_label_and_prose_stays(tmp_pat
     assert "\nagain:\n" in text and "| again | one process: trtkit --help |" in text
 
 
-def test_startup(tmp_path: Path) -> None:
-    timing = measured("startup", tmp_path, "--rounds", 1)["results"]["one process"]
+def test_startup(place: Path) -> None:
+    timing = measured("startup", place, "--rounds", 1)["results"]["one process"]
     assert timing["base"] == "python -c 'import typer, rich.console'"
     assert timing["medians"]["trtkit --help"] > 0
 
 
 @pytest.mark.slow
-def test_cases_share_a_workspace(tmp_path: Path) -> None:
-    place = tmp_path / "workspace"
-    small = ("--model", "resnet18", "--cut", 2, "--rounds", 1, "--workspace", place)
-    chain = measured("chain", tmp_path, *small, "--batch", 1, "--precision", "fp16")
+def test_cases_share_a_workspace(thin_place: Path) -> None:
+    small = ("--model", "resnet18", "--cut", 2, "--rounds", 1)
+    chain = measured(
+        "chain", thin_place, *small, "--batch", 1, "--precision", "fp16", networks="thin"
+    )
     (timing,) = chain["results"].values()
     assert [*timing["medians"]] == ["unsplit", "chain", "unsplit again"]
-    exported = (place / "export" / "resnet18-224.onnx").stat().st_mtime_ns
+    exported = (thin_place / "export" / "resnet18-224.onnx").stat().st_mtime_ns
     few = ("--photos", 4, "--batch", 2)
-    warm = measured("warm", tmp_path, *small, *few)
+    warm = measured("warm", thin_place, *small, *few, networks="thin")
     (timing,) = warm["results"].values()
     assert [*timing["medians"]] == ["tail alone", "warm", "off", "cold"]
     assert [value is not None for value in met(warm)] == [False, True, False, False]
-    ended = measured("endtoend", tmp_path, *small, *few)
+    ended = measured("endtoend", thin_place, *small, *few, networks="thin")
     (timing,) = ended["results"].values()
     decoding, engines, _, both = timing["samples"].values()
     assert both == [decoding[0] + engines[0]]
-    saved = measured("saved", tmp_path, *small, *few)["saved"]["2"]
+    saved = measured("saved", thin_place, *small, *few, networks="thin")["saved"]["2"]
     assert saved["compute"] < 1 and 0 < saved["flops_share"] < 1 and saved["published"] is None
-    assert (place / "export" / "resnet18-224.onnx").stat().st_mtime_ns == exported
+    assert (thin_place / "export" / "resnet18-224.onnx").stat().st_mtime_ns == exported
 
 
 @pytest.mark.slow
-def test_store(tmp_path: Path) -> None:
-    result = measured("store", tmp_path, "--entries", 8, "--rounds", 1)
+def test_store(place: Path) -> None:
+    result = measured("store", place, "--entries", 8, "--rounds", 1)
     assert [*result["results"]] == [
         f"8 entries, {what}"
         for what in ("write", "cold read, all", "cold read, 1 in 8", "warm read")
@@ -167,25 +187,27 @@ def test_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_memory(tmp_path: Path) -> None:
-    result = measured("memory", tmp_path, "--few", 5, "--many", 10, "--rounds", 1)
+def test_memory(place: Path) -> None:
+    result = measured("memory", place, "--few", 5, "--many", 10, "--rounds", 1)
     assert [title.rpartition(" ")[2] for title in result["results"]] == ["off", "cold", "warm"]
     for timing in result["results"].values():
         assert timing["unit"] == "bytes" and timing["medians"]["5 photos"] > 20 * 2**20
 
 
 @pytest.mark.slow
-def test_accuracy(tmp_path: Path) -> None:
-    result = measured("accuracy", tmp_path, "--architectures", "resnet18", "--photos", 2)
+def test_accuracy(thin_place: Path) -> None:
+    result = measured(
+        "accuracy", thin_place, "--architectures", "resnet18", "--photos", 2, networks="thin"
+    )
     cuts = result["architectures"]["resnet18"]["cuts"]
     assert [cut["cut"] for cut in cuts] == list(range(9))
     assert met(result) == [None, True, True]
 
 
 @pytest.mark.slow
-def test_transfer(tmp_path: Path) -> None:
+def test_transfer(thin_place: Path) -> None:
     small = ("--architectures", "resnet18", "--runs", 1, "--epochs", 1, "--adapt-epochs", 1)
-    result = measured("transfer", tmp_path, *small, "--count", 10)
+    result = measured("transfer", thin_place, *small, "--count", 10, networks="thin")
     (modes,) = result["runs"]["resnet18"]
     assert len(modes) == 6 and all(0 <= mode["top1"] <= 1 for mode in modes.values())
     assert all(mode["seconds"] > 0 for mode in modes.values())
@@ -193,48 +215,43 @@ def test_transfer(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_cuts(tmp_path: Path) -> None:
+def test_cuts(thin_place: Path) -> None:
     small = ("--models", "resnet18", "--image-size", 64, "--photos", 2, "--rounds", 2)
-    result = measured("cuts", tmp_path, *small)
+    result = measured("cuts", thin_place, *small, networks="thin")
     model = result["resnet18-64"]
     assert [*model["measured"]] == [str(cut) for cut in range(1, 9)] == [*model["predicted"]]
     assert all(0 < cut["warm"] < cut["cold"] for cut in list(model["measured"].values())[4:])
     assert all(len(cut["warm"]) == len(cut["cold"]) == 2 for cut in model["rounds"].values())
     assert 0 <= model["chosen"] <= 8 and model["why"]
     # Two controls: how far profile and measurement are from themselves.
-    assert [value is None for value in met(result)] == [True] * 8 + [
-        False,
-        False,
-        True,
-        True,
-        False,
-    ]
+    controls = [False, False, True, True, False]
+    assert [value is None for value in met(result)] == [True] * 8 + controls
     chosen = [figure for figure in result["figures"][:8] if "`--cut auto`" in figure["what"]]
     assert len(chosen) == (1 if model["chosen"] else 0)
 
 
 @pytest.mark.slow
-def test_an_empty_engine_takes_next_to_nothing(tmp_path: Path) -> None:
-    (timing,) = measured("overhead", tmp_path, "--rounds", 3, "--photos", 2)["results"].values()
+def test_an_empty_engine_takes_next_to_nothing(place: Path) -> None:
+    (timing,) = measured("overhead", place, "--rounds", 3, "--photos", 2)["results"].values()
     seconds = timing["samples"]
     assert len(seconds["empty engine"]) == len(seconds["resnet18 at 32 x 32"]) == 3
     assert max(seconds["empty engine"]) < min(seconds["resnet18 at 32 x 32"])
 
 
 @pytest.mark.slow
-def test_two_runs_overlap_or_not(tmp_path: Path) -> None:
+def test_two_runs_overlap_or_not(place: Path) -> None:
     small = ("--rounds", 1, "--photos", 2, "--seconds", 0.2, "--image-size", 32)
-    result = measured("overlap", tmp_path, *small)
+    result = measured("overlap", place, *small)
     ((first, second),) = result["pairs"]
     overlap = first[0] <= second[2] and second[0] <= first[2]
     assert result["figures"][-1]["measured"] == f"{int(overlap)} of 1"
 
 
 @pytest.mark.slow
-def test_int8(tmp_path: Path) -> None:
+def test_int8(place: Path) -> None:
     pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed")
     small = ("--model", "resnet18", "--image-size", 64, "--cut", 2, "--batch", 2)
-    result = measured("int8", tmp_path, *small, "--photos", 2, "--rounds", 1)
+    result = measured("int8", place, *small, "--photos", 2, "--rounds", 1)
     kernels = result["forms"]["convolutions"]
     assert kernels["fp32, as trtkit builds it"] == [0, 20]
     assert kernels["int8, as trtkit builds it"] == [20, 20]
@@ -252,10 +269,10 @@ def test_int8(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_int8_calibration(tmp_path: Path) -> None:
+def test_int8_calibration(place: Path) -> None:
     pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed")
     small = ("--model", "resnet18", "--image-size", 64, "--few", 4, "--many", 8)
-    result = measured("int8-calibration", tmp_path, *small)
+    result = measured("int8-calibration", place, *small)
     assert [own["photos"] for own in result["calibration"].values()] == [4, 8]
     for own in result["calibration"].values():
         assert 0 < own["largest"] <= own["peak"]
@@ -263,11 +280,11 @@ def test_int8_calibration(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_int8_accuracy(tmp_path: Path) -> None:
+def test_int8_accuracy(place: Path) -> None:
     pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed")
     small = ("--architectures", "resnet18", "--image-size", 32, "--cut", 2, "--count", 10)
     trained = ("--epochs", 1, "--renderings", 2, "--images", 12, "--min-agreement", 0)
-    result = measured("int8-accuracy", tmp_path, *small, *trained)
+    result = measured("int8-accuracy", place, *small, *trained, networks="full")
     assert result["photos"] == {"train": 60, "calibration": 40, "test": 40}
     scores = result["models"]["resnet18"]
     assert [*scores] == ["fp32", "fp16", "int8", "int8 in TensorRT's form"]
@@ -281,11 +298,11 @@ def test_int8_accuracy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_video(tmp_path: Path) -> None:
+def test_video(thin_place: Path) -> None:
     trained = ("--image-size", 32, "--crops", 20, "--epochs", 1, "--reached", 0.2, "--sample", 200)
     clip = ("--seconds", 12, "--size", "320x240", "--density", 2, "--ingests", 1)
     rest = ("--objects", 500, "--kills", 2, "--rounds", 1)
-    result = measured("video", tmp_path, *trained, *clip, *rest)
+    result = measured("video", thin_place, *trained, *clip, *rest, networks="thin")
     accuracy = result["found"]["the expensive model on everything"]
     assert 0 < accuracy["recall"] <= 1 and 0 < accuracy["precision"] <= 1
     assert result["ingest"]["frames"] == 360
