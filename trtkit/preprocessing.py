@@ -7,12 +7,12 @@ deviation are not here: normalisation is part of the prefix graph.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from blake3 import blake3
 
 from trtkit.errors import TrtkitError
+from trtkit.serialization import to_plain
 
 # Raised whenever decoding or resizing changes the bytes it yields for the same file, so that feature
 # maps computed from the old bytes are never found again.
@@ -51,12 +51,5 @@ class Preprocessing:
     @property
     def digest(self) -> str:
         """BLAKE3 (hex) of the parameters and the revision of the code that applies them."""
-        content = json.dumps({**asdict(self), "revision": REVISION}, sort_keys=True)
+        content = json.dumps({**to_plain(self), "revision": REVISION}, sort_keys=True)
         return blake3(content.encode()).hexdigest()
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Preprocessing:
-        return cls(**{key: int(value[key]) for key in ("height", "width", "resize")})

@@ -19,15 +19,15 @@ T = TypeVar("T")
 def to_plain(value: Any) -> Any:
     """`value` as dicts, lists, strings, numbers, booleans and None; paths become strings.
 
-    Tuples stay tuples, which JSON writes as lists.
+    Tuples become lists, as when JSON is read back.
 
     >>> from trtkit.tensors import TensorSpec
     >>> to_plain(TensorSpec("images", "uint8", (224, 224, 3)))
-    {'name': 'images', 'dtype': 'uint8', 'shape': (224, 224, 3)}
+    {'name': 'images', 'dtype': 'uint8', 'shape': [224, 224, 3]}
     """
     import msgspec
 
-    return msgspec.to_builtins(value, enc_hook=_encode)
+    return _with_lists(msgspec.to_builtins(value, enc_hook=_encode))
 
 
 def from_plain(value: Any, kind: type[T]) -> T:
@@ -48,7 +48,17 @@ def read_json(path: Path, kind: type[T]) -> T:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON; the file appears whole. Raises TrtkitError."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(to_plain(value), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(to_plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_lists(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_lists(item) for item in value]
+    return value
 
 
 def _encode(value: Any) -> Any:

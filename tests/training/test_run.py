@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from trtkit.errors import TrtkitError
-from trtkit.serialization import to_plain
+from trtkit.serialization import to_plain, write_json
 from trtkit.training.options import TrainOptions
 from trtkit.training.run import Run
 from trtkit.workspace import Workspace
@@ -59,7 +59,7 @@ def test_only_finished_metrics_count(place):
     run = Run.create(place, "mine", RECORD)
     (run.folder / "metrics.json").write_text(json.dumps({"top1": 0.5}))
     assert run.metrics is None
-    run.write_json("metrics.json", {"finished": True, "top1": 0.5})
+    write_json(run.folder / "metrics.json", {"finished": True, "top1": 0.5})
     assert run.metrics == {"finished": True, "top1": 0.5}
 
 

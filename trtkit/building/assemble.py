@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -213,7 +212,7 @@ def _manifest(
         weights=tree.weights,
         trained_on=tree.trained_on,
         models=request.sources.digests(),
-        options=request.options.to_json(),
+        options=to_plain(request.options),
         quantized=_quantization(request),
     )
 
@@ -258,8 +257,7 @@ def _costs(
             photos = tuple(islice(cycle(photos), COST_PHOTOS))
             machine = machine_of(request.backend)
             costs = measure_costs(measured, machine, photos, manifest.preprocessing)
-            # Lists instead of tuples, so that the manifest equals the one that is read back.
-            value: dict[str, Any] = json.loads(json.dumps(to_plain(costs)))
+            value: dict[str, Any] = to_plain(costs)
             return value
     except (OSError, TrtkitError) as error:
         reporting.message(f"It was not measured, and so the cache will be used. {error}")

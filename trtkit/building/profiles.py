@@ -19,7 +19,7 @@ from trtkit.extras import require
 from trtkit.identity import build_id, file_digest
 from trtkit.photos.samples import choose_samples
 from trtkit.quantization.options import Int8Options
-from trtkit.serialization import write_json
+from trtkit.serialization import to_plain, write_json
 from trtkit.store.costs import machine_of
 from trtkit.workspace import Workspace
 
@@ -83,7 +83,7 @@ def kept_profile(
         backend=[backend.name, backend.version, *machine_of(backend)],
         cores=usable_cores(),
         precision=precision,
-        options=settings.options.to_json(),
+        options=to_plain(settings.options),
         batch=settings.batch,
         samples=samples.digest,
         trtkit=__version__,

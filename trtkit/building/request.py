@@ -17,7 +17,7 @@ from trtkit.errors import TrtkitError, listed
 from trtkit.identity import build_id
 from trtkit.photos.samples import Samples, choose_samples
 from trtkit.quantization.options import Int8Options
-from trtkit.serialization import from_plain
+from trtkit.serialization import from_plain, to_plain
 from trtkit.workspace import Workspace, check_name
 
 DEFAULT_PRECISION = "fp32"
@@ -123,7 +123,7 @@ class BuildRequest:
             models=list(self.sources.digests().items()),
             cut=self.cut,
             precision=self.precision,
-            options=self.options.to_json(),
+            options=to_plain(self.options),
             backend=[self.backend.name, self.backend.version, *self.backend.target()],
             samples=self.samples.digest,
             min_agreement=self.min_agreement,

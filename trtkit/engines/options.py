@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from trtkit.errors import TrtkitError
@@ -76,14 +76,10 @@ class BuildOptions:
         """The widest range: all that the engines take."""
         return self.profiles[0]
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "profiles": [list(profile) for profile in self.profiles]}
-
     def beyond_batch(self) -> list[str]:
         """The options besides batch sizes that differ from the defaults, as on the command line."""
-        plain = BuildOptions(profiles=self.profiles)
         return [
-            "--" + name.replace("_", "-")
-            for name, value in asdict(self).items()
-            if value != getattr(plain, name) and name != "profiles"
+            "--" + option.name.replace("_", "-")
+            for option in fields(self)
+            if option.name != "profiles" and getattr(self, option.name) != option.default
         ]

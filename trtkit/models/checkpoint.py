@@ -20,6 +20,7 @@ from trtkit.models.blocks import BlockModel
 from trtkit.models.names import ARCHITECTURES
 from trtkit.models.weights import Weighted
 from trtkit.preprocessing import Preprocessing
+from trtkit.serialization import from_plain, to_plain
 
 METADATA_KEY = "trtkit"
 HEADS = {"resnet": "fc.weight", "vgg": "classifier.6.weight"}
@@ -49,7 +50,7 @@ def save_checkpoint(
     metadata = {
         "architecture": model.architecture,
         "classes": classes,
-        "preprocessing": image.to_json(),
+        "preprocessing": to_plain(image),
         **(about or {}),
     }
     write_tensors(path, model.network.state_dict(), metadata)
@@ -130,7 +131,7 @@ def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
         model=model,
         source=f"checkpoint {source}",
         classes=list(names) if names else None,
-        preprocessing=Preprocessing.from_json(image) if image else None,
+        preprocessing=from_plain(image, Preprocessing) if image else None,
         trained_on=_trained_on(checkpoint.metadata.get("dataset")),
     )
 

@@ -12,7 +12,7 @@ import torch
 from trtkit.evaluation.metrics import Scores
 from trtkit.evaluation.plots import draw_confusion
 from trtkit.plotting import new_figure, save_figure
-from trtkit.serialization import to_plain
+from trtkit.serialization import to_plain, write_json
 from trtkit.training.network import TrainedNetwork
 from trtkit.training.run import METRICS, Run
 from trtkit.training.state import Epoch, best_of
@@ -52,7 +52,7 @@ def write_results(
         "classes": to_plain(scores.by_class(classes)),
         "confusion": scores.confusion.tolist(),
     }
-    run.write_json(METRICS, metrics)
+    write_json(run.folder / METRICS, metrics)
     return metrics
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from trtkit.atomic import not_written, whole_file
+from trtkit.atomic import not_written
 from trtkit.errors import TrtkitError, listed, os_reason
+from trtkit.serialization import write_json
 from trtkit.training.options import TrainOptions
 from trtkit.workspace import BEST, Workspace, check_name
 
@@ -48,7 +49,7 @@ class Run:
         """A new training's folder. Raises TrtkitError when there is one of that name."""
         check_free(place, name)
         run = cls(place.checkpoints / name, record)
-        run.write_json(RECORD, record)
+        write_json(run.folder / RECORD, record)
         return run
 
     @property
@@ -86,12 +87,6 @@ class Run:
             return None
         metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return metrics if metrics.get("finished") else None
-
-    def write_json(self, file: str, value: Mapping[str, Any]) -> None:
-        with whole_file(self.folder / file) as temporary:
-            temporary.write_text(
-                json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from trtkit.models.prefix import prefix_digest
 from trtkit.photos.prefetch import default_workers
 from trtkit.preprocessing import Preprocessing
 from trtkit.reporting import message
-from trtkit.serialization import to_plain
+from trtkit.serialization import from_plain, to_plain
 from trtkit.store.cache import cache_folder
 from trtkit.training import bottleneck
 from trtkit.training.augment import preset
@@ -135,7 +135,7 @@ class Session:
         self.options = run.options
         self.resources = resources
         self.workers = resources.workers or default_workers()
-        self.image = Preprocessing.from_json(run.record["start"]["image"])
+        self.image = from_plain(run.record["start"]["image"], Preprocessing)
         self.resumed = start is None and run.state.is_file()
         if self.resumed:
             model = create(self.options.arch, len(dataset.classes))

@@ -26,7 +26,7 @@ from trtkit.engines.tensorrt.library import load_library
 from trtkit.engines.tensorrt.versions import Api
 from trtkit.errors import TrtkitError
 from trtkit.reporting import reporting
-from trtkit.serialization import from_plain
+from trtkit.serialization import from_plain, to_plain
 
 PHOTOS = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
 WITH_FLAGS = ("8.5.3.1", "8.6.1")
@@ -366,7 +366,7 @@ def test_ranges_may_be_given_in_any_order():
     options = BuildOptions.for_batches([(1, 1, 1), (1, 8, 32), (16, 16, 16), (1, 1, 1)])
     assert options.profiles == ((1, 8, 32), (1, 1, 1), (16, 16, 16))
     assert options.batch == (1, 8, 32)
-    assert from_plain(json.loads(json.dumps(options.to_json())), BuildOptions) == options
+    assert from_plain(json.loads(json.dumps(to_plain(options))), BuildOptions) == options
 
 
 @pytest.mark.parametrize("version", VERSIONS)

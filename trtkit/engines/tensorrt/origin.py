@@ -8,6 +8,7 @@ from typing import Any
 from trtkit.engines.cuda.device import Card
 from trtkit.engines.options import BuildOptions
 from trtkit.errors import TrtkitError
+from trtkit.serialization import to_plain
 
 AMPERE = (8, 0)
 # What a plan of TensorRT for RTX runs on, whatever it was built on, unless it is built for one card:
@@ -27,7 +28,7 @@ def describe_origin(
         "version": version,
         "gpu": card.name if card else None,
         "compute_capability": card.capability if card else None,
-        "flags": options.to_json(),
+        "flags": to_plain(options),
     }
 
 
