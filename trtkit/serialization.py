@@ -19,7 +19,7 @@ T = TypeVar("T")
 def to_plain(value: Any) -> Any:
     """`value` as dicts, lists, strings, numbers, booleans and None; paths become strings.
 
-    Tuples become lists, as when JSON is read back.
+    Tuples become lists, as when JSON is read back, and bytes hexadecimal digits.
 
     >>> from trtkit.tensors import TensorSpec
     >>> to_plain(TensorSpec("images", "uint8", (224, 224, 3)))
@@ -27,7 +27,7 @@ def to_plain(value: Any) -> Any:
     """
     import msgspec
 
-    return _with_lists(msgspec.to_builtins(value, enc_hook=_encode))
+    return _with_lists(msgspec.to_builtins(value, enc_hook=_encode, builtin_types=(bytes,)))
 
 
 def from_plain(value: Any, kind: type[T]) -> T:
@@ -58,12 +58,15 @@ def _with_lists(value: Any) -> Any:
         return {key: _with_lists(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_with_lists(item) for item in value]
-    return value
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def _encode(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
+    # NumPy's float64 is a float too.
+    if isinstance(value, float):
+        return float(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from trtkit.video.footage.database import Database
 from trtkit.video.ingest import DEFAULT_STORE
 from trtkit.video.tails import ExpensiveTail
-from trtkit.video.tuning.run import TuneReport, draw_tuned, tune_store
+from trtkit.video.tuning.run import TuneReport, tune_store
 from trtkit.video.tuning.tune import Goal, Targets
 from trtkit.workspace import Workspace
 
@@ -42,8 +42,3 @@ def tune(
             database, expensive, targets if targets is not None else Targets(), goal, sample=sample,
             seed=seed, dry_run=dry_run,
         )  # fmt: skip
-
-
-def draw(report: TuneReport, path: Path) -> None:
-    """Draw the options and their costs, a PNG, PDF or SVG. Raises TrtkitError."""
-    draw_tuned(report, path)

@@ -17,12 +17,13 @@ from trtkit.cli.options import (
     WorkspaceOption,
     chosen_precision,
 )
-from trtkit.cli.output import note, print_json, print_table
+from trtkit.cli.output import note, print_json, print_rows
 from trtkit.cli.progress import terminal_reporter
 from trtkit.errors import TrtkitError
 
 if TYPE_CHECKING:
-    from trtkit.bundle import Manifest
+    from trtkit.building.assemble import BuildReport
+    from trtkit.bundle import Manifest, Stage
     from trtkit.engines.options import BatchRange
 
 
@@ -159,32 +160,22 @@ def build(
         print_json(report.to_json())
         return
     _print_notes(manifest)
-    print_table(
-        [
-            "bundle",
-            "stage",
-            "after",
-            "takes",
-            "gives",
-            "error",
-            "same top-1",
-            "heavy layers",
-            "file",
-        ],
-        [
-            [
-                report.folder,
-                stage.name,
-                stage.parent or "image",
-                ", ".join(map(str, stage.inputs)),
-                ", ".join(map(str, stage.outputs)),
-                *_verified(manifest.verified["tails"].get(stage.name)),
-                _heavy(stage.engine),
-                stage.file,
-            ]
-            for stage in manifest.stages
-        ],
-    )
+    print_rows([_row(report, stage) for stage in manifest.stages])
+
+
+def _row(report: BuildReport, stage: Stage) -> dict[str, object]:
+    comparison = report.manifest.verified["tails"].get(stage.name)
+    return {
+        "bundle": report.folder,
+        "stage": stage.name,
+        "after": stage.parent or "image",
+        "takes": ", ".join(map(str, stage.inputs)),
+        "gives": ", ".join(map(str, stage.outputs)),
+        "error": f"{comparison['relative_error']:.1e}" if comparison else "",
+        "same top-1": f"{comparison['agreement']:.1%}" if comparison else "",
+        "heavy layers": _heavy(stage.engine),
+        "file": stage.file,
+    }
 
 
 def _print_notes(manifest: Manifest) -> None:
@@ -199,12 +190,6 @@ def _print_notes(manifest: Manifest) -> None:
             f"Unverified: {manifest.unverified}, so the engines were built but never run; what was "
             "compared are their graphs on ONNX Runtime. Build again where there is a GPU."
         )
-
-
-def _verified(comparison: dict[str, float] | None) -> tuple[str, str]:
-    if comparison is None:
-        return "", ""
-    return f"{comparison['relative_error']:.1e}", f"{comparison['agreement']:.1%}"
 
 
 def _heavy(record: dict[str, Any]) -> str:
@@ -226,6 +211,6 @@ def _profile(text: str) -> BatchRange:
         low, best, high = map(int, parts * 3 if len(parts) == 1 else parts)
         return low, best, high
     raise TrtkitError(
-        f"--batch {text} is no range; write MIN,OPT,MAX, such as 1,8,64, or one number for that size "
+        f"--batch {text} is not a range; write MIN,OPT,MAX, such as 1,8,64, or one number for that size "
         "alone."
     )

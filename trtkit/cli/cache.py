@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trtkit.cli.options import CacheDirOption, JsonOption
-from trtkit.cli.output import note, print_json, print_table
+from trtkit.cli.output import note, print_json, print_rows
 from trtkit.cli.progress import terminal_reporter
 from trtkit.sizes import human_bytes
 
@@ -28,19 +28,15 @@ def info(cache_dir: CacheDirOption = None, json: JsonOption = False) -> None:
         for what, counts in (("dtype", cache.entries_by_dtype), ("codec", cache.entries_by_codec))
         if counts
     )
-    print_table(
-        ["folder", "feature maps", "segments", "size", "limit", "kinds"],
-        [
-            [
-                cache.folder,
-                cache.entries,
-                cache.segments,
-                human_bytes(cache.bytes),
-                human_bytes(cache.max_bytes),
-                kinds or "none",
-            ]
-        ],
-    )
+    row = {
+        "folder": cache.folder,
+        "feature maps": cache.entries,
+        "segments": cache.segments,
+        "size": human_bytes(cache.bytes),
+        "limit": human_bytes(cache.max_bytes),
+        "kinds": kinds or "none",
+    }
+    print_rows([row])
 
 
 @app.command()
@@ -59,18 +55,14 @@ def verify(
     else:
         for damage in report.damaged:
             note(f"{damage.key.hex()} in segment {damage.segment}: {damage.reason}")
-        print_table(
-            ["folder", "feature maps", "size", "damaged", "forgotten"],
-            [
-                [
-                    report.folder,
-                    report.entries,
-                    human_bytes(report.bytes),
-                    len(report.damaged),
-                    report.repaired,
-                ]
-            ],
-        )
+        row = {
+            "folder": report.folder,
+            "feature maps": report.entries,
+            "size": human_bytes(report.bytes),
+            "damaged": len(report.damaged),
+            "forgotten": report.repaired,
+        }
+        print_rows([row])
     raise typer.Exit(1 if len(report.damaged) > report.repaired else 0)
 
 

@@ -18,11 +18,10 @@ def cuts(
 ) -> None:
     """List where NAME may be cut: block, tensor, shape and fp32 bytes per image, FLOPs before it."""
     from trtkit.api import cuts as api
-    from trtkit.serialization import to_plain
 
     points = api.cuts(name, workspace=workspace)
     if json:
-        print_json(to_plain(points))
+        print_json(points)
         return
     print_table(
         ["cut", "block", "tensor", "shape", "bytes", "FLOPs before"],

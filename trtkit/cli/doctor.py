@@ -24,15 +24,11 @@ def doctor(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
 
 
 def _rows(diagnosis: Diagnosis) -> list[list[str]]:
+    memory = f"{human_bytes(diagnosis.memory_bytes)} of memory"
     rows = [
         ["trtkit", f"{diagnosis.trtkit} on Python {diagnosis.python}", ""],
         ["system", diagnosis.system, ""],
-        [
-            "processor",
-            f"{diagnosis.processor}, {diagnosis.cores} usable cores, "
-            f"{human_bytes(diagnosis.memory_bytes)} of memory",
-            "",
-        ],
+        ["processor", f"{diagnosis.processor}, {diagnosis.cores} usable cores, {memory}", ""],
     ]
     for gpu in diagnosis.gpus:
         details = f"compute capability {gpu.compute_capability}, driver {gpu.driver}"
@@ -50,13 +46,8 @@ def _rows(diagnosis: Diagnosis) -> list[list[str]]:
     for feature in diagnosis.features:
         installed = ", ".join(f"{name} {version}" for name, version in feature.packages.items())
         missing = f"missing: {', '.join(feature.missing)}" if feature.missing else ""
-        rows.append(
-            [
-                f"{feature.name} ({feature.purpose})",
-                "; ".join(part for part in (installed, missing) if part),
-                feature.install or "",
-            ]
-        )
+        details = "; ".join(part for part in (installed, missing) if part)
+        rows.append([f"{feature.name} ({feature.purpose})", details, feature.install or ""])
     rows.append(["workspace", diagnosis.workspace, ""])
     rows.append(["exports", ", ".join(diagnosis.exports) or "none", ""])
     rows.append(["bundles", ", ".join(diagnosis.bundles) or "none", ""])

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from trtkit.cli.options import JsonOption, WorkspaceOption
-from trtkit.cli.output import note, print_json, print_table
+from trtkit.cli.options import JsonOption, WorkersOption, WorkspaceOption
+from trtkit.cli.output import note, print_json, print_rows
 from trtkit.cli.progress import terminal_reporter
 
 if TYPE_CHECKING:
     from trtkit.evaluation.scoring import EvaluateReport, SubjectReport
-
-
-class PartChoice(str, Enum):
-    auto = "auto"
-    all = "all"
-    train = "train"
-    val = "val"
 
 
 def evaluate(
@@ -45,9 +37,9 @@ def evaluate(
         ),
     ] = None,
     part: Annotated[
-        PartChoice,
+        Literal["auto", "all", "train", "val"],
         typer.Option(help="Which photos. auto: those of val/ where there is one, else all."),
-    ] = PartChoice.auto,
+    ] = "auto",
     split_seed: Annotated[
         int, typer.Option(help="Of the split into train and val, of DATA that has no val/.")
     ] = 0,
@@ -58,9 +50,7 @@ def evaluate(
         int | None,
         typer.Option(help="Photos per run. Default: 32 for checkpoints, each bundle's own."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Decoding threads. Default: one per core.")
-    ] = None,
+    workers: WorkersOption = None,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw the first one's confusion matrix there."),
@@ -76,7 +66,6 @@ def evaluate(
     be read.
     """
     from trtkit.api import evaluate as api
-    from trtkit.serialization import to_plain
 
     with terminal_reporter():
         report = api.evaluate(
@@ -84,7 +73,7 @@ def evaluate(
             checkpoints=checkpoint or (),
             bundles=bundle or (),
             tails=tail or (),
-            part=part.value,
+            part=part,
             split_seed=split_seed,
             image_size=image_size,
             batch=batch,
@@ -99,7 +88,7 @@ def evaluate(
     if plot is not None and len(report.subjects) > 1:
         note(f"{plot} shows {report.subjects[0].name} alone.")
     if json:
-        print_json(to_plain(report.subjects))
+        print_json(report.subjects)
     else:
         _print(report)
     raise typer.Exit(1 if report.skipped else 0)
@@ -107,15 +96,18 @@ def evaluate(
 
 def _print(report: EvaluateReport) -> None:
     """A line for each subject, and one for each class when there is a single subject."""
-    rows = [_summary(subject) for subject in report.subjects]
-    print_table([*rows[0]], [[*row.values()] for row in rows])
-    if len(rows) == 1:
-        print_table(
-            ["class", "images", "precision", "recall"],
+    print_rows([_summary(subject) for subject in report.subjects])
+    if len(report.subjects) == 1:
+        print_rows(
             [
-                [scores.label, scores.images, _share(scores.precision), _share(scores.recall)]
+                {
+                    "class": scores.label,
+                    "images": scores.images,
+                    "precision": _share(scores.precision),
+                    "recall": _share(scores.recall),
+                }
                 for scores in report.subjects[0].classes
-            ],
+            ]
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trtkit.cli.options import JsonOption, WorkspaceOption
-from trtkit.cli.output import note, print_json, print_table
+from trtkit.cli.output import note, print_json, print_rows
 from trtkit.errors import TrtkitError
 from trtkit.sizes import human_bytes
 
@@ -55,7 +55,6 @@ def export(
     photos are resized.
     """
     from trtkit.api import export as api
-    from trtkit.serialization import to_plain
 
     report = api.export(
         model,
@@ -71,34 +70,20 @@ def export(
     if report.weights.startswith("random"):
         note("The weights are random: the predictions of this model mean nothing.")
     if json:
-        print_json(to_plain(report))
+        print_json(report)
         return
-    print_table(
-        [
-            "export",
-            "weights",
-            "classes",
-            "blocks",
-            "image",
-            "opset",
-            "size",
-            "error",
-            "compared on",
-        ],
-        [
-            [
-                report.path,
-                report.weights,
-                report.classes,
-                report.blocks or "any",
-                report.image,
-                report.opset,
-                human_bytes(report.bytes),
-                f"{report.verified.relative_error:.1e}",
-                report.images,
-            ]
-        ],
-    )
+    row = {
+        "export": report.path,
+        "weights": report.weights,
+        "classes": report.classes,
+        "blocks": report.blocks or "any",
+        "image": report.image,
+        "opset": report.opset,
+        "size": human_bytes(report.bytes),
+        "error": f"{report.verified.relative_error:.1e}",
+        "compared on": report.images,
+    }
+    print_rows([row])
 
 
 def _channels(option: str, text: str | None) -> list[float] | None:

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from trtkit.cli.options import (
-    CacheDirOption,
-    CacheDtypeChoice,
-    CacheModeChoice,
-    CodecChoice,
-    FormatChoice,
-    WorkspaceOption,
-)
+from trtkit.cli.options import CacheDirOption, Codec, FormatOption, WorkersOption, WorkspaceOption
 from trtkit.cli.output import note
 
 
@@ -31,15 +24,14 @@ def infer(
     ] = None,
     top: Annotated[int, typer.Option(help="How many classes to show for each photo.")] = 5,
     cache: Annotated[
-        CacheModeChoice, typer.Option(help="The prefix cache; auto: where it is faster.")
-    ] = CacheModeChoice.auto,
+        Literal["auto", "always", "off"],
+        typer.Option(help="The prefix cache; auto: where it is faster."),
+    ] = "auto",
     no_cache: Annotated[bool, typer.Option("--no-cache", help="The same as --cache off.")] = False,
     cache_dtype: Annotated[
-        CacheDtypeChoice, typer.Option(help="What feature maps are stored as.")
-    ] = CacheDtypeChoice.fp16,
-    cache_codec: Annotated[
-        CodecChoice, typer.Option(help="How feature maps are compressed.")
-    ] = CodecChoice.none,
+        Literal["fp16", "fp32", "int8"], typer.Option(help="What feature maps are stored as.")
+    ] = "fp16",
+    cache_codec: Annotated[Codec, typer.Option(help="How feature maps are compressed.")] = "none",
     cache_size: Annotated[str, typer.Option(help="Disk space for the cache.")] = "10G",
     cache_dir: CacheDirOption = None,
     gpu_cache: Annotated[
@@ -49,13 +41,8 @@ def infer(
     batch: Annotated[
         int | None, typer.Option(help="Photos per run of the engines. Default: the bundle's.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Decoding threads. Default: one per core.")
-    ] = None,
-    format: Annotated[
-        FormatChoice | None,
-        typer.Option(help="Default: by the ending of --output, else table."),
-    ] = None,
+    workers: WorkersOption = None,
+    format: FormatOption = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the predictions there.")
     ] = None,
@@ -76,9 +63,9 @@ def infer(
     from trtkit.store.cache import CacheOptions
 
     options = CacheOptions(
-        mode="off" if no_cache else cache.value,
-        dtype=cache_dtype.value,
-        codec=cache_codec.value,
+        mode="off" if no_cache else cache,
+        dtype=cache_dtype,
+        codec=cache_codec,
         size=parse_size(cache_size),
         folder=cache_dir,
     )
@@ -102,7 +89,7 @@ def infer(
     with pipeline:
         results = pipeline.infer(paths, top=top, batch=batch, workers=workers)
         with destination(output) as stream:
-            follow(results, choose_format(format and format.value, output), stream)
+            follow(results, choose_format(format, output), stream)
     report = pipeline.stats_json(options.mode)
     note(summary(report))
     if pipeline.cache_decision is not None:

@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from trtkit.cli.options import CodecChoice, JsonOption, WorkspaceOption
+from trtkit.cli.options import Codec, JsonOption, StoreOption, WorkspaceOption
 from trtkit.cli.output import note, print_json
-
-
-class MotionChoice(str, Enum):
-    mog2 = "mog2"
-    knn = "knn"
-    gmg = "gmg"
-
-
-class MapsChoice(str, Enum):
-    all = "all"
-    representatives = "representatives"
-    none = "none"
-
-
-class MapDtypeChoice(str, Enum):
-    fp16 = "fp16"
-    fp32 = "fp32"
-
-
-StoreOption = Annotated[
-    Path,
-    typer.Option(
-        metavar="DIR", envvar="TRTKIT_STORE", help="The footage store. Default: ./video-store."
-    ),
-]
 
 
 def ingest(
@@ -60,7 +34,9 @@ def ingest(
             help="Distance of objects that are alike, 0 to 2, or off. Default: tuned, or 0.3."
         ),
     ] = None,
-    motion: Annotated[MotionChoice, typer.Option(help="The background model.")] = MotionChoice.mog2,
+    motion: Annotated[
+        Literal["mog2", "knn", "gmg"], typer.Option(help="The background model.")
+    ] = "mog2",
     motion_width: Annotated[int, typer.Option(help="Pixels of the frames it looks at.")] = 480,
     min_size: Annotated[int, typer.Option(help="Pixels; smaller objects are dropped.")] = 20,
     margin: Annotated[float, typer.Option(help="Around an object, as a share of it.")] = 0.2,
@@ -73,13 +49,13 @@ def ingest(
     warmup: Annotated[
         float, typer.Option(help="Seconds before each that teach the background.")
     ] = 5.0,
-    maps: Annotated[MapsChoice, typer.Option(help="Whose feature maps are kept.")] = MapsChoice.all,
+    maps: Annotated[
+        Literal["all", "representatives", "none"], typer.Option(help="Whose feature maps are kept.")
+    ] = "all",
     map_dtype: Annotated[
-        MapDtypeChoice, typer.Option(help="What feature maps are stored as.")
-    ] = MapDtypeChoice.fp16,
-    map_codec: Annotated[
-        CodecChoice, typer.Option(help="How feature maps are compressed.")
-    ] = CodecChoice.none,
+        Literal["fp16", "fp32"], typer.Option(help="What feature maps are stored as.")
+    ] = "fp16",
+    map_codec: Annotated[Codec, typer.Option(help="How feature maps are compressed.")] = "none",
     map_size: Annotated[str, typer.Option(help="Disk space for the maps of each source.")] = "50G",
     frame_rate: Annotated[
         float, typer.Option(help="Frames a second of a folder of frames.")
@@ -102,10 +78,9 @@ def ingest(
     from trtkit.sizes import parse_size
 
     options = ingest_options(
-        store, clusters=clusters, motion=motion.value, motion_width=motion_width,
-        min_size=min_size, margin=margin, duplicate=duplicate, segment_seconds=segment,
-        warmup_seconds=warmup, top=top, maps=maps.value, map_dtype=map_dtype.value,
-        map_codec=map_codec.value,
+        store, clusters=clusters, motion=motion, motion_width=motion_width, min_size=min_size,
+        margin=margin, duplicate=duplicate, segment_seconds=segment, warmup_seconds=warmup, top=top,
+        maps=maps, map_dtype=map_dtype, map_codec=map_codec,
     )  # fmt: skip
     with ingest_reporter():
         report = run(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,7 +28,24 @@ CacheDirOption = Annotated[
         help="Where the prefix cache lies. Default: trtkit/features in the user's cache folder.",
     ),
 ]
-
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Decoding threads. Default: one per core.")
+]
+StoreOption = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR", envvar="TRTKIT_STORE", help="The footage store. Default: ./video-store."
+    ),
+]
+StoreBundleOption = Annotated[str | None, typer.Option(help="Default: the bundle of the store.")]
+ExpensiveOption = Annotated[
+    str | None, typer.Option(help="The expensive model. Default: the bundle's other one.")
+]
+Codec = Literal["none", "lz4", "zstd"]
+FormatOption = Annotated[
+    Literal["table", "jsonl", "csv"] | None,
+    typer.Option(help="Default: by the ending of --output, else table."),
+]
 
 Fp32Option = Annotated[bool, typer.Option("--fp32", help="fp32 engines (the default).")]
 Fp16Option = Annotated[bool, typer.Option("--fp16", help="fp16 engines.")]
@@ -53,27 +69,3 @@ def chosen_precision(**flags: bool) -> str | None:
         names = " and ".join(f"--{name}" for name in chosen)
         raise TrtkitError(f"{names} exclude each other; choose one, or run it twice.")
     return chosen[0] if chosen else None
-
-
-class CacheModeChoice(str, Enum):
-    auto = "auto"
-    always = "always"
-    off = "off"
-
-
-class CacheDtypeChoice(str, Enum):
-    fp16 = "fp16"
-    fp32 = "fp32"
-    int8 = "int8"
-
-
-class CodecChoice(str, Enum):
-    none = "none"
-    lz4 = "lz4"
-    zstd = "zstd"
-
-
-class FormatChoice(str, Enum):
-    table = "table"
-    jsonl = "jsonl"
-    csv = "csv"

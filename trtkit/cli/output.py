@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
+
+from trtkit.serialization import to_plain
 
 
 def note(message: str) -> None:
@@ -19,7 +19,12 @@ def note(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Indented JSON. Dataclasses become objects, paths strings, bytes hexadecimal digits."""
-    typer.echo(json.dumps(value, indent=2, default=_plain))
+    typer.echo(json.dumps(to_plain(value), indent=2))
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """`print_table` of rows with their cells by column, at least one; all rows have the same columns."""
+    print_table([*rows[0]], [[*row.values()] for row in rows])
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -40,13 +45,3 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, bytes):
-        return value.hex()
-    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trtkit.cli.output import note
-from trtkit.reporting import Reporter, reporting
+from trtkit.reporting import Reporter, Silent, reporting
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -35,14 +35,11 @@ def terminal_reporter() -> Iterator[Reporter]:
             yield bar
 
 
-class Lines:
+class Lines(Silent):
     """Messages on stderr, a line each."""
 
     def message(self, text: str) -> None:
         note(text)
-
-    def advance(self, phase: str, share: float) -> None:
-        return None
 
 
 class Bar(Lines):

@@ -7,8 +7,13 @@ from typing import Annotated
 
 import typer
 
-from trtkit.cli.ingest import StoreOption
-from trtkit.cli.options import FormatChoice, WorkspaceOption
+from trtkit.cli.options import (
+    ExpensiveOption,
+    FormatOption,
+    StoreBundleOption,
+    StoreOption,
+    WorkspaceOption,
+)
 from trtkit.cli.output import note
 
 
@@ -39,13 +44,9 @@ def query(
     forget: Annotated[
         bool, typer.Option("--forget", help="Neither use nor store verdicts.")
     ] = False,
-    bundle: Annotated[str | None, typer.Option(help="Default: the bundle of the store.")] = None,
-    tail: Annotated[
-        str | None, typer.Option(help="The expensive model. Default: the bundle's other one.")
-    ] = None,
-    format: Annotated[
-        FormatChoice | None, typer.Option(help="Default: by the ending of --output, else table.")
-    ] = None,
+    bundle: StoreBundleOption = None,
+    tail: ExpensiveOption = None,
+    format: FormatOption = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the appearances there.")
     ] = None,
@@ -72,9 +73,7 @@ def query(
         remember=not forget, workspace=workspace,
     ) as answers:  # fmt: skip
         with destination(output) as stream:
-            written = follow_answers(
-                answers, choose_format(format and format.value, output), stream
-            )
+            written = follow_answers(answers, choose_format(format, output), stream)
         sentence = summary(answers.explanation, label)
         note(sentence)
         forgotten = answers.explanation.judged.forgotten

@@ -7,15 +7,11 @@ from typing import Annotated
 
 import typer
 
-from trtkit.cli.ingest import StoreOption
-from trtkit.cli.options import JsonOption, WorkspaceOption
+from trtkit.cli.options import JsonOption, StoreBundleOption, StoreOption, WorkspaceOption
 from trtkit.cli.output import note, print_json, print_table
-from trtkit.serialization import to_plain
 from trtkit.sizes import human_bytes
 
 app = typer.Typer(no_args_is_help=True, help="Show a footage store, check it, export it.")
-
-BundleOption = Annotated[str | None, typer.Option(help="Default: the bundle of the store.")]
 
 
 @app.command()
@@ -26,7 +22,7 @@ def info(store: StoreOption = Path("video-store"), json: JsonOption = False) -> 
 
     held = store_info(store)
     if json:
-        print_json(to_plain(held))
+        print_json(held)
         return
     rows = [
         [
@@ -55,7 +51,7 @@ def verify(store: StoreOption = Path("video-store"), json: JsonOption = False) -
 
     report = store_verify(store)
     if json:
-        print_json(to_plain(report))
+        print_json(report)
     for problem in report.problems:
         note(problem)
     state = f"{len(report.problems)} problems" if report.problems else "all is well"
@@ -66,7 +62,7 @@ def verify(store: StoreOption = Path("video-store"), json: JsonOption = False) -
 @app.command()
 def compact(
     store: StoreOption = Path("video-store"),
-    bundle: BundleOption = None,
+    bundle: StoreBundleOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Free disk space and delete the verdicts of models that the bundle no longer has."""
@@ -80,7 +76,7 @@ def compact(
 def export(
     path: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="Where to write it.")],
     store: StoreOption = Path("video-store"),
-    bundle: BundleOption = None,
+    bundle: StoreBundleOption = None,
     tail: Annotated[
         str | None, typer.Option(help="Whose verdicts. Default: the bundle's other model.")
     ] = None,

@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from trtkit.cli.options import JsonOption, WorkspaceOption
-from trtkit.cli.output import note, print_json, print_table
+from trtkit.cli.options import JsonOption, WorkersOption, WorkspaceOption
+from trtkit.cli.output import note, print_json, print_rows
 from trtkit.cli.progress import terminal_reporter
 
 if TYPE_CHECKING:
     from trtkit.training.session import TrainReport
-
-
-class ModeChoice(str, Enum):
-    finetune = "finetune"
-    freeze = "freeze"
-    bottleneck = "bottleneck"
-
-
-class OptimizerChoice(str, Enum):
-    sgd = "sgd"
-    adamw = "adamw"
-
-
-class ClassWeightsChoice(str, Enum):
-    none = "none"
-    balanced = "balanced"
-
-
-class AugmentationChoice(str, Enum):
-    none = "none"
-    light = "light"
-    standard = "standard"
-    strong = "strong"
 
 
 def train(
@@ -52,7 +28,7 @@ def train(
         str | None, typer.Option(help="The architecture: resnet50, vgg16_bn, ...")
     ] = None,
     mode: Annotated[
-        ModeChoice | None,
+        Literal["finetune", "freeze", "bottleneck"] | None,
         typer.Option(
             help="Train everything, the head alone, or fit a logistic regression on the penultimate "
             "features. Default: finetune."
@@ -96,7 +72,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Default: 20.")] = None,
     batch: Annotated[int | None, typer.Option(help="Photos a step. Default: 32.")] = None,
-    optimizer: Annotated[OptimizerChoice | None, typer.Option(help="Default: sgd.")] = None,
+    optimizer: Annotated[Literal["sgd", "adamw"] | None, typer.Option(help="Default: sgd.")] = None,
     lr: Annotated[
         float | None, typer.Option(help="Highest learning rate. Default: 0.01, adamw 0.0003.")
     ] = None,
@@ -106,11 +82,12 @@ def train(
     ] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="0 to below 1. Default: 0.")] = None,
     class_weights: Annotated[
-        ClassWeightsChoice | None,
+        Literal["none", "balanced"] | None,
         typer.Option(help="Balanced: rare classes count more in the loss. Default: none."),
     ] = None,
     augmentation: Annotated[
-        AugmentationChoice | None, typer.Option(help="How photos are varied. Default: standard.")
+        Literal["none", "light", "standard", "strong"] | None,
+        typer.Option(help="How photos are varied. Default: standard."),
     ] = None,
     no_flip: Annotated[
         bool, typer.Option("--no-flip", help="Never mirror: for digits, text, left and right.")
@@ -125,9 +102,7 @@ def train(
     split_seed: Annotated[int | None, typer.Option(help="Of the 4:1 split. Default: 0.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     no_amp: Annotated[bool, typer.Option("--no-amp", help="No mixed precision on a GPU.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Decoding threads. Default: one per core.")
-    ] = None,
+    workers: WorkersOption = None,
     cache_dir: Annotated[
         Path | None,
         typer.Option(
@@ -147,12 +122,10 @@ def train(
     from trtkit.sizes import parse_size
     from trtkit.training.options import TrainOptions
 
-    # Parameters called like fields of TrainOptions are options of the training; choices are enums.
+    # Parameters called like fields of TrainOptions are options of the training.
     names = {field.name for field in fields(TrainOptions)}
     options = {
-        name: getattr(value, "value", value)
-        for name, value in context.params.items()
-        if name in names and value is not None
+        name: value for name, value in context.params.items() if name in names and value is not None
     }
     switches = {"feature_store": no_feature_store, "flip": no_flip, "amp": no_amp}
     options |= {name: False for name, off in switches.items() if off}
@@ -196,4 +169,4 @@ def _print(report: TrainReport) -> None:
         "best epoch": metrics["best_epoch"] or "",
         "checkpoint": report.checkpoint,
     }
-    print_table([*row], [[*row.values()]])
+    print_rows([row])

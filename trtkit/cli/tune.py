@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from trtkit.cli.ingest import StoreOption
-from trtkit.cli.options import JsonOption, WorkspaceOption
+from trtkit.cli.options import (
+    ExpensiveOption,
+    JsonOption,
+    StoreBundleOption,
+    StoreOption,
+    WorkspaceOption,
+)
 from trtkit.cli.output import note, print_json, print_table
 from trtkit.cli.progress import terminal_reporter
-from trtkit.serialization import to_plain
 
 if TYPE_CHECKING:
     from trtkit.video.tuning.tune import OptionResult
@@ -21,20 +24,15 @@ if TYPE_CHECKING:
 NEAREST = 5
 
 
-class GoalChoice(str, Enum):
-    balance = "balance"
-    ingest = "ingest"
-    query = "query"
-
-
 def tune(
     store: StoreOption = Path("video-store"),
     recall: Annotated[float, typer.Option(help="Share of objects to be found.")] = 0.99,
     precision: Annotated[float, typer.Option(help="Share of the answers to be right.")] = 0.99,
     confidence: Annotated[float, typer.Option(help="Of both, 0 to 1.")] = 0.95,
     goal: Annotated[
-        GoalChoice, typer.Option(help="Cheapest ingest, fastest query, or both in balance.")
-    ] = GoalChoice.balance,
+        Literal["balance", "ingest", "query"],
+        typer.Option(help="Cheapest ingest, fastest query, or both in balance."),
+    ] = "balance",
     sample: Annotated[
         int, typer.Option(min=2, help="Objects that the expensive model classifies.")
     ] = 4000,
@@ -43,10 +41,8 @@ def tune(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw ingest cost against query cost.")
     ] = None,
-    bundle: Annotated[str | None, typer.Option(help="Default: the bundle of the store.")] = None,
-    tail: Annotated[
-        str | None, typer.Option(help="The expensive model. Default: the bundle's other one.")
-    ] = None,
+    bundle: StoreBundleOption = None,
+    tail: ExpensiveOption = None,
     json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
@@ -56,22 +52,22 @@ def tune(
     which objects share a cluster and from which score on, so that recall and precision against that model
     are proved. Exits with 1 when no option could be proved; the store is then as it was.
     """
-    from trtkit.api.tune import draw
     from trtkit.api.tune import tune as run
+    from trtkit.video.tuning.run import draw_tuned
     from trtkit.video.tuning.tune import Targets
 
     with terminal_reporter():
         report = run(
             store=store, bundle=bundle, tail=tail, targets=Targets(recall, precision, confidence),
-            goal=goal.value, sample=sample, seed=seed, dry_run=dry_run, workspace=workspace,
+            goal=goal, sample=sample, seed=seed, dry_run=dry_run, workspace=workspace,
         )  # fmt: skip
     if plot is not None:
-        draw(report, plot)
+        draw_tuned(report, plot)
     tuned = report.tuned
     if json:
-        print_json(to_plain(report))
+        print_json(report)
     else:
-        shown = [
+        results = [
             result
             for result in tuned.options
             if result.recall is not None
@@ -82,7 +78,7 @@ def tune(
         print_table(
             ["classes", "least score", "clusters", "recall", "proved", "precision", "proved",
              "asked", "question ms", "ingest ms", ""],
-            [_row(result, result == tuned.chosen) for result in shown],
+            [_row(result, result == tuned.chosen) for result in results],
         )  # fmt: skip
     if tuned.chosen is None:
         note(
