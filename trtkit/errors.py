@@ -18,10 +18,10 @@ class ImageError(TrtkitError):
     """One image that cannot be read; the others of the same run are not affected."""
 
 
-def nearest(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
-    """The `limit` of `names` most like `name`, best first; empty when none is alike."""
+def nearest(name: str, names: Iterable[str]) -> list[str]:
+    """The three of `names` most like `name`, best first; empty when none is alike."""
     by_lower = {other.lower(): other for other in names}
-    matches = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
     return [by_lower[match] for match in matches]
 
 
@@ -39,9 +39,12 @@ def listed(names: Iterable[str], limit: int = 8) -> str:
     return f"{first} and {len(names) - limit} more" if len(names) > limit else first
 
 
-def os_reason(error: OSError) -> str:
-    """What the system says went wrong; libraries raise OSErrors without the system's own words too."""
-    return error.strerror or str(error) or type(error).__name__
+def os_reason(error: OSError | ValueError) -> str:
+    """What the system says went wrong; libraries raise OSErrors without the system's own words too.
+
+    A path with a null byte is a ValueError.
+    """
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:

@@ -24,7 +24,7 @@ from trtkit.costs.caching import entry_bytes
 from trtkit.cpu import adds_byte_products_exactly
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.identity import file_digest
-from trtkit.quantization.options import Int8Options
+from trtkit.quantization.photos import Int8Options
 from trtkit.store.cache import CacheOptions
 from trtkit.tensors import Array
 from trtkit.workspace import BEST

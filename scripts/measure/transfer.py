@@ -183,8 +183,8 @@ def train_run(lab: Lab, data: Path, number: int, new, again) -> dict[str, float]
 
 def transplant(prefix: Path, alone: Path, cut: int, file: Path) -> None:
     """Write the checkpoint of a model with another one's blocks, not trained any further."""
+    from trtkit.models.blocks import copy_prefix
     from trtkit.models.checkpoint import load, read_checkpoint, save_checkpoint
-    from trtkit.models.prefix import copy_prefix
 
     source, target = (load(read_checkpoint(path)) for path in (prefix, alone))
     copy_prefix(source.model, target.model, cut)

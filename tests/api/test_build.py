@@ -151,7 +151,7 @@ def test_costs_that_cannot_be_measured_fail_no_build(make_workspace, monkeypatch
     assert report.manifest.costs is None
     with load(report.folder, cache=CacheOptions()) as pipeline:
         assert pipeline.cache_decision.why.endswith("was not measured on this machine.")
-    text = f"It was not measured, and so the cache will be used. {error}"
+    text = f"The cache will be used, because its costs could not be measured. {error}"
     assert (text in reports.messages) == (failing != "engine_costs")
 
 

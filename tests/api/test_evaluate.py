@@ -24,7 +24,7 @@ from trtkit.evaluation.metrics import Scores, Tally
 from trtkit.evaluation.scoring import EvaluateReport, SubjectReport
 from trtkit.graph.export import reference_logits
 from trtkit.models import checkpoint, weights
-from trtkit.models.normalise import Normalise
+from trtkit.models.blocks import Normalise
 from trtkit.photos.images import load_image
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.chain import Chain

@@ -15,8 +15,8 @@ import torch
 import trtkit
 from tests.reports import recorded
 from trtkit.errors import TrtkitError
+from trtkit.models.blocks import prefix_digest
 from trtkit.models.checkpoint import load, read_checkpoint
-from trtkit.models.prefix import prefix_digest
 from trtkit.training.interrupt import TrainingInterrupted
 
 SMALL = {

@@ -14,7 +14,7 @@ from tests.graph.segmented import branches, points, residual, vgg
 from trtkit.engines.base import StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend, _layer_times
 from trtkit.errors import TrtkitError
-from trtkit.graph.segments import label_segments, segment_of
+from trtkit.graph.boundaries import label_segments, segment_of
 
 SIZE = 32
 RUNS = 4

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from tests.graph.onnx_graphs import classifier, make_model, run
 from tests.graph.segmented import branches, points, residual, vgg
-from trtkit.graph.segments import label_segments, segment_of
+from trtkit.graph.boundaries import label_segments, segment_of
 from trtkit.graph.values import ancestors
 
 IMAGES = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)

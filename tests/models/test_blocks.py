@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from trtkit.errors import TrtkitError
 from trtkit.models import weights
 from trtkit.models.architectures import as_blocks, create
-from trtkit.models.blocks import shared_blocks
+from trtkit.models.blocks import prefix_digest, shared_blocks
 from trtkit.models.names import ARCHITECTURES
-from trtkit.models.prefix import prefix_digest
 
 BLOCKS = {
     "resnet18": 8, "resnet34": 16, "resnet50": 16, "resnet101": 33, "resnet152": 50,

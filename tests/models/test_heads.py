@@ -9,7 +9,8 @@ import torch
 
 from trtkit.errors import TrtkitError
 from trtkit.models import weights
-from trtkit.models.heads import last_linear, penultimate, with_classes
+from trtkit.models.blocks import last_linear, penultimate
+from trtkit.models.weights import with_classes
 
 LAST = {"resnet18": "fc", "vgg11": "classifier.6"}
 WIDTH = {"resnet18": 512, "vgg11": 4096}

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from trtkit.errors import TrtkitError
 from trtkit.models import weights
 from trtkit.models.architectures import create
-from trtkit.models.blocks import BlockModel
-from trtkit.models.heads import with_classes
-from trtkit.models.prefix import copy_prefix, freeze, prefix_digest
+from trtkit.models.blocks import BlockModel, copy_prefix, freeze, prefix_digest
+from trtkit.models.weights import with_classes
 
 
 def odd(name: str, seed: int, classes: int = 3) -> BlockModel:

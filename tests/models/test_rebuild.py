@@ -14,7 +14,7 @@ from trtkit.errors import TrtkitError
 from trtkit.graph.card import ModelCard
 from trtkit.graph.export import export_graph
 from trtkit.models import weights as model_weights
-from trtkit.models.normalise import Normalise
+from trtkit.models.blocks import Normalise
 from trtkit.models.rebuild import network_from_weights, recognise
 from trtkit.preprocessing import Preprocessing
 

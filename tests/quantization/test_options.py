@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.pictures import encoded
 from trtkit.errors import TrtkitError
 from trtkit.quantization import photos as module
-from trtkit.quantization.options import Int8Options
+from trtkit.quantization.photos import Int8Options
 
 NOWHERE = Path("/nowhere/photos")
 USUAL = Int8Options(NOWHERE, NOWHERE)

@@ -18,7 +18,7 @@ from tests.reports import recorded
 from trtkit.errors import TrtkitError
 from trtkit.evaluation.dataset import read_dataset
 from trtkit.models import weights
-from trtkit.models.normalise import Normalise
+from trtkit.models.blocks import Normalise
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.chain import softmax
 from trtkit.training.augment import PRESETS

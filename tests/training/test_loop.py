@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from trtkit.models import weights
-from trtkit.models.prefix import freeze
+from trtkit.models.blocks import freeze
 from trtkit.training.loop import class_weights, make_optimizer, rate_share, set_rate
 from trtkit.training.options import TrainOptions
 

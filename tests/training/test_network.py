@@ -10,8 +10,7 @@ import torch
 
 from trtkit.errors import TrtkitError
 from trtkit.models import weights
-from trtkit.models.normalise import Normalise
-from trtkit.models.prefix import prefix_digest
+from trtkit.models.blocks import Normalise, prefix_digest
 from trtkit.training.loop import make_optimizer
 from trtkit.training.network import TrainedNetwork, choose_device, penultimate_features
 from trtkit.training.options import TrainOptions

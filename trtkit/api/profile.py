@@ -13,7 +13,7 @@ from trtkit.workspace import Workspace
 
 if TYPE_CHECKING:
     from trtkit.costs.profile import Profile
-    from trtkit.quantization.options import Int8Options
+    from trtkit.quantization.photos import Int8Options
 
 
 def profile(

@@ -74,7 +74,7 @@ class PlacedNetwork:
         self._run = self._forward
         self._normalise: nn.Module = torch.nn.Identity()
         if normalise:
-            from trtkit.models.normalise import Normalise
+            from trtkit.models.blocks import Normalise
 
             self._normalise = Normalise().to(self._device)
 

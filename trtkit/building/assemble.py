@@ -260,5 +260,7 @@ def _costs(
             value: dict[str, Any] = to_plain(costs)
             return value
     except (OSError, TrtkitError) as error:
-        reporting.message(f"It was not measured, and so the cache will be used. {error}")
+        reporting.message(
+            f"The cache will be used, because its costs could not be measured. {error}"
+        )
         return None

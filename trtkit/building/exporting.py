@@ -159,7 +159,7 @@ def _weighted(model: str, labels: list[str] | None, settings: ExportSettings) ->
         return sources.random(model, settings.seed, len(labels) if labels else 1000)
     if Path(weights).suffix not in CHECKPOINTS:
         raise TrtkitError(
-            f"--weights {weights} is no source of weights; give imagenet, random or a file that ends in "
+            f"--weights {weights} is not a source of weights; give imagenet, random or a file that ends in "
             f"{listed(CHECKPOINTS)}."
         )
     return checkpoint.load(checkpoint.read_checkpoint(Path(weights)), model)
@@ -216,12 +216,11 @@ def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -
 def _run_one_by_one(source: Path, original: onnx.ModelProto, values: Array) -> Array:
     """The original file's own output for normalised images, N x H x W x 3, each in its fixed batch."""
     from trtkit.engines.onnxruntime import OnnxRuntimeBackend
-    from trtkit.graph.values import image_input
+    from trtkit.graph.values import image_input, shape_of
 
     engine = OnnxRuntimeBackend().load(source)
     values = np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
-    dim = image_input(original).type.tensor_type.shape.dim[0]
-    batch = int(dim.dim_value) if dim.HasField("dim_value") else 1
+    batch = shape_of(image_input(original))[0] or 1
     rows = []
     for value in values:
         feed = np.repeat(value[None], batch, axis=0)

@@ -18,7 +18,7 @@ from trtkit.errors import TrtkitError
 from trtkit.extras import require
 from trtkit.identity import build_id, file_digest
 from trtkit.photos.samples import choose_samples
-from trtkit.quantization.options import Int8Options
+from trtkit.quantization.photos import Int8Options
 from trtkit.serialization import to_plain, write_json
 from trtkit.store.costs import machine_of
 from trtkit.workspace import Workspace

@@ -17,7 +17,7 @@ from trtkit.reporting import message
 if TYPE_CHECKING:
     from trtkit.engines.base import Backend
     from trtkit.graph.tree import Model
-    from trtkit.quantization.options import Int8Options
+    from trtkit.quantization.photos import Int8Options
 
 
 @contextmanager
@@ -32,10 +32,11 @@ def quantized(request: BuildRequest) -> Iterator[BuildRequest]:
         yield request
         return
     from trtkit.graph.quantize import FORMS
-    from trtkit.quantization.quantizer import is_quantized, quantize_models
+    from trtkit.graph.typed import has_pairs
+    from trtkit.quantization.quantizer import quantize_models
 
     models = sources.models()
-    done = [model.name for model in models if is_quantized(model)]
+    done = [model.name for model in models if has_pairs(model.graph.graph)]
     if done and options.explicit:
         raise TrtkitError(
             f"{listed(done)} is quantized already and cannot be calibrated; leave the --calibration "
@@ -71,8 +72,9 @@ def int8_to_measure(
     if options is None:
         return model
     from trtkit.graph.quantize import FORMS
-    from trtkit.quantization.quantizer import is_quantized, ranged_model
+    from trtkit.graph.typed import has_pairs
+    from trtkit.quantization.quantizer import ranged_model
 
-    if is_quantized(model):
+    if has_pairs(model.graph.graph):
         return model
     return ranged_model(model, digest, FORMS[backend.int8_form], options)

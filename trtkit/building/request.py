@@ -16,7 +16,7 @@ from trtkit.engines.registry import can_build, get_backend
 from trtkit.errors import TrtkitError, listed
 from trtkit.identity import build_id
 from trtkit.photos.samples import Samples, choose_samples
-from trtkit.quantization.options import Int8Options
+from trtkit.quantization.photos import Int8Options
 from trtkit.serialization import from_plain, to_plain
 from trtkit.workspace import Workspace, check_name
 

@@ -25,9 +25,8 @@ from trtkit.cpu import usable_cores
 from trtkit.engines.base import Backend, LayerTime
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.engines.options import BuildOptions
-from trtkit.graph.boundaries import CutPoint, cut_points
+from trtkit.graph.boundaries import CutPoint, cut_points, label_segments, segment_of
 from trtkit.graph.files import write_model
-from trtkit.graph.segments import label_segments, segment_of
 from trtkit.graph.tree import Model
 from trtkit.graph.values import image_input, tensor_infos
 from trtkit.photos.samples import SampleImages

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkit.bundle import Manifest, Stage, read_manifest
-from trtkit.errors import TrtkitError, listed, nearest
+from trtkit.errors import TrtkitError, available, first_line, listed
 from trtkit.extras import require
 from trtkit.models.names import CHECKPOINTS
 from trtkit.preprocessing import Preprocessing
@@ -171,9 +171,9 @@ class CheckpointSubject(Subject):
         require("train", "Evaluating a checkpoint", "torch", "torchvision", "safetensors")
         import torch
 
+        from trtkit.models.blocks import Normalise
         from trtkit.models.checkpoint import load as load_model
         from trtkit.models.checkpoint import read_checkpoint
-        from trtkit.models.normalise import Normalise
         from trtkit.models.weights import check_finite
 
         read = read_checkpoint(path)
@@ -202,11 +202,10 @@ class CheckpointSubject(Subject):
                 value = torch.from_numpy(images).to(self._device)
                 logits = self._network(self._normalise(value)).cpu().numpy()
         except RuntimeError as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise TrtkitError(
                 f"{self.checkpoint} cannot take {len(images)} images of {images.shape[1]} x "
-                f"{images.shape[2]} at once ({reason}); choose a smaller --batch, or the --image-size "
-                "that it was trained with."
+                f"{images.shape[2]} at once ({first_line(error)}); choose a smaller --batch, or "
+                "the --image-size that it was trained with."
             ) from error
         return np.asarray(logits, np.float32), None
 
@@ -310,12 +309,12 @@ def tails_of(folders: Sequence[Path], wanted: Sequence[str]) -> list[tuple[Path,
     Raises TrtkitError for a name that no bundle has, and for a bundle that has none of them.
     """
     manifests = [(folder, read_manifest(folder)) for folder in folders]
-    available = {tail.name for _, manifest in manifests for tail in manifest.tails}
+    tails = {tail.name for _, manifest in manifests for tail in manifest.tails}
     for name in wanted:
-        if name not in available:
+        if name not in tails:
             raise TrtkitError(
                 f"Tail `{name}` not found in {listed(manifest.name for _, manifest in manifests)}; "
-                f"available: {listed(nearest(name, available) or sorted(available))}."
+                f"{available(name, sorted(tails))}."
             )
     chosen = []
     for folder, manifest in manifests:

@@ -12,7 +12,7 @@ import onnx
 from blake3 import blake3
 from onnx import numpy_helper
 
-from trtkit.graph.values import ancestors
+from trtkit.graph.values import ancestors, shape_of
 
 
 def graph_digest(model: onnx.ModelProto) -> str:
@@ -77,6 +77,5 @@ def _tensor_digest(tensor: onnx.TensorProto) -> bytes:
 
 
 def _input_digest(index: int, value: onnx.ValueInfoProto) -> bytes:
-    tensor = value.type.tensor_type
-    shape = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-    return blake3(json.dumps(["input", index, tensor.elem_type, shape]).encode()).digest()
+    content = ["input", index, value.type.tensor_type.elem_type, shape_of(value)]
+    return blake3(json.dumps(content).encode()).digest()

@@ -18,8 +18,7 @@ from torch import nn
 from trtkit.graph.card import BlockBoundary, ModelCard
 from trtkit.graph.lower import lower
 from trtkit.graph.values import rename_tensors
-from trtkit.models.blocks import BlockModel, feature_size
-from trtkit.models.normalise import Normalise
+from trtkit.models.blocks import BlockModel, Normalise, feature_size
 from trtkit.preprocessing import Preprocessing
 from trtkit.tensors import Array
 
@@ -111,7 +110,7 @@ def export_graph(model: BlockModel, card: ModelCard) -> onnx.ModelProto:
             verbose=False,
         )
     exported: onnx.ModelProto = program.model_proto
-    # The blocks' outputs were only asked for so that their tensors carry known names.
+    # The blocks' outputs were exported only so that their tensors have known names.
     del exported.graph.output[1:]
     lower(exported)
     _name_weights(exported.graph, wrapped, model)

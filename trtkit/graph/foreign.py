@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from trtkit.errors import TrtkitError
 from trtkit.graph.lower import drop_notes
-from trtkit.graph.values import image_input, rename_tensors, set_nodes
+from trtkit.graph.values import image_input, rename_tensors, set_nodes, shape_of
 from trtkit.preprocessing import Preprocessing
 
 IMAGE = "image"
@@ -50,7 +50,7 @@ def adopt(
     _constants_to_initializers(adopted.graph)
     source = image_input(adopted)
     height, width = _check_input(source, image_size, name)
-    fixed_batch = _batch_of(source)
+    fixed_batch = shape_of(source)[0]
     softmax_removed = _logits_only(adopted.graph)
     classes = _check_output(adopted.graph, name)
     if fixed_batch is not None:
@@ -75,7 +75,7 @@ def adopt(
 def _check_input(value: onnx.ValueInfoProto, size: int | None, name: str) -> tuple[int, int]:
     tensor = value.type.tensor_type
     kind = TensorProto.DataType.Name(tensor.elem_type)
-    dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+    dims = shape_of(value)
     shape = " x ".join("?" if size is None else str(size) for size in dims)
     if tensor.elem_type != TensorProto.FLOAT or len(dims) != 4 or dims[1] not in (3, None):
         raise TrtkitError(
@@ -103,11 +103,6 @@ def _check_output(graph: onnx.GraphProto, name: str) -> int:
             "N x classes; export it with that output alone."
         )
     return int(dims[1].dim_value)
-
-
-def _batch_of(value: onnx.ValueInfoProto) -> int | None:
-    dim = value.type.tensor_type.shape.dim[0]
-    return int(dim.dim_value) if dim.HasField("dim_value") else None
 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> None:

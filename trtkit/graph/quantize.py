@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from trtkit.graph.precision import HEAVY
-from trtkit.graph.values import producers, set_nodes, set_weights
+from trtkit.graph.values import fresh_name, producers, set_nodes, set_weights
 from trtkit.tensors import Array
 
 # What only chooses or moves values: what it gives has the range of what it takes.
@@ -187,7 +187,8 @@ class _Writer:
                 self._constant(f"{tensor}_scale", np.array(scale, np.float32)),
                 self._constant(f"{tensor}_zero", zero),
             ]
-            narrow, wide = self._fresh(f"{tensor}_quantized"), self._fresh(f"{tensor}_dequantized")
+            narrow = fresh_name(f"{tensor}_quantized", self._names)
+            wide = fresh_name(f"{tensor}_dequantized", self._names)
             self._behind[tensor] = [
                 _node("QuantizeLinear", [tensor, *parameters], narrow),
                 _node("DequantizeLinear", [narrow, *parameters], wide),
@@ -256,9 +257,9 @@ class _Writer:
             rounded = np.rint(values / scales.reshape(shape)).clip(-limit, limit)
             source = self._constant(source, rounded.astype(np.int8))
         else:
-            source = self._fresh(source)
+            source = fresh_name(source, self._names)
             self._first.append(_node("QuantizeLinear", [name, *parameters], source, axis=axis))
-        wide = self._fresh(f"{name}_dequantized")
+        wide = fresh_name(f"{name}_dequantized", self._names)
         self._first.append(_node("DequantizeLinear", [source, *parameters], wide, axis=axis))
         self._channels[name, axis] = wide
         return wide
@@ -273,19 +274,13 @@ class _Writer:
             self._constant(f"{layer}_bias_zero", np.zeros(len(scales), np.int32)),
         ]
         source = self._constant(f"{layer}_bias_quantized", units.astype(np.int32))
-        wide = self._fresh(f"{layer}_bias_dequantized")
+        wide = fresh_name(f"{layer}_bias_dequantized", self._names)
         self._first.append(_node("DequantizeLinear", [source, *parameters], wide, axis=0))
         return wide
 
     def _constant(self, name: str, values: Array) -> str:
-        name = self._fresh(name)
+        name = fresh_name(name, self._names)
         self._weights[name] = numpy_helper.from_array(values, name)
-        return name
-
-    def _fresh(self, name: str) -> str:
-        while name in self._names:
-            name += "_"
-        self._names.add(name)
         return name
 
 

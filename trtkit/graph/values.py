@@ -43,12 +43,15 @@ def tensor_infos(model: onnx.ModelProto) -> dict[str, TensorInfo]:
         for value in model.graph.initializer
     }
     for value in (*inferred.input, *inferred.output, *inferred.value_info):
-        tensor = value.type.tensor_type
-        shape = tuple(
-            dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim
-        )
-        infos[value.name] = TensorInfo(value.name, tensor.elem_type, shape)
+        dtype = value.type.tensor_type.elem_type
+        infos[value.name] = TensorInfo(value.name, dtype, shape_of(value))
     return infos
+
+
+def shape_of(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    """The shape of a graph's input, output or value; an unknown or dynamic size is None."""
+    dims = value.type.tensor_type.shape.dim
+    return tuple(int(dim.dim_value) if dim.HasField("dim_value") else None for dim in dims)
 
 
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -140,6 +143,14 @@ def rename_tensors(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) ->
         for tensors in (node.input, node.output):
             for position, name in enumerate(tensors):
                 tensors[position] = names.get(name, name)
+
+
+def fresh_name(name: str, names: set[str]) -> str:
+    """`name`, or one like it that is not among `names`; it is added to them."""
+    while name in names:
+        name += "_"
+    names.add(name)
+    return name
 
 
 def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:

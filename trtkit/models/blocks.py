@@ -1,4 +1,7 @@
-"""A classifier seen as stem, blocks and head: the units that a cut may fall between."""
+"""A classifier seen as stem, blocks and head, between which a cut may fall, and what it takes.
+
+Its first blocks can be copied to another model, frozen, and known by their content.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from blake3 import blake3
 from torch import nn
 
 from trtkit.errors import TrtkitError, first_line
-from trtkit.preprocessing import Preprocessing
+from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+
+class Normalise(nn.Module):
+    """uint8 N x H x W x 3, RGB, to float32 N x 3 x H x W, normalised as ImageNet is."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # x / 255 then (x - mean) / std, as one subtraction and one multiplication.
+        mean = 255.0 * torch.tensor(IMAGENET_MEAN, dtype=torch.float64).view(1, 3, 1, 1)
+        scale = 1.0 / (255.0 * torch.tensor(IMAGENET_STD, dtype=torch.float64)).view(1, 3, 1, 1)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("scale", scale.float())
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        # Cast comes first: TensorRT's parser refuses a uint8 transpose.
+        x = image.to(torch.float32).permute(0, 3, 1, 2)
+        return (x - self.mean) * self.scale
 
 
 @dataclass(frozen=True)
@@ -43,8 +67,7 @@ class BlockModel:
     @property
     def classes(self) -> int:
         """The number of classes: the width of the last linear layer."""
-        linears = [module for module in self.head.modules() if isinstance(module, nn.Linear)]
-        return linears[-1].out_features
+        return last_linear(self)[1].out_features
 
     def check_cut(self, cut: int) -> None:
         """Raise unless `cut` is 0 (no split) or the number of a block of this model."""
@@ -62,6 +85,24 @@ class BlockModel:
             names.extend(block.parameters)
         state = self.network.state_dict()
         return {name: state[name] for name in names}
+
+
+def last_linear(model: BlockModel) -> tuple[str, nn.Linear]:
+    """The layer that gives the logits, and its name in the network."""
+    name, layer = [
+        (name, module)
+        for name, module in model.network.named_modules()
+        if isinstance(module, nn.Linear)
+    ][-1]
+    return name, layer
+
+
+def penultimate(model: BlockModel) -> nn.Module:
+    """What stands between the last block and the last linear layer; its output is N x features."""
+    layers: list[nn.Module] = []
+    for layer in model.head.children():
+        layers.extend(layer.children() if isinstance(layer, nn.Sequential) else [layer])
+    return nn.Sequential(*layers[:-1])
 
 
 def feature_size(model: BlockModel, image: Preprocessing) -> tuple[int, int]:
@@ -95,6 +136,46 @@ def shared_blocks(a: BlockModel, b: BlockModel) -> int:
             break
         count += 1
     return count
+
+
+def copy_prefix(source: BlockModel, target: BlockModel, cut: int) -> None:
+    """Give `target` the stem and blocks 1 to `cut` of `source`, batch norm statistics included.
+
+    Raises TrtkitError unless both have at least `cut` leading blocks of the same structure.
+    """
+    shared = shared_blocks(source, target)
+    if shared == 0:
+        raise TrtkitError(
+            f"A {target.architecture} cannot take the prefix of a {source.architecture}, because the two "
+            "share no blocks; choose two architectures of one family, such as resnet50 and resnet152."
+        )
+    if not 1 <= cut <= shared:
+        raise TrtkitError(
+            f"A {target.architecture} and a {source.architecture} cannot share a prefix up to cut {cut}, "
+            f"only their first {shared} blocks; choose a cut from 1 to {shared}."
+        )
+    with torch.no_grad():
+        state = target.network.state_dict()
+        for name, value in source.prefix_state(cut).items():
+            state[name].copy_(value)
+
+
+def prefix_digest(model: BlockModel, cut: int) -> str:
+    """BLAKE3 (hex) of stem and blocks 1 to `cut`: their structure and every bit of their weights."""
+    content = blake3()
+    for module in (model.stem, *(block.module for block in model.blocks[:cut])):
+        content.update(repr(module).encode())
+    for name, value in model.prefix_state(cut).items():
+        tensor = value.detach().cpu().contiguous()
+        content.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        content.update(tensor.numpy().tobytes())
+    return content.hexdigest()
+
+
+def freeze(module: nn.Module) -> None:
+    """Take `module` out of training: no gradients, and batch norm keeps its statistics."""
+    module.requires_grad_(False)
+    module.eval()
 
 
 def _structure(module: nn.Module) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torchvision import models
 
 from trtkit.errors import TrtkitError
 from trtkit.models.architectures import as_blocks, check_architecture, create
-from trtkit.models.blocks import BlockModel
+from trtkit.models.blocks import BlockModel, last_linear
 from trtkit.preprocessing import Preprocessing
 
 # The last batch norm of each residual branch starts at this gain. At 1 the variance doubles with
@@ -25,7 +25,7 @@ RESIDUAL_GAIN = 0.25
 
 @dataclass(frozen=True)
 class Weighted:
-    """A model with the weights asked for, and what came with them.
+    """A model with its weights, and what came with them.
 
     `source` says where they are from (`imagenet IMAGENET1K_V2`, `random seed 0`); `classes` and
     `preprocessing` are None where the source does not say, and `trained_on`, which identifies the
@@ -80,6 +80,22 @@ def random(architecture: str, seed: int = 0, classes: int = 1000) -> Weighted:
                 last = module.bn3 if hasattr(module, "bn3") else module.bn2
                 last.weight.fill_(RESIDUAL_GAIN)
     return Weighted(model=model, source=f"random seed {seed}")
+
+
+def with_classes(model: BlockModel, classes: int, seed: int) -> BlockModel:
+    """`model` with a new last layer for `classes` classes, initialised from `seed`.
+
+    The network is changed in place and seen as blocks anew. Raises TrtkitError below two classes.
+    """
+    if classes < 2:
+        raise TrtkitError(f"A classifier needs two classes or more, not {classes}.")
+    name, old = last_linear(model)
+    holder, _, leaf = name.rpartition(".")
+    layer = nn.Linear(old.in_features, classes)
+    with torch.no_grad():
+        initialise(name, layer, seed)
+    setattr(model.network.get_submodule(holder), leaf, layer)
+    return as_blocks(model.architecture, model.network)
 
 
 def check_finite(model: BlockModel) -> None:

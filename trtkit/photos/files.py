@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
-from trtkit.errors import TrtkitError, listed, nearest
+from trtkit.errors import TrtkitError, listed, nearest, os_reason
 
 IMAGE_EXTENSIONS: Final = frozenset(
     {
@@ -94,6 +94,14 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[FoundImage]:
     )
 
 
+def photo_paths(folder: Path) -> list[Path]:
+    """The photos below `folder`; empty where there is no such folder, or no photo in it."""
+    try:
+        return [image.path for image in find_images([folder]) if image.error is None]
+    except TrtkitError:
+        return []
+
+
 def _find(name: str | Path) -> Iterator[FoundImage]:
     path = Path(name)
     if name == "":
@@ -107,7 +115,7 @@ def _find(name: str | Path) -> Iterator[FoundImage]:
         else:
             yield FoundImage(path, _missing(path))
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        yield FoundImage(path, f"The path cannot be looked up: {_reason(error)}.")
+        yield FoundImage(path, f"The path cannot be looked up: {os_reason(error)}.")
     else:
         if stat.S_ISDIR(status.st_mode):
             yield from _walk_or_say_why(path)
@@ -122,7 +130,9 @@ def _missing(path: Path) -> str:
         with os.scandir(path.parent) as entries:
             alike = nearest(path.name, (entry.name for entry in islice(entries, _COMPARED)))
     except OSError as error:
-        return f"There is no such file or folder, and its folder cannot be read: {_reason(error)}."
+        return (
+            f"There is no such file or folder, and its folder cannot be read: {os_reason(error)}."
+        )
     if alike:
         return f"There is no such file or folder; its folder has {listed(alike)}."
     return "There is no such file or folder, and no similar name in its folder."
@@ -214,7 +224,7 @@ def _expand(pattern: Path) -> Iterator[FoundImage]:
     if parts[-1] == "**":
         parts.append("*")
     suffix = _extension(parts[-1])
-    wanted = _is_image if not suffix or _is_glob(suffix) else _is_any
+    wanted = _is_image if not suffix or _is_glob(suffix) else bool
     plain = parts[: parts.index("**")] if "**" in parts else parts
     below = parts[len(plain) :]
 
@@ -286,17 +296,9 @@ def _is_glob(text: str) -> bool:
     return any(character in text for character in "*?[")
 
 
-def _is_any(name: str) -> bool:
-    return bool(name)
-
-
 def _extensions() -> str:
     return listed(sorted(IMAGE_EXTENSIONS), limit=len(IMAGE_EXTENSIONS))
 
 
 def _unreadable(error: OSError) -> str:
-    return f"The folder cannot be read: {_reason(error)}."
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return f"The folder cannot be read: {os_reason(error)}."

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from trtkit.errors import ImageError
+from trtkit.errors import ImageError, os_reason
 from trtkit.photos.decode import MAX_PIXELS, DecodedPhoto, decode, halvings_above
 from trtkit.preprocessing import Preprocessing
 
@@ -52,8 +52,7 @@ def read_file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     except FileNotFoundError as error:
         raise ImageError("There is no such file (any more).") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise ImageError(f"The file cannot be read: {reason}.") from error
+        raise ImageError(f"The file cannot be read: {os_reason(error)}.") from error
     if len(data) != size:
         raise ImageError("The file changed while it was read; try again once it is complete.")
     return data

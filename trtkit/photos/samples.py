@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
-from trtkit.errors import ImageError, TrtkitError
-from trtkit.photos.files import file_state, find_images
+from trtkit.errors import ImageError
+from trtkit.photos.files import file_state, photo_paths
 from trtkit.photos.images import load_image, read_file
 from trtkit.preprocessing import Preprocessing
 from trtkit.tensors import Array
@@ -95,10 +95,7 @@ class Samples:
 
 def choose_samples(folder: Path, count: int) -> Samples:
     """`count` photos of `folder`, evenly spread over it; none when it has none."""
-    try:
-        paths = [image.path for image in find_images([folder]) if image.error is None]
-    except TrtkitError:
-        paths = []
+    paths = photo_paths(folder)
     step = max(1, len(paths) / count)
     chosen = tuple(paths[int(index * step)] for index in range(min(count, len(paths))))
     return Samples(chosen, folder, count)

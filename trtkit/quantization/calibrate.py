@@ -18,8 +18,13 @@ from trtkit.graph.files import write_model
 from trtkit.graph.quantize import kernel_edges, range_sources
 from trtkit.graph.tree import Model
 from trtkit.graph.values import image_input
-from trtkit.quantization.options import AUTO, Int8Options
-from trtkit.quantization.photos import CalibrationPhoto, CalibrationPhotos, prepared
+from trtkit.quantization.photos import (
+    AUTO,
+    CalibrationPhoto,
+    CalibrationPhotos,
+    Int8Options,
+    prepared,
+)
 from trtkit.quantization.ranges import METHODS, Ranges, ranges_path, read_ranges
 from trtkit.quantization.worker import CalibrationAnswer, CalibrationRequest
 from trtkit.reporting import advance, message

@@ -1,4 +1,4 @@
-"""The photos that int8 is calibrated on, and those held out to measure its accuracy."""
+"""What int8 is calibrated on: the options, the photos, and those held out to measure its accuracy."""
 
 from __future__ import annotations
 
@@ -7,22 +7,63 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
 
-from trtkit.errors import ImageError, TrtkitError
+from trtkit.errors import ImageError, TrtkitError, listed
 from trtkit.evaluation.folders import SkippedPhoto, class_names, part_folders
-from trtkit.photos.files import file_state, find_images
+from trtkit.photos.files import file_state, photo_paths
 from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
+from trtkit.quantization.ranges import METHODS
 from trtkit.tensors import Array
 
 # One in so many photos is held out, at most 500.
 MOST_HELD_OUT = 500
 HELD_OUT_ONE_IN = 5
 FEW = 100
+# Entropy; if that is not good enough, the better of entropy and max.
+AUTO = "auto"
+CHOICES = (AUTO, *METHODS)
+DEFAULT_IMAGES = 512
+DEFAULT_AGREEMENT = 0.99
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """How int8 is calibrated and what it must keep.
+
+    Ranges are measured on at most `images` photos of `folder`, by `method` (`entropy`, `max` or `auto`),
+    and kept in `home`. `min_agreement`: the share of held-out photos, 0 to 1, that must keep their best
+    class. `explicit`: the caller set one of these instead of taking the defaults. Raises TrtkitError.
+    """
+
+    folder: Path
+    home: Path
+    images: int = DEFAULT_IMAGES
+    method: str = AUTO
+    min_agreement: float = DEFAULT_AGREEMENT
+    explicit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in CHOICES:
+            raise TrtkitError(
+                f"Calibration method {self.method!r} not found; available: {listed(CHOICES)}."
+            )
+        if not 0 <= self.min_agreement <= 1:
+            raise TrtkitError(
+                f"An agreement of {self.min_agreement} is impossible; give a share from 0 to 1, such as "
+                f"{DEFAULT_AGREEMENT}."
+            )
+        if self.images < 1:
+            raise TrtkitError(f"Cannot calibrate on {self.images} photos; give 1 or more.")
+
+    def digest(self) -> list[Any]:
+        """What a build depends on; computed without reading a photo."""
+        return [listing_digest(self.folder), self.images, self.method, self.min_agreement]
 
 
 @dataclass(frozen=True)
@@ -81,7 +122,7 @@ class CalibrationPhotos:
 def listing_digest(folder: Path) -> str:
     """BLAKE3 (hex) of the names, sizes and times of the photos below `folder`; reads none of them."""
     content = blake3()
-    for path in _paths(folder):
+    for path in photo_paths(folder):
         content.update(f"{path}\0{file_state(path)}\0".encode("utf-8", "surrogateescape"))
     return content.hexdigest()
 
@@ -94,7 +135,7 @@ def calibration_photos(folder: Path, count: int) -> CalibrationPhotos:
     """
     if count < 1:
         raise TrtkitError(f"Cannot calibrate on {count} photos; give 1 or more.")
-    paths = _paths(folder)
+    paths = photo_paths(folder)
     if not paths:
         raise TrtkitError(
             f"int8 needs photos to measure ranges on, but {folder} holds none; put some hundred photos "
@@ -136,23 +177,10 @@ def prepared(
             yield tuple(photo for photo, _ in items), np.stack([image for _, image in items])
 
 
-def _paths(folder: Path) -> list[Path]:
-    try:
-        return [item.path for item in find_images([folder]) if item.error is None]
-    except TrtkitError:
-        # There is no such folder, or no photo in it: the same thing here.
-        return []
-
-
 def _held_out_count(total: int, count: int) -> int:
     """How many of `total` photos are held out when `count` are to be measured on."""
     fewest = -(-total // HELD_OUT_ONE_IN) if total > 1 else 0
     return min(MOST_HELD_OUT, max(fewest, total - count))
-
-
-def _spread(paths: Sequence[Path], wanted: int) -> list[Path]:
-    wanted = min(wanted, len(paths))
-    return [paths[place * len(paths) // wanted] for place in range(wanted)]
 
 
 def _has_class_folders(folder: Path) -> bool:
@@ -202,7 +230,8 @@ def _read(
                 if len(photos) == wanted:
                     break
 
-    first = _spread(paths, wanted)
+    count = min(wanted, len(paths))
+    first = [paths[place * len(paths) // count] for place in range(count)]
     read_all(first)
     if len(photos) < wanted:
         # Others replace copies and unreadable photos.

@@ -17,12 +17,10 @@ from trtkit.graph.precision import name_nodes
 from trtkit.graph.quantize import Edges, Form, kernel_edges, layers_of, quantize_graph
 from trtkit.graph.split import find_cut
 from trtkit.graph.tree import Model, stage_tree
-from trtkit.graph.typed import has_pairs
 from trtkit.graph.values import ancestors, flops_share
 from trtkit.quantization.accuracy import Accuracy, AccuracyGate
 from trtkit.quantization.calibrate import RangeSource
-from trtkit.quantization.options import AUTO, Int8Options
-from trtkit.quantization.photos import CalibrationPhotos, calibration_photos
+from trtkit.quantization.photos import AUTO, CalibrationPhotos, Int8Options, calibration_photos
 from trtkit.quantization.ranges import METHODS, Ranges, ranges_path, read_ranges
 from trtkit.quantization.search import Trial, find_kept
 from trtkit.reporting import message
@@ -57,11 +55,6 @@ class _CalibratedModel:
     def accuracy(self) -> Accuracy:
         """With all layers int8."""
         return self.gate.accuracy(self.quantized().graph)
-
-
-def is_quantized(model: Model) -> bool:
-    """Whether it was exported with Q/DQ pairs."""
-    return has_pairs(model.graph.graph)
 
 
 def quantize_models(
@@ -233,7 +226,6 @@ class _Quantizer:
                 return trials
 
     def _store_kept(self, trial: Trial, key: str) -> None:
-        """Store the float layers beside the ranges."""
         path = ranges_path(self.options.home, trial.model.name)
         stored, _ = read_ranges(path)
         kept = tuple(sorted(trial.kept))

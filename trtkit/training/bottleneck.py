@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from trtkit.errors import TrtkitError
-from trtkit.models.heads import last_linear
+from trtkit.models.blocks import last_linear
 from trtkit.reporting import advance
 from trtkit.tensors import Array
 from trtkit.training.batches import PhotoBatches, in_order

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from trtkit.errors import TrtkitError
 from trtkit.identity import bytes_digest, feature_key
-from trtkit.models.prefix import prefix_digest
+from trtkit.models.blocks import prefix_digest
 from trtkit.reporting import advance, message
 from trtkit.serialization import to_plain
 from trtkit.sizes import human_bytes
@@ -256,7 +256,7 @@ def _identity(network: TrainedNetwork) -> str:
 def _through(network: TrainedNetwork, photos: PhotoBatches) -> float:
     """Seconds a photo takes from its file through the frozen blocks, decoded ahead as in an epoch."""
     count = min(len(photos), _PROBED_GROUPS * GROUP)
-    groups = [group.tolist() for group in np.array_split(np.arange(count), -(-count // GROUP))]
+    groups = in_order(count, GROUP)
     with closing(photos.batches(groups[:1], 0)) as batches:
         network.features(next(batches)[0])
     started = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,7 @@ import torch
 from torch import nn
 
 from trtkit.errors import TrtkitError, listed
-from trtkit.models.blocks import BlockModel
-from trtkit.models.heads import penultimate
-from trtkit.models.normalise import Normalise
-from trtkit.models.prefix import freeze
+from trtkit.models.blocks import BlockModel, Normalise, freeze, penultimate
 from trtkit.tensors import Array
 
 
@@ -71,10 +68,8 @@ class TrainedNetwork:
         with torch.inference_mode(), self.precision():
             return np.asarray(self.front(self.to_device(images)).float().cpu().numpy())
 
-    @contextmanager
-    def precision(self) -> Iterator[None]:
-        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.mixed):
-            yield
+    def precision(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.mixed)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

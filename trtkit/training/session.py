@@ -18,8 +18,8 @@ from trtkit.errors import TrtkitError
 from trtkit.evaluation.dataset import Dataset
 from trtkit.evaluation.metrics import Scores
 from trtkit.models.architectures import create
+from trtkit.models.blocks import prefix_digest
 from trtkit.models.checkpoint import load, read_checkpoint, save_checkpoint
-from trtkit.models.prefix import prefix_digest
 from trtkit.photos.prefetch import default_workers
 from trtkit.preprocessing import Preprocessing
 from trtkit.reporting import message

@@ -12,10 +12,8 @@ from trtkit.errors import TrtkitError
 from trtkit.evaluation.dataset import Dataset, read_dataset
 from trtkit.models import checkpoint, weights
 from trtkit.models.architectures import check_architecture
-from trtkit.models.blocks import BlockModel, feature_size
-from trtkit.models.heads import with_classes
-from trtkit.models.prefix import copy_prefix, prefix_digest
-from trtkit.models.weights import Weighted, check_finite
+from trtkit.models.blocks import BlockModel, copy_prefix, feature_size, prefix_digest
+from trtkit.models.weights import Weighted, check_finite, with_classes
 from trtkit.preprocessing import Preprocessing
 from trtkit.reporting import message
 from trtkit.serialization import to_plain

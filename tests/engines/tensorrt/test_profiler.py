@@ -15,7 +15,7 @@ from trtkit.engines.options import BuildOptions
 from trtkit.engines.tensorrt.layers import LayerSource, layer_sources
 from trtkit.engines.tensorrt.profiler import make_profiler
 from trtkit.errors import TrtkitError
-from trtkit.graph.segments import label_segments, segment_of
+from trtkit.graph.boundaries import label_segments, segment_of
 
 LAYERS = [
     ("segment1/stem_conv + segment1/stem_relu", "CaskConvolution"),

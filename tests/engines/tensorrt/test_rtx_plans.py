@@ -24,15 +24,16 @@ from tests.quantized import quantize
 from tests.reports import RecordingReporter, recorded
 from trtkit.engines.base import BuiltEngine, StageBuild
 from trtkit.engines.options import BuildOptions
-from trtkit.engines.tensorrt.backend import TensorRTBackend, tensorrt_rtx
+from trtkit.engines.registry import RTX
+from trtkit.engines.tensorrt.backend import TensorRTBackend
 from trtkit.engines.tensorrt.versions import Api
 from trtkit.errors import TrtkitError
 from trtkit.graph.boundaries import cut_points
 from trtkit.graph.card import ModelCard
 from trtkit.graph.export import export_graph
 from trtkit.graph.foreign import adopt
-from trtkit.graph.half import compute_half
 from trtkit.graph.tree import Model, StageGraph, stage_tree
+from trtkit.graph.typed import compute_half
 from trtkit.models.architectures import as_blocks
 from trtkit.models.names import ARCHITECTURES
 from trtkit.preprocessing import Preprocessing
@@ -117,7 +118,7 @@ class Plan:
 
 @pytest.fixture(scope="module")
 def backend() -> TensorRTBackend:
-    return tensorrt_rtx()
+    return TensorRTBackend(RTX)
 
 
 @pytest.fixture(scope="module")

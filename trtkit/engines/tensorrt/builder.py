@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from trtkit import reporting
-from trtkit.engines.cuda.device import Card, free_memory, missing
+from trtkit.engines.cuda.device import Card, free_memory
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.tensorrt.layers import check_layers, network_layers
 from trtkit.engines.tensorrt.library import Library
-from trtkit.engines.tensorrt.timing import TimingCache
 from trtkit.engines.tensorrt.versions import DTYPES, Api
 from trtkit.errors import TrtkitError, listed
 from trtkit.sizes import human_bytes
@@ -53,7 +55,7 @@ def build_plan(
     """Build a plan. Raises TrtkitError for what the parser or the builder refuses."""
     library.messages.clear()
     trt, api = library.trt, library.api
-    builder = _builder(library)
+    builder = library.make("Builder", "build")
     strong = api.strongly_typed(dla=request.options.dla is not None)
     network = builder.create_network(api.network_flags(strong=strong))
     # The network's weights are the parser's: it must live until the plan is built.
@@ -101,6 +103,43 @@ def build_plan(
     )
 
 
+class TimingCache:
+    """How fast each kernel was, kept from one build to the next: a file for each library, version and card.
+
+    Two builds at once lose nothing of each other.
+    """
+
+    def __init__(self, folder: Path, library: str, card: Card | None) -> None:
+        name = f"{library} {card.name} {card.capability}" if card else f"{library} no card"
+        self.path = folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)}.cache"
+
+    def use(self, config: Any) -> None:
+        """Give a build what earlier ones measured."""
+        config.set_timing_cache(config.create_timing_cache(self._read()), False)
+
+    def keep(self, config: Any) -> None:
+        """Add what this build measured to the file.
+
+        The file is read again under a lock, because another build may have added to it meanwhile.
+        """
+        measured = config.get_timing_cache()
+        if measured is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_suffix(".lock")):
+            both = config.create_timing_cache(self._read())
+            both.combine(measured, False)
+            fresh = self.path.with_suffix(".new")
+            fresh.write_bytes(bytes(both.serialize()))
+            fresh.replace(self.path)
+
+    def _read(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+
 def _make_monitor(api: Api) -> Any:
     """A monitor that reports to this context's reporter; None where this TensorRT has no monitors.
 
@@ -139,18 +178,6 @@ def _make_monitor(api: Api) -> Any:
                 self.interrupted = True
 
     return Monitor()
-
-
-def _builder(library: Library) -> Any:
-    try:
-        return library.trt.Builder(library.logger)
-    except TypeError as error:
-        # What the bindings make of a null pointer: there is no GPU, or no driver for it.
-        why = missing() or library.complaint()
-        raise TrtkitError(
-            f"{library} cannot build here ({why}); it needs an NVIDIA GPU and its "
-            "driver, `trtkit doctor` shows what is there."
-        ) from error
 
 
 def _configure(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from trtkit.engines.base import Tensor, check_fits, input_of
 from trtkit.engines.cuda.array import DeviceTensor, DeviceView, device_view
-from trtkit.engines.cuda.device import Event, Stream, free_memory, missing
+from trtkit.engines.cuda.device import Event, Stream, free_memory
 from trtkit.engines.cuda.memory import DeviceMemory, pinned
 from trtkit.engines.options import BatchRange
 from trtkit.engines.tensorrt.library import Library
@@ -40,7 +41,6 @@ class TensorRTEngine:
             for index in range(engine.num_optimization_profiles)
         )
         self.scratch_bytes = library.api.scratch_bytes(engine)
-        self._working: tuple[Stream, DeviceMemory] | None = None
         # Only where contexts cannot share a profile: the one context of each profile.
         self._contexts: dict[int, Any] = {}
 
@@ -102,7 +102,7 @@ class TensorRTEngine:
 
         Raises TrtkitError when a name, shape or dtype is not what the engine takes.
         """
-        stream, scratch = self._own()
+        stream, scratch = self._own
         views = {spec.name: self._view(spec, inputs, stream) for spec in self.inputs}
         images = next(iter(views.values())).shape[0]
         made = Event()
@@ -120,7 +120,7 @@ class TensorRTEngine:
         """
         if context is None:
             images = self.profiles[0][1]
-            stream, scratch = self._own()
+            stream, scratch = self._own
             context = self.context_for(images, scratch, stream)
             for spec in self.inputs:
                 context.set_input_shape(spec.name, (images, *spec.shape[1:]))
@@ -140,12 +140,11 @@ class TensorRTEngine:
             "lower --batch, or build the bundle again with `trtkit build`."
         )
 
+    @cached_property
     def _own(self) -> tuple[Stream, DeviceMemory]:
         """This engine's own stream and scratch memory, for runs outside a chain."""
-        if self._working is None:
-            what = f"the intermediate results of {self.name}"
-            self._working = Stream(), DeviceMemory(self.scratch_bytes, what)
-        return self._working
+        what = f"the intermediate results of {self.name}"
+        return Stream(), DeviceMemory(self.scratch_bytes, what)
 
     def _specs(self, mode: Any) -> tuple[TensorSpec, ...]:
         engine = self._engine
@@ -261,16 +260,7 @@ def load_engine(
     A version compatible plan brings code of its own, which then is run.
     """
     library.messages.clear()
-    trt = library.trt
-    try:
-        runtime = trt.Runtime(library.logger)
-    except TypeError as error:
-        # What the bindings make of a null pointer: there is no GPU, or no driver for it.
-        why = missing() or library.complaint()
-        raise TrtkitError(
-            f"{library} cannot run here ({why}); it needs an NVIDIA GPU and its "
-            "driver, `trtkit doctor` shows what is there."
-        ) from error
+    runtime = library.make("Runtime", "run")
     if version_compatible:
         library.api.allow_host_code(runtime)
     engine = runtime.deserialize_cuda_engine(path.read_bytes())

@@ -6,9 +6,10 @@ import importlib
 from collections import deque
 from typing import Any
 
+from trtkit.engines.cuda.device import missing
 from trtkit.engines.registry import RTX, BackendEntry
 from trtkit.engines.tensorrt.versions import Api
-from trtkit.errors import TrtkitError
+from trtkit.errors import TrtkitError, first_line
 
 KEPT_MESSAGES = 50
 # What TensorRT says when memory was the reason; it rarely is the last thing it says.
@@ -40,6 +41,18 @@ class Library:
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
 
+    def make(self, kind: str, work: str) -> Any:
+        """The library's Builder or Runtime. Raises TrtkitError where it cannot `work`."""
+        try:
+            return getattr(self.trt, kind)(self.logger)
+        except TypeError as error:
+            # What the bindings make of a null pointer: there is no GPU, or no driver for it.
+            why = missing() or self.complaint()
+            raise TrtkitError(
+                f"{self} cannot {work} here ({why}); it needs an NVIDIA GPU and its driver, "
+                "`trtkit doctor` shows what is there."
+            ) from error
+
     def complaint(self) -> str:
         """The last error TensorRT logged, without its file and number; forgets them all."""
         last = next(reversed(self.messages), "it does not say why")
@@ -70,9 +83,8 @@ def load_library(entry: BackendEntry) -> Library:
             library = _loaded[id(trt)] = Library(entry, trt)
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         # A wheel without its libraries, or with those of another CUDA, fails in one of these ways.
-        why = str(error).strip().splitlines()
         raise TrtkitError(
-            f"{entry.name} is installed but broken ({why[0] if why else type(error).__name__}); "
+            f"{entry.name} is installed but broken ({first_line(error)}); "
             f"install it again (`{entry.install}`), `trtkit doctor` shows what it finds."
         ) from error
     return library
