@@ -62,35 +62,19 @@ __all__ = [
     "tune",
 ]
 
+# Where to find what is no command's function: `store_info` of `trtkit store info` is in trtkit.api.store.
 _HOMES = {
     "BuildOptions": "trtkit.engines.options",
     "CacheOptions": "trtkit.store.cache",
     "IngestOptions": "trtkit.video.options",
     "Pipeline": "trtkit.runtime.pipeline",
-    "bench": "trtkit.api.bench",
-    "build": "trtkit.api.build",
-    "cache_clear": "trtkit.api.cache",
-    "cache_info": "trtkit.api.cache",
-    "cache_verify": "trtkit.api.cache",
-    "cuts": "trtkit.api.cuts",
-    "doctor": "trtkit.api.doctor",
-    "evaluate": "trtkit.api.evaluate",
-    "export": "trtkit.api.export",
-    "ingest": "trtkit.api.ingest",
     "load": "trtkit.runtime.pipeline",
     "open_bundle": "trtkit.api.infer",
-    "profile": "trtkit.api.profile",
-    "query": "trtkit.api.query",
-    "store_compact": "trtkit.api.store",
-    "store_export": "trtkit.api.store",
-    "store_info": "trtkit.api.store",
-    "store_verify": "trtkit.api.store",
-    "train": "trtkit.api.train",
-    "tune": "trtkit.api.tune",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'trtkit' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    home = _HOMES.get(name, f"trtkit.api.{name.partition('_')[0]}")
+    return getattr(importlib.import_module(home), name)

@@ -37,6 +37,15 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Bring a file's or folder's content to the disk, so that a power cut cannot reorder the steps."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sweep(folder: Path, prefix: str) -> None:
     """Remove the folders in `folder` that begin with `prefix` and that killed processes left there.
 

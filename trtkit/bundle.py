@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from trtkit.atomic import sync
 from trtkit.errors import TrtkitError, available, os_reason
 from trtkit.identity import file_digest
 from trtkit.preprocessing import Preprocessing
@@ -31,7 +32,7 @@ PREFIX = "prefix"
 # Behind a model's name: the stage of its tail that ends in the embedding.
 BODY = "-body"
 STAGING_PREFIX = ".building-"
-# Beside the bundles; it stays, and says nothing: only who holds it matters.
+# Beside the bundles. The file stays; only its lock matters.
 LOCK = ".publishing.lock"
 
 
@@ -207,10 +208,20 @@ def staging(engines: Path) -> Iterator[Path]:
 def publish(folder: Path, staged: Path, manifest: Manifest) -> None:
     """Make `folder` the bundle of `manifest`, whose engine files lie in `staged`.
 
-    A reader sees the old bundle or the new one; a kill at any moment leaves one of the two.
+    A reader sees the old bundle or the new one; a kill at any moment leaves one of the two. Waits for
+    another process that is in here: two builds of one bundle would otherwise each sweep away files that
+    the other is putting there.
     """
-    with _alone(folder.parent):
+    # For all users of a shared folder, whoever made the file.
+    lock = FileLock(folder.parent / LOCK, mode=0o666)
+    try:
+        lock.acquire()
+    except NotImplementedError as error:
+        raise _unwritable(folder.parent, OSError(str(error))) from error
+    try:
         _publish(folder, staged, manifest)
+    finally:
+        lock.release()
 
 
 def _publish(folder: Path, staged: Path, manifest: Manifest) -> None:
@@ -221,11 +232,11 @@ def _publish(folder: Path, staged: Path, manifest: Manifest) -> None:
         text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False) + "\n"
         (staged / MANIFEST).write_text(text, encoding="utf-8")
         for name in sorted(wanted):
-            _sync(staged / name)
+            sync(staged / name)
             (staged / name).replace(folder / name)
-        _sync(staged / MANIFEST)
+        sync(staged / MANIFEST)
         (staged / MANIFEST).replace(folder / MANIFEST)
-        _sync(folder)
+        sync(folder)
     except OSError:
         if created:
             shutil.rmtree(folder, ignore_errors=True)
@@ -235,48 +246,13 @@ def _publish(folder: Path, staged: Path, manifest: Manifest) -> None:
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in here for `folder`.
-
-    Two builds of one bundle would otherwise each sweep away files that the other is putting there.
-    """
-    # For all users of a shared folder, whoever made the file.
-    lock = FileLock(folder / LOCK, mode=0o666)
-    try:
-        lock.acquire()
-    except NotImplementedError as error:
-        raise _unwritable(folder, OSError(str(error))) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _sync(path: Path) -> None:
-    """Bring a file's or folder's content to the disk, so that a power cut cannot reorder the steps."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sweep(engines: Path) -> None:
+    import psutil
+
     for path in engines.glob(f"{STAGING_PREFIX}*"):
         owner = path.name.removeprefix(STAGING_PREFIX).split("-")[0]
-        if not owner.isdigit() or not _alive(int(owner)):
+        if not owner.isdigit() or not psutil.pid_exists(int(owner)):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _unwritable(folder: Path, error: OSError) -> TrtkitError:

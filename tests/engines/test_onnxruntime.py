@@ -104,9 +104,7 @@ def test_get_backend():
 
 
 def test_a_backend_without_its_library_says_how_to_get_it(monkeypatch):
-    entry = BackendEntry(
-        "other", "trtkit.engines.other", "make", ("no_such_library",), "pip install other"
-    )
+    entry = BackendEntry("other", "trtkit.engines.other", ("no_such_library",), "pip install other")
     monkeypatch.setattr("trtkit.engines.registry.BACKENDS", (*BACKENDS, entry))
     with pytest.raises(TrtkitError, match="needs no_such_library, .* run `pip install oth"):
         get_backend("other")

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from trtkit.video.answers import Query
 from trtkit.video.footage.database import Database
+from trtkit.video.footage.settings import QuerySettings
+from trtkit.video.footage.writing import source_rows
+from trtkit.video.frames import MICROSECONDS
 from trtkit.video.ingest import DEFAULT_STORE
-from trtkit.video.query import Question
+from trtkit.video.query import Question, spans_of
 from trtkit.video.tails import ExpensiveTail
 from trtkit.workspace import Workspace
 
@@ -47,10 +50,17 @@ def query(
     database = Database.open(Path(store))
     try:
         expensive = ExpensiveTail.of_store(database, Workspace.at(workspace), bundle, tail)
-        question = Question.to_store(
-            database, label, camera=camera, since=since, until=until, limit=limit,
-            min_confidence=min_confidence, top=top, gap=gap, seconds=seconds,
-        )  # fmt: skip
+        tuned = QuerySettings.of(database)
+        question = Question(
+            label,
+            spans_of(source_rows(database), camera, since, until),
+            top=tuned.top if top is None else top,
+            least=tuned.least if top is None else 0.0,
+            confidence=min_confidence,
+            limit=limit,
+            gap_us=round(gap * MICROSECONDS),
+            seconds=seconds,
+        )
         return Query(database, expensive, question, remember=remember)
     except BaseException:
         database.close()

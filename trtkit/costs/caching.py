@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -224,25 +224,20 @@ def _temporary_folder(folder: Path) -> Iterator[tuple[Path, bool]]:
 
     A store knows its files by their names and never looks into folders.
     """
-    same_disk = True
-    try:
+    with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder, TEMPORARY)
-        temporary = tempfile.TemporaryDirectory(
-            prefix=TEMPORARY, dir=folder, ignore_cleanup_errors=True
-        )
-    except OSError:
-        same_disk = False
-        temporary = _system_folder(folder)
+    for place in (folder, None):
+        try:
+            temporary = tempfile.TemporaryDirectory(
+                prefix=TEMPORARY, dir=place, ignore_cleanup_errors=True
+            )
+            break
+        except OSError as error:
+            if place is None:
+                raise TrtkitError(
+                    f"Neither {folder} nor the system's temporary folder can be written "
+                    f"({os_reason(error)}); free space there or name another cache folder."
+                ) from error
     with temporary as name:
-        yield Path(name), same_disk
-
-
-def _system_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="trtkit-costs-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise TrtkitError(
-            f"Neither {folder} nor the system's temporary folder can be written "
-            f"({os_reason(error)}); free space there or name another cache folder."
-        ) from error
+        yield Path(name), place is not None

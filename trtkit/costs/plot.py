@@ -88,7 +88,6 @@ def _draw_blocks(axes: Axes, profile: Profile) -> None:
 
 
 def _labelled(profile: Profile) -> set[int]:
-    """The cuts whose marks are numbered."""
     if len(profile.cuts) <= _LABELLED:
         return {cut.cut for cut in profile.cuts}
     ends: dict[tuple[int, ...], list[int]] = {}

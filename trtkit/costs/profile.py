@@ -110,9 +110,9 @@ class Profile:
             return None
         return min(1.0, max(0.0, (cold - self.computed) / (cold - warm)))
 
-    def expected(self, cut: CutCost, hit_rate: float, form: str = USUAL) -> float:
+    def expected(self, cut: CutCost, hit_rate: float) -> float:
         """A photo on average, when that share of the photos is cached."""
-        return hit_rate * self.warm(cut, form) + (1 - hit_rate) * self.cold(cut, form)
+        return hit_rate * self.warm(cut) + (1 - hit_rate) * self.cold(cut)
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and the derived times of every cut and format."""

@@ -62,15 +62,6 @@ class _NoEngines(Chain):
         super().__init__([])
         self._logits = logits
 
-    def submit(
-        self,
-        images: Sequence[Array],
-        hits: Sequence[Any],
-        *,
-        keys: Sequence[bytes | None] = (),
-        keep: bool = False,
-        penultimate: bool = False,
-    ) -> Done:
-        return Done(
-            BatchResult(np.zeros((len(images) + len(hits), self._logits), np.float32), None)
-        )
+    def submit(self, images: Sequence[Array], hits: Sequence[Any], **options: Any) -> Done:
+        logits = np.zeros((len(images) + len(hits), self._logits), np.float32)
+        return Done(BatchResult(logits, None))

@@ -35,6 +35,8 @@ from trtkit.tensors import Array, TensorSpec
 if TYPE_CHECKING:
     import onnx
 
+    from trtkit.engines.registry import BackendEntry
+
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -62,7 +64,7 @@ LOAD_ERRORS = (
 )
 
 
-def backend() -> OnnxRuntimeBackend:
+def make_backend(entry: BackendEntry) -> OnnxRuntimeBackend:
     return OnnxRuntimeBackend()
 
 

@@ -12,14 +12,14 @@ from trtkit.errors import TrtkitError, available
 
 @dataclass(frozen=True)
 class BackendEntry:
-    """A backend by name: where its maker is, the modules its library may be, how to get it.
+    """A backend by name: the modules its library may be, how to get it.
 
-    `needs_gpu`: `auto` takes it only where there is a GPU.
+    `module` is trtkit's, with a function `make_backend`. `needs_gpu`: `auto` takes it only where there
+    is a GPU.
     """
 
     name: str
     module: str
-    maker: str
     libraries: tuple[str, ...]
     install: str
     needs_gpu: bool = False
@@ -45,7 +45,6 @@ class BackendEntry:
 TENSORRT = BackendEntry(
     "tensorrt",
     "trtkit.engines.tensorrt.backend",
-    "tensorrt",
     ("tensorrt",),
     "pip install 'trtkit[tensorrt]'",
     needs_gpu=True,
@@ -53,7 +52,6 @@ TENSORRT = BackendEntry(
 RTX = BackendEntry(
     "tensorrt-rtx",
     "trtkit.engines.tensorrt.backend",
-    "tensorrt_rtx",
     ("tensorrt_rtx", "tensorrt_rtx_bindings"),
     "pip install 'trtkit[tensorrt-rtx]'",
     needs_gpu=True,
@@ -61,7 +59,6 @@ RTX = BackendEntry(
 ONNXRUNTIME = BackendEntry(
     "onnxruntime",
     "trtkit.engines.onnxruntime",
-    "backend",
     ("onnxruntime",),
     "pip install onnxruntime",
 )
@@ -101,7 +98,7 @@ def installed() -> list[str]:
 def _make(entry: BackendEntry) -> Backend:
     if not entry.installed:
         raise entry.missing()
-    backend: Backend = getattr(importlib.import_module(entry.module), entry.maker)()
+    backend: Backend = importlib.import_module(entry.module).make_backend(entry)
     return backend
 
 

@@ -37,6 +37,8 @@ FOLDERS: Final = "folders"
 # Without them one in so many of a class's distinct photos is for validation.
 _ONE_IN: Final = 5
 _PROGRESS_STEPS: Final = 200
+# Pixels: JPEGs are not decoded larger than this shorter side takes.
+_SHORTER: Final = 256
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,7 @@ class Part:
     dataset: Dataset | None = None
 
 
-def read_dataset(
-    root: Path, *, seed: int = 0, shorter: int = 256, workers: int | None = None
-) -> Dataset:
+def read_dataset(root: Path, *, seed: int = 0, workers: int | None = None) -> Dataset:
     """Find, read and decode every photo of `root` once, and split them.
 
     `root` holds class folders, or `train/` and `val/` with the same class folders in each; photos may
@@ -109,9 +109,7 @@ def read_dataset(
     least one, never all) is for validation; which ones depends on the seed, the class's name and the
     photos' bytes, never on names or order, and photos of one class with the same bytes stay together.
 
-    `shorter`: the photos' shorter side that training will need, in pixels (JPEGs are not decoded
-    larger than that takes); `workers` threads, the usable cores by default. Photos that cannot be read
-    are in `skipped`.
+    `workers`: threads, the usable cores by default. Photos that cannot be read are in `skipped`.
 
     Raises TrtkitError when `root` has no such folders, there are fewer than two classes, train/ and
     val/ differ in their classes, or a class has no photo, or too few to be split.
@@ -124,7 +122,7 @@ def read_dataset(
         check_same(root, *names)
     check_two(folders[0], classes)
     listings = [list_photos(folder, classes) for folder in folders]
-    photos, skipped = _scan(root, listings, shorter, workers)
+    photos, skipped = _scan(root, listings, workers)
     for folder, readable in zip(folders, photos, strict=True):
         _check_every_class(folder, classes, readable, skipped)
     if parts is not None:
@@ -207,7 +205,7 @@ def _entry(*texts: str) -> bytes:
 
 
 def _scan(
-    root: Path, listings: Sequence[Listing], shorter: int, workers: int | None
+    root: Path, listings: Sequence[Listing], workers: int | None
 ) -> tuple[list[tuple[LabelledPhoto, ...]], tuple[SkippedPhoto, ...]]:
     """Read, hash and decode all photos: those of each listing that can be read, and what cannot."""
     items = [(index, photo) for index, (photos, _) in enumerate(listings) for photo in photos]
@@ -219,7 +217,7 @@ def _scan(
         photo = item[1]
         try:
             data = read_file(photo.path)
-            decode(data, shorter=shorter)
+            decode(data, shorter=_SHORTER)
         except ImageError as error:
             return SkippedPhoto(photo.path, str(error))
         return replace(photo, digest=blake3(data).digest())

@@ -81,9 +81,9 @@ def _look_into(root: Path) -> tuple[set[str], int]:
             "folder of photos for each class."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = os_reason(error) if isinstance(error, OSError) else error
         raise TrtkitError(
-            f"The folder {root} cannot be read ({reason}); fix its permissions, or give another."
+            f"The folder {root} cannot be read ({os_reason(error)}); fix its permissions, or give "
+            "another."
         ) from error
     folders = {path.name for path in entries if path.is_dir()}
     photos = sum(

@@ -218,16 +218,13 @@ class Pipeline:
             ordered_map(self._read, find_images(paths), workers=workers, ahead=ahead)
         ) as photos:
             under_way: deque[_Batch] = deque()
-            while photos_of_batch := list(islice(photos, batch)):
-                under_way.append(self._start(photos_of_batch))
-                if len(under_way) == self.chain.depth:
+            while (photos_of_batch := list(islice(photos, batch))) or under_way:
+                if photos_of_batch:
+                    under_way.append(self._start(photos_of_batch))
+                if not photos_of_batch or len(under_way) == self.chain.depth:
                     results = self._finish(under_way.popleft(), top)
                     self.stats.seconds = time.perf_counter() - started
                     yield from results
-            while under_way:
-                results = self._finish(under_way.popleft(), top)
-                self.stats.seconds = time.perf_counter() - started
-                yield from results
 
     def _check_batch(self, batch: int) -> None:
         low, _, high = self.manifest.batch

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from trtkit import sqlite
+from trtkit.atomic import sync
 from trtkit.errors import TrtkitError
 from trtkit.sqlite import FileKind
 from trtkit.store.codec import CODEC_CODES, DTYPE_CODES, Header
-from trtkit.store.segment import sync_folder
 
 # "TRTK" tells this index from any other SQLite file.
 KIND = FileKind(application=0x5452544B, version=1)
@@ -277,7 +277,7 @@ def create_index(folder: Path) -> Index:
             sqlite.create_tables(connection, _SCHEMA, KIND)
         connection.close()
     draft.replace(path)
-    sync_folder(folder)
+    sync(folder)
     return _connect(path, "write")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from trtkit.atomic import sync
 from trtkit.store import codec
 from trtkit.store.codec import HEADER_BYTES, Array, DamagedEntry, Header
 
@@ -33,15 +34,6 @@ def segment_path(folder: Path, number: int) -> Path:
 def segment_numbers(folder: Path) -> list[int]:
     """The numbers of the segment files in `folder`, ascending."""
     return sorted(int(m[1]) for path in folder.iterdir() if (m := _NAME.fullmatch(path.name)))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make files created in `folder` survive a power loss."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class _OpenSegment:
@@ -187,7 +179,7 @@ class SegmentWriter:
             os.ftruncate(self._fd, end)
             self._allocate(reserve)
             if created:
-                sync_folder(folder)
+                sync(folder)
         except OSError:
             os.close(self._fd)
             raise

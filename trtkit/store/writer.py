@@ -181,7 +181,7 @@ class BackgroundWriter:
         except OSError as error:
             # What is left behind the last commit is cut off by the next writer.
             failure = failure or f"closing it failed ({error})"
-        # Said before anybody's wait for it ends, who then looks whether all went well.
+        # Reported before `flush` returns: its caller then checks whether all went well.
         if failure is not None:
             self._on_failure(failure)
         with self._change:

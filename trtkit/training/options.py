@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any
 
-from trtkit.errors import TrtkitError, listed, nearest
+from trtkit.errors import TrtkitError, available, listed
 from trtkit.training.augment import PRESETS
 
 FINETUNE, FREEZE, BOTTLENECK = "finetune", "freeze", "bottleneck"
@@ -192,8 +192,7 @@ def _check_names(options: Mapping[str, Any]) -> None:
     names = [field.name for field in fields(TrainOptions)]
     for name in options:
         if name not in names:
-            hint = nearest(name, names) or names
-            raise TrtkitError(f"Training has no option {name!r}; available: {listed(hint)}.")
+            raise TrtkitError(f"Training has no option {name!r}; {available(name, names)}.")
 
 
 def _flag(name: str) -> str:

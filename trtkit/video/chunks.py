@@ -300,7 +300,6 @@ class SourceIngest:
         self.progress.report()
 
     def _update(self, moment: int) -> None:
-        """Count a frame and report."""
         progress = self.progress
         progress.frames += 1
         if self._begun is None:

@@ -119,7 +119,7 @@ def fingerprint(path: Path) -> str:
         raise TrtkitError(f"File {path} not found; {correction(path)}.") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise TrtkitError(
-            f"{path} cannot be read ({_reason(error)}); fix its permissions or name another file."
+            f"{path} cannot be read ({os_reason(error)}); fix its permissions or name another file."
         ) from error
     return content.hexdigest()
 
@@ -131,17 +131,13 @@ def correction(path: Path) -> str:
     except FileNotFoundError:
         return f"its folder {path.parent} does not exist either, so correct the path"
     except (OSError, ValueError) as error:
-        return f"its folder cannot be read ({_reason(error)}), so correct the path"
+        return f"its folder cannot be read ({os_reason(error)}), so correct the path"
     alike = nearest(path.name, names)
     return (
         f"its folder has {listed(alike)}, so correct the name"
         if alike
         else f"its folder has {listed(sorted(names))}, so correct the path"
     )
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return os_reason(error) if isinstance(error, OSError) else str(error)
 
 
 def creation_time(container: InputContainer, stream: VideoStream) -> int | None:

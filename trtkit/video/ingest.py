@@ -116,7 +116,7 @@ def ingest(
             return progress
         with source_lock(store, row.id, footage.location):
             # Another process may have continued or finished it meanwhile.
-            row = writing.begin(database, *source)
+            row = writing.register(database, *source, locked=True)
             progress.up_to_date = row.complete
             if row.complete:
                 return progress

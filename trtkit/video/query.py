@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from trtkit.errors import TrtkitError, listed, nearest
+from trtkit.errors import TrtkitError, available
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import Candidate, Span, candidates, sightings_of
-from trtkit.video.footage.settings import Identity, QuerySettings
-from trtkit.video.footage.writing import SourceRow, source_rows
-from trtkit.video.frames import MICROSECONDS
+from trtkit.video.footage.settings import Identity
+from trtkit.video.footage.writing import SourceRow
 from trtkit.video.judging import Judge, Judged, Verdict
 from trtkit.video.objects import Sighting
 from trtkit.video.times import parse_time, since_start
@@ -41,33 +40,10 @@ class Question:
     gap_us: int = 1_000_000
     seconds: float | None = None
 
-    @classmethod
-    def to_store(
-        cls,
-        database: Database,
-        label: str,
-        *,
-        camera: Sequence[str] = (),
-        since: str | None = None,
-        until: str | None = None,
-        limit: int | None = None,
-        min_confidence: float = 0.0,
-        top: int | None = None,
-        gap: float = 1.0,
-        seconds: float | None = None,
-    ) -> Question:
-        """The question that the options of `trtkit query` describe. Raises TrtkitError."""
-        settings = QuerySettings.of(database)
-        return cls(
-            label=label,
-            spans=_spans(source_rows(database), camera, since, until),
-            top=_positive("--top", top if top is not None else settings.top),
-            least=settings.least if top is None else 0.0,
-            confidence=min_confidence,
-            limit=None if limit is None else _positive("--limit", limit),
-            gap_us=round(gap * MICROSECONDS),
-            seconds=seconds,
-        )
+    def __post_init__(self) -> None:
+        for option, value in (("--top", self.top), ("--limit", self.limit)):
+            if value is not None and value < 1:
+                raise TrtkitError(f"{option} {value} is too small; choose 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -274,29 +250,23 @@ def merged(
 def _class_index(classes: Sequence[str], label: str, of: str) -> int:
     if label in classes:
         return list(classes).index(label)
-    hint = nearest(label, classes) or classes
-    raise TrtkitError(f"Class {label!r} not found in {of}; available: {listed(hint)}.")
+    raise TrtkitError(f"Class {label!r} not found in {of}; {available(label, classes)}.")
 
 
-def _spans(
+def spans_of(
     rows: Sequence[SourceRow], cameras: Sequence[str], since: str | None, until: str | None
 ) -> tuple[Span, ...]:
-    available = list(dict.fromkeys(row.camera for row in rows))
+    """Where to look for a class: the sources of these cameras, all without any, between two times.
+
+    Raises TrtkitError for an unknown camera, and for a time that is none or cannot be located.
+    """
+    names = list(dict.fromkeys(row.camera for row in rows))
     for camera in cameras:
-        if camera not in available:
-            raise TrtkitError(
-                f"Camera {camera!r} not found; available: "
-                f"{listed(nearest(camera, available) or available)}."
-            )
+        if camera not in names:
+            raise TrtkitError(f"Camera {camera!r} not found; {available(camera, names)}.")
     low, high = (None if text is None else parse_time(text) for text in (since, until))
     return tuple(
         Span(row.id, *(since_start(when, row.start_us, row.camera) for when in (low, high)))
         for row in rows
         if not cameras or row.camera in cameras
     )
-
-
-def _positive(option: str, value: int) -> int:
-    if value < 1:
-        raise TrtkitError(f"{option} {value} is too small; choose 1 or more.")
-    return value

@@ -62,12 +62,6 @@ class VideoTail:
     def close(self) -> None:
         self.chain.close()
 
-    def __enter__(self) -> VideoTail:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     @property
     def classes(self) -> tuple[str, ...]:
         return self.tail.classes or ()

@@ -325,8 +325,8 @@ def test_auto_takes_tensorrt_where_there_is_a_gpu(monkeypatch):
     install(monkeypatch, version="rtx1.7", compute_capability=(9, 0), device_name="NVIDIA H100")
     assert get_backend("auto").name == "onnxruntime"
     assert get_backend("tensorrt-rtx").cannot_run() == (
-        "NVIDIA H100 (compute capability 9.0) is no card that tensorrt-rtx runs on (8.0, 8.6, 8.9, 12.0, "
-        "12.1)"
+        "tensorrt-rtx does not run on NVIDIA H100 (compute capability 9.0), only on 8.0, 8.6, 8.9, 12.0, "
+        "12.1"
     )
 
 

@@ -15,7 +15,6 @@ from trtkit.video.footage.database import Database
 from trtkit.video.footage.writing import (
     ChunkRecord,
     IndexedObject,
-    begin,
     commit_chunk,
     register,
 )
@@ -66,8 +65,7 @@ class Filled:
 
 def row(database: Database, location: str, options: IngestOptions | None = None) -> int:
     told = (location, location, "f", (options or IngestOptions()).to_json())
-    register(database, *told)
-    return begin(database, *told).id
+    return register(database, *told, locked=True).id
 
 
 def fill(database: Database, sources: list[dict[int, list[Drawn]]]) -> Filled:

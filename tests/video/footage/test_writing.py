@@ -15,7 +15,6 @@ from trtkit.video.footage import writing
 from trtkit.video.footage.database import Database, unpack_sightings, unpack_top, unpack_vector
 from trtkit.video.footage.writing import (
     ChunkRecord,
-    begin,
     commit_chunk,
     complete,
     known_clusters,
@@ -156,15 +155,15 @@ def test_registering(tmp_path: Path) -> None:
         other = IngestOptions(top=9).to_json()
         # Until something is committed, who holds it decides.
         assert register(database, "gate", "a.mp4", "f2", other).options == OPTIONS
-        changed = begin(database, "gate", "a.mp4", "f2", other)
+        changed = register(database, "gate", "a.mp4", "f2", other, locked=True)
         assert (changed.fingerprint, changed.options) == ("f2", other)
         commit_chunk(database, first.id, ChunkRecord(0, 1, 0, 0, [], []))
-        for function in (register, begin):
-            assert function(database, "gate", "a.mp4", "f2", other).frames == 1
+        for locked in (False, True):
+            assert register(database, "gate", "a.mp4", "f2", other, locked=locked).frames == 1
             with pytest.raises(TrtkitError, match=r"with other options \(top 9\); use those"):
-                function(database, "gate", "a.mp4", "f2", OPTIONS)
+                register(database, "gate", "a.mp4", "f2", OPTIONS, locked=locked)
             with pytest.raises(TrtkitError, match="held other footage when"):
-                function(database, "gate", "a.mp4", "f1", other)
+                register(database, "gate", "a.mp4", "f1", other, locked=locked)
         assert source_row(database, first.id).options == other
 
 

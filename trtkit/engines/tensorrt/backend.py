@@ -8,7 +8,7 @@ from typing import Any
 
 from trtkit.engines.base import BuiltEngine, LayerTime, StageBuild
 from trtkit.engines.cuda import device
-from trtkit.engines.registry import RTX, TENSORRT, BackendEntry
+from trtkit.engines.registry import BackendEntry
 from trtkit.engines.tensorrt.builder import PlanRequest, build_plan
 from trtkit.engines.tensorrt.engine import TensorRTEngine, load_engine
 from trtkit.engines.tensorrt.layers import check_layers, engine_layers
@@ -19,12 +19,8 @@ from trtkit.errors import TrtkitError
 from trtkit.tensors import Array
 
 
-def tensorrt() -> TensorRTBackend:
-    return TensorRTBackend(TENSORRT)
-
-
-def tensorrt_rtx() -> TensorRTBackend:
-    return TensorRTBackend(RTX)
+def make_backend(entry: BackendEntry) -> TensorRTBackend:
+    return TensorRTBackend(entry)
 
 
 class TensorRTBackend:
@@ -62,7 +58,7 @@ class TensorRTBackend:
         if blocked is None and self._library.rtx:
             card = device.current_card()
             if card.capability not in RTX_CAPABILITIES:
-                return f"{card} is no card that {self.name} runs on ({', '.join(RTX_CAPABILITIES)})"
+                return f"{self.name} does not run on {card}, only on {', '.join(RTX_CAPABILITIES)}"
         return blocked
 
     def build(self, stage: StageBuild, destination: Path, timing: Path) -> BuiltEngine:

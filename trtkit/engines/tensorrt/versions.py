@@ -12,7 +12,7 @@
 | tactics of cuDNN and cuBLAS | may be left out | same | deprecated | gone |
 | plans for more than one card | - | AMPERE_PLUS | same | same; RTX: always |
 
-A feature is looked up by its name: releases between those in the table have it or have it not.
+A feature is looked up by its name, because the releases between those in the table differ.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ class Api:
 
         Up to 10 a flag selects fp16 on the accelerators of a Jetson, as NVIDIA documents it.
         """
-        has = hasattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-        return has and not (dla and hasattr(self.trt.BuilderFlag, "FP16"))
+        return self._from_10 and not (dla and hasattr(self.trt.BuilderFlag, "FP16"))
 
     def network_flags(self, *, strong: bool) -> int:
         flag = self.trt.NetworkDefinitionCreationFlag
@@ -71,9 +70,7 @@ class Api:
     @property
     def shares_profiles(self) -> bool:
         """Whether several execution contexts may use one optimization profile."""
-        return self._asks_for_sharing or hasattr(
-            self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"
-        )
+        return self._asks_for_sharing or self._from_10
 
     def share_profiles(self, config: Any) -> None:
         """Ask for it where it is not the rule yet."""
@@ -82,8 +79,11 @@ class Api:
 
     @property
     def _asks_for_sharing(self) -> bool:
-        from_10 = hasattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-        return not from_10 and hasattr(self.trt.PreviewFeature, "PROFILE_SHARING_0806")
+        return not self._from_10 and hasattr(self.trt.PreviewFeature, "PROFILE_SHARING_0806")
+
+    @property
+    def _from_10(self) -> bool:
+        return hasattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
     def own_tactics_only(self, config: Any) -> None:
         """Leave out cuDNN's and cuBLAS's kernels."""

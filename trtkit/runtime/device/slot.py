@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -29,32 +30,23 @@ class Slot:
         self.buffers = [memory.pointer for memory in self._memory]
         self.images = self._host(values[0])
         self.logits = self._host(values[-1])
-        self._hits: Array | None = None
-        self._features: Array | None = None
-        self._penultimate: Array | None = None
         self.images_in, self.hits_in = Event(), Event()
         self.prefix_done, self.computed, self.done = Event(), Event(), Event()
 
-    @property
+    @cached_property
     def hits(self) -> Array:
         """Rows for feature maps that come from memory the device cannot read."""
-        if self._hits is None:
-            self._hits = self._host(self._values[1])
-        return self._hits
+        return self._host(self._values[1])
 
-    @property
+    @cached_property
     def features(self) -> Array:
         """Rows for the feature maps that go to the host."""
-        if self._features is None:
-            self._features = self._host(self._values[1])
-        return self._features
+        return self._host(self._values[1])
 
-    @property
+    @cached_property
     def penultimate(self) -> Array:
         """Rows for what the last engine takes, when that goes to the host."""
-        if self._penultimate is None:
-            self._penultimate = self._host(self._values[-2])
-        return self._penultimate
+        return self._host(self._values[-2])
 
     def _host(self, spec: TensorSpec) -> Array:
         shape = (self.rows, *(size or 1 for size in spec.shape[1:]))

@@ -281,7 +281,6 @@ def _not_made(folder: Path, reason: object) -> TrtkitError:
 
 
 def _explained(folder: Path) -> AbstractContextManager[None]:
-    """Turn SQLite's errors into sentences."""
     return sqlite.explained(
         lambda error: TrtkitError(
             f"The footage store in {folder} cannot be used ({error}); free space there, fix its "

@@ -89,45 +89,36 @@ def source_row(database: Database, source: int) -> SourceRow:
 
 
 def register(
-    database: Database, camera: str, location: str, fingerprint: str, options: str
+    database: Database,
+    camera: str,
+    location: str,
+    fingerprint: str,
+    options: str,
+    *,
+    locked: bool = False,
 ) -> SourceRow:
     """The source's row, made the first time.
 
-    Raises TrtkitError when a part of it was ingested from other footage or with other options.
+    `locked`: its lock is held, and it has this fingerprint and these options from now on. Raises
+    TrtkitError when a part of it was ingested from other footage or with other options.
     """
     with database.transaction() as sql:
         sql.execute(
             "INSERT OR IGNORE INTO sources (camera, location, fingerprint, options) VALUES (?, ?, ?, ?)",
             (camera, location, fingerprint, options),
         )
-        row = _named(sql, camera, location)
+        if locked:
+            # An ingest that was interrupted before its first commit does not bind the next one.
+            sql.execute(
+                "UPDATE sources SET fingerprint = ?, options = ? "
+                "WHERE camera = ? AND location = ? AND frames = 0 AND complete = 0",
+                (fingerprint, options, camera, location),
+            )
+        query = f"{_SOURCE} WHERE camera = ? AND location = ?"
+        row = _source(sql.execute(query, (camera, location)).fetchone())
     if row.frames or row.complete:
         _check_same(row, fingerprint, options)
     return row
-
-
-def begin(
-    database: Database, camera: str, location: str, fingerprint: str, options: str
-) -> SourceRow:
-    """The row of a source whose lock is held, with this fingerprint and these options from now on.
-
-    Raises TrtkitError as `register` does.
-    """
-    with database.transaction() as sql:
-        # An ingest that was interrupted before its first commit does not bind the next one.
-        sql.execute(
-            "UPDATE sources SET fingerprint = ?, options = ? "
-            "WHERE camera = ? AND location = ? AND frames = 0 AND complete = 0",
-            (fingerprint, options, camera, location),
-        )
-        row = _named(sql, camera, location)
-    _check_same(row, fingerprint, options)
-    return row
-
-
-def _named(sql: sqlite3.Connection, camera: str, location: str) -> SourceRow:
-    query = f"{_SOURCE} WHERE camera = ? AND location = ?"
-    return _source(sql.execute(query, (camera, location)).fetchone())
 
 
 def _check_same(row: SourceRow, fingerprint: str, options: str) -> None:
