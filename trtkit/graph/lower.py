@@ -22,14 +22,11 @@ def lower(model: onnx.ModelProto) -> None:
     if current.version <= OPSET:
         return
     used = {node.op_type for node in model.graph.node}
-    if all(_since(op, current.version) <= OPSET or _same_since(op) for op in used):
+    since = {op: defs.get_schema(op, current.version).since_version for op in used}
+    if all(since[op] <= OPSET or _same_since(op) for op in used):
         current.version = OPSET
         # The oldest ONNX Runtime and TensorRT in use read IR version 8 with this opset.
         model.ir_version = 8
-
-
-def _since(op_type: str, opset: int) -> int:
-    return int(defs.get_schema(op_type, opset).since_version)
 
 
 def _same_since(op_type: str) -> bool:

@@ -12,6 +12,7 @@ from trtkit.errors import TrtkitError, listed
 from trtkit.identity import bytes_digest, feature_key
 from trtkit.preprocessing import Preprocessing
 from trtkit.store import FeatureStore, store_bytes
+from trtkit.store.codec import CodecName, DtypeName
 from trtkit.tensors import Array
 from trtkit.workspace import user_cache
 
@@ -56,12 +57,12 @@ class CacheOptions:
 
     mode: CacheMode = "auto"
     dtype: Literal["fp16", "fp32", "int8"] = "fp16"
-    codec: Literal["none", "lz4", "zstd"] = "none"
+    codec: CodecName = "none"
     size: int = DEFAULT_SIZE
     folder: Path | None = None
 
     @property
-    def floats(self) -> Literal["fp16", "fp32"]:
+    def floats(self) -> DtypeName:
         """What floats are stored as; integers stay what they are."""
         return "fp16" if self.dtype == "int8" else self.dtype
 

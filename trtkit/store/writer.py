@@ -45,7 +45,7 @@ class BackgroundWriter:
         self._queued_bytes = 0
         self._writing_bytes = 0
         self._accepted = 0
-        self._taken = 0
+        self._dequeued = 0
         self._appended = 0
         self._committed = 0
         # How many callers wait for a commit.
@@ -147,7 +147,7 @@ class BackgroundWriter:
         self._queued_bytes -= value.nbytes
         self._writing[key] = value
         self._writing_bytes += value.nbytes
-        self._taken += 1
+        self._dequeued += 1
         return key, value
 
     def _append(self, key: bytes, value: Array) -> None:
@@ -168,7 +168,7 @@ class BackgroundWriter:
     def _commit(self) -> None:
         self._appender.commit()
         with self._change:
-            self._committed = self._taken
+            self._committed = self._dequeued
             self._writing.clear()
             self._writing_bytes = 0
             self._change.notify_all()

@@ -9,12 +9,11 @@ from typing import Literal, get_args
 
 from trtkit.errors import TrtkitError, listed
 from trtkit.serialization import from_plain, to_plain
+from trtkit.store.codec import CodecName, DtypeName
 from trtkit.video.frames import MICROSECONDS
 
 Method = Literal["mog2", "knn", "gmg"]
 KeptMaps = Literal["all", "representatives", "none"]
-MapDtype = Literal["fp16", "fp32"]
-MapCodec = Literal["none", "lz4", "zstd"]
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,14 @@ class IngestOptions:
     cluster: float | None = 0.3
     active_clusters: int = 1000
     maps: KeptMaps = "all"
-    map_dtype: MapDtype = "fp16"
-    map_codec: MapCodec = "none"
+    map_dtype: DtypeName = "fp16"
+    map_codec: CodecName = "none"
 
     def __post_init__(self) -> None:
         _one_of("background model", self.motion, get_args(Method))
         _one_of("choice of feature maps", self.maps, get_args(KeptMaps))
-        _one_of("map dtype", self.map_dtype, get_args(MapDtype))
-        _one_of("map codec", self.map_codec, get_args(MapCodec))
+        _one_of("map dtype", self.map_dtype, get_args(DtypeName))
+        _one_of("map codec", self.map_codec, get_args(CodecName))
         for name, least in (
             ("motion_width", 16), ("min_size", 1), ("top", 1), ("active_clusters", 1),
             ("margin", 0), ("duplicate", 0), ("warmup_seconds", 0), ("segment_seconds", 0.001),

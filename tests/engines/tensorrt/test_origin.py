@@ -6,7 +6,7 @@ import pytest
 
 from trtkit.engines.cuda.device import Card
 from trtkit.engines.options import BuildOptions
-from trtkit.engines.tensorrt.origin import check_origin, describe_origin
+from trtkit.engines.tensorrt.backend import check_origin, describe_origin
 from trtkit.errors import TrtkitError
 
 A10 = Card("NVIDIA A10", (8, 6), 24 << 30)
