@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.graph.onnx_graphs import classifier, make_model, run
 from trtkit.errors import TrtkitError
 from trtkit.graph.foreign import adopt
+from trtkit.graph.precision import compute_half, quantize_from_fp32
 from trtkit.graph.split import split
-from trtkit.graph.typed import compute_half, quantize_from_fp32
 from trtkit.graph.values import tensor_infos
 
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64

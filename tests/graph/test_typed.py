@@ -12,8 +12,8 @@ from tests.quantized import quantize
 from trtkit.errors import TrtkitError
 from trtkit.graph.card import METADATA_KEY
 from trtkit.graph.foreign import adopt
+from trtkit.graph.precision import HALF_SCALES_OPSET, quantize_from_fp32, write_precision
 from trtkit.graph.split import split
-from trtkit.graph.typed import HALF_SCALES_OPSET, quantize_from_fp32, write_precision
 from trtkit.graph.values import producers, tensor_infos
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16

@@ -139,7 +139,7 @@ class _Assembly:
 
     def _build_stage(self, stage: StageGraph) -> Stage:
         from trtkit.graph.files import write_model
-        from trtkit.graph.typed import quantize_from_fp32
+        from trtkit.graph.precision import quantize_from_fp32
 
         request, backend = self.request, self.request.backend
         reporting.message(f"Building {stage.name} ({request.precision}, {backend.name})")

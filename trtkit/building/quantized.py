@@ -31,8 +31,8 @@ def quantized(request: BuildRequest) -> Iterator[BuildRequest]:
     if options is None or not isinstance(sources, ExportSources):
         yield request
         return
+    from trtkit.graph.precision import has_pairs
     from trtkit.graph.quantize import FORMS
-    from trtkit.graph.typed import has_pairs
     from trtkit.quantization.quantizer import quantize_models
 
     models = sources.models()
@@ -71,8 +71,8 @@ def int8_to_measure(
     """
     if options is None:
         return model
+    from trtkit.graph.precision import has_pairs
     from trtkit.graph.quantize import FORMS
-    from trtkit.graph.typed import has_pairs
     from trtkit.quantization.quantizer import ranged_model
 
     if has_pairs(model.graph.graph):

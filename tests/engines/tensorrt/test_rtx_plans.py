@@ -18,7 +18,6 @@ from onnx import TensorProto, helper
 from torch import nn
 from torchvision import models
 
-import trtkit.graph.typed as typed
 from tests.graph.onnx_graphs import classifier
 from tests.quantized import quantize
 from tests.reports import RecordingReporter, recorded
@@ -32,8 +31,8 @@ from trtkit.graph.boundaries import cut_points
 from trtkit.graph.card import ModelCard
 from trtkit.graph.export import export_graph
 from trtkit.graph.foreign import adopt
+from trtkit.graph.precision import compute_half
 from trtkit.graph.tree import Model, StageGraph, stage_tree
-from trtkit.graph.typed import compute_half
 from trtkit.models.architectures import as_blocks
 from trtkit.models.names import ARCHITECTURES
 from trtkit.preprocessing import Preprocessing
@@ -394,7 +393,7 @@ def test_a_layer_that_was_left_wide_is_refused_by_name(
         compute_half(stage, **ends)
         widened(stage, missed)
 
-    monkeypatch.setattr(typed, "compute_half", compute)
+    monkeypatch.setattr("trtkit.graph.precision.compute_half", compute)
     graph = onnx.load_from_string(small_quantized) if precision == "int8" else small()
     with pytest.raises(TrtkitError, match=named.format(precision=precision)) as error:
         make(graph, precision)

@@ -74,7 +74,7 @@ class TensorRTBackend:
         return blocked
 
     def build(self, stage: StageBuild, destination: Path, timing: Path) -> BuiltEngine:
-        from trtkit.graph.typed import has_pairs, write_precision
+        from trtkit.graph.precision import has_pairs, write_precision
 
         options = stage.options
         if options.dla is not None:
