@@ -8,7 +8,7 @@ from tests.engines.simulated import VERSIONS, install
 from tests.engines.simulated.plans import backend_for
 from tests.graph.onnx_graphs import classifier
 from trtkit.engines.base import StageBuild
-from trtkit.engines.tensorrt import timing
+from trtkit.engines.tensorrt import builder
 from trtkit.errors import TrtkitError
 
 
@@ -49,15 +49,15 @@ def test_each_card_and_version_has_its_own(monkeypatch, tmp_path):
 
 def test_two_builds_at_once_lose_nothing_of_each_other(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    real = timing.TimingCache.keep
+    real = builder.TimingCache.keep
 
     def keep(self, config):
         # Another build, which started before this one had written, ends first.
-        monkeypatch.setattr(timing.TimingCache, "keep", real)
+        monkeypatch.setattr(builder.TimingCache, "keep", real)
         build(tmp_path, model=larger())
         real(self, config)
 
-    monkeypatch.setattr(timing.TimingCache, "keep", keep)
+    monkeypatch.setattr(builder.TimingCache, "keep", keep)
     build(tmp_path)
     for model in (classifier(), larger()):
         build(tmp_path, model=model)
