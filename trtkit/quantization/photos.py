@@ -183,6 +183,11 @@ def _held_out_count(total: int, count: int) -> int:
     return min(MOST_HELD_OUT, max(fewest, total - count))
 
 
+def _spread(paths: Sequence[Path], wanted: int) -> list[Path]:
+    wanted = min(wanted, len(paths))
+    return [paths[place * len(paths) // wanted] for place in range(wanted)]
+
+
 def _has_class_folders(folder: Path) -> bool:
     try:
         parts = part_folders(folder)
@@ -230,8 +235,7 @@ def _read(
                 if len(photos) == wanted:
                     break
 
-    count = min(wanted, len(paths))
-    first = [paths[place * len(paths) // count] for place in range(count)]
+    first = _spread(paths, wanted)
     read_all(first)
     if len(photos) < wanted:
         # Others replace copies and unreadable photos.
