@@ -1,6 +1,6 @@
 """What the machine did while it was measured: clocks, heat, and the work of other processes.
 
-What a system does not tell is None or absent.
+What the system does not report is None or absent.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _JETSON_GPUS = ("*gpu*", "*.gp10b", "*.gv11b", "*.ga10b")
 class GpuReading:
     """A GPU at one moment: its clocks in MHz, its temperature in degrees Celsius, its power in watts.
 
-    `idle`: it had nothing to do, so that its clocks say nothing; None where that is not told.
+    `idle`: it had nothing to do, so that its clocks say nothing; None if unknown.
     `slowed`: why it did not run as fast as it can.
     """
 
@@ -129,7 +129,7 @@ def warnings(before: Reading, after: Reading, cores: int) -> tuple[str, ...]:
 
 
 def others_busy(before: Reading, after: Reading) -> float | None:
-    """How many cores worked for other processes between two readings, on average; None if not told."""
+    """How many cores worked for other processes between two readings, on average; None if unknown."""
     busy = _difference(before.busy_seconds, after.busy_seconds)
     own = _difference(before.own_seconds, after.own_seconds)
     seconds = after.seconds - before.seconds
@@ -152,19 +152,19 @@ def nvidia_gpus() -> tuple[GpuReading, ...]:
 
 
 def gpu_value(function: str, *arguments: Any) -> float | None:
-    """A number that a function of pynvml tells, in its unit; None where it is not told."""
+    """The number that a function of pynvml returns, in its unit; None if unsupported."""
     value = supported(function, *arguments)
     return None if value is None else float(value)
 
 
 def watts(function: str, handle: Any) -> float | None:
-    """The power that a function of pynvml tells, which is in milliwatts; None where it is not told."""
+    """Watts, of a function of pynvml that returns milliwatts; None if unsupported."""
     milliwatts = gpu_value(function, handle)
     return None if milliwatts is None else milliwatts / 1000
 
 
 def slowdown_reasons(handle: Any) -> int | None:
-    """The bits of nvmlClocksEventReasons that are set for a GPU; None where they are not told."""
+    """The bits of nvmlClocksEventReasons that are set for a GPU; None if unsupported."""
     reasons = supported("nvmlDeviceGetCurrentClocksEventReasons", handle)
     if reasons is None:
         # The name before driver 535.

@@ -209,7 +209,7 @@ def _near(one: float, other: float) -> bool:
 
 
 def _is_trtkit(figure: Figure) -> bool:
-    """Whether it is no baseline: those are others' programs, and may come and go."""
+    """Whether it is trtkit; baselines are other programs, which may come and go."""
     return figure.competitor.split(maxsplit=1)[:1] == ["trtkit"]
 
 
@@ -270,7 +270,7 @@ def _versions(report: BenchReport) -> dict[str, str]:
 
 
 def _differences(now: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
-    """Of what both say. `NAME: OLD then, NEW now`."""
+    """`NAME: OLD then, NEW now`, for the names that both have."""
     return [
         f"{name}: {then[name]} then, {value} now"
         for name, value in now.items()

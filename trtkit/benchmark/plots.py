@@ -185,7 +185,7 @@ def _draw_bar(
 
 
 def _scale(axes: Axes, rates: Sequence[Interval]) -> str:
-    """Scale the axis of images/s, with room for the figures at the bars' ends; what is said of it."""
+    """Scale the axis of images/s, with room for the figures at the bars' ends; returns its description."""
     from matplotlib.ticker import StrMethodFormatter
 
     medians = [rate.median for rate in rates]
@@ -202,7 +202,7 @@ def _scale(axes: Axes, rates: Sequence[Interval]) -> str:
 
 
 def _absent(panel: Panel) -> list[str]:
-    """Who was not measured, with the batches where it is not so in all of them."""
+    """Competitors that were not measured, with the batches unless it was all of them."""
     batches: dict[str, list[int]] = {}
     for contest in panel.contests:
         for figure in contest.figures:

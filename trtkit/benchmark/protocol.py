@@ -318,7 +318,7 @@ class _Course:
     def _ended(self, seconds: float) -> str | None:
         """Why it ends after this round, `seconds` after the warm-up; None when it goes on."""
         settings, rounds = self.settings, len(self.complete)
-        # Of fewer the range is used, which two rounds that happen to agree make as narrow as none is.
+        # The interval of fewer is their range, which is narrow when two happen to agree.
         enough = max(settings.least_rounds, fewest_values())
         open_end = settings.least_rounds < settings.most_rounds
         if open_end and rounds >= enough and self._widest() <= settings.width:
