@@ -19,8 +19,11 @@ def build(place, *names, **options):
 def outcome_of(folder, images, **options):
     """Logits and embeddings of these images."""
     with trtkit.load(folder, **options) as pipeline:
-        found = pipeline.chain.submit(list(images), (), penultimate=True).result()
-        return found.logits, found.penultimate
+        logits = pipeline.tail.ref("logits")
+        embedding = pipeline.manifest.embedding_of(pipeline.tail)
+        wanted = [ref for ref in (logits, embedding) if ref is not None]
+        outputs = pipeline.runner.run(wanted, images)
+        return outputs[logits], outputs.get(embedding)
 
 
 def images_of(report, count: int = 5) -> np.ndarray:

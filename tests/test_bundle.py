@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from trtkit import bundle
-from trtkit.bundle import Manifest, Stage, check_files, read_manifest
+from trtkit import publishing
+from trtkit.bundle import MANIFEST, Manifest, check_files, read_manifest
 from trtkit.errors import TrtkitError
 from trtkit.identity import file_digest
 from trtkit.preprocessing import Preprocessing
-from trtkit.tensors import TensorSpec
-
-SPEC = TensorSpec("x", "float32", (None, 3))
+from trtkit.stages import Stage, StageInput, StageOutput
 
 
 def stage(folder: Path, name: str, content: str, parent: str | None = None) -> Stage:
@@ -26,8 +24,10 @@ def stage(folder: Path, name: str, content: str, parent: str | None = None) -> S
     path = folder / f"{name}-{content}.onnx"
     path.write_text(content)
     return Stage(
-        name, content, parent, path.name, file_digest(path), (SPEC,), (SPEC,), ("cat", "dog")
-    )
+        name=name, id=content, role="head", parent=parent, file=path.name, digest=file_digest(path),
+        inputs=(StageInput("x", "float32", (None, 3), None if parent is None else "y"),),
+        outputs=(StageOutput("y", "float32", (None, 2), "logits"),), classes=("cat", "dog"),
+    )  # fmt: skip
 
 
 def manifest(*stages: Stage) -> Manifest:
@@ -40,9 +40,9 @@ def manifest(*stages: Stage) -> Manifest:
 
 
 def publish(engines: Path, content: str) -> Manifest:
-    with bundle.staging(engines) as staged:
+    with publishing.staging(engines) as staged:
         built = manifest(stage(staged, "a", content), stage(staged, "b", content))
-        bundle.publish(engines / "b", staged, built)
+        publishing.publish(engines / "b", staged, built)
     return built
 
 
@@ -55,8 +55,8 @@ def test_publishing_replaces_the_old_files(tmp_path):
     publish(tmp_path, "one")
     publish(tmp_path, "two")
     names = {path.name for path in (tmp_path / "b").iterdir()}
-    assert names == {"a-two.onnx", "b-two.onnx", bundle.MANIFEST}
-    assert sorted(path.name for path in tmp_path.iterdir()) == [bundle.LOCK, "b"]
+    assert names == {"a-two.onnx", "b-two.onnx", MANIFEST}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [publishing.LOCK, "b"]
 
 
 def test_builds_of_one_bundle_at_once_leave_one_of_them(tmp_path):
@@ -64,10 +64,10 @@ def test_builds_of_one_bundle_at_once_leave_one_of_them(tmp_path):
         start = threading.Barrier(4)
 
         def build(content: str, start: threading.Barrier = start) -> None:
-            with bundle.staging(tmp_path) as staged:
+            with publishing.staging(tmp_path) as staged:
                 built = manifest(*(stage(staged, f"s{i}", content) for i in range(6)))
                 start.wait()
-                bundle.publish(tmp_path / "b", staged, built)
+                publishing.publish(tmp_path / "b", staged, built)
 
         threads = [threading.Thread(target=build, args=(f"{number}{letter}",)) for letter in "abcd"]
         for thread in threads:
@@ -80,14 +80,14 @@ def test_builds_of_one_bundle_at_once_leave_one_of_them(tmp_path):
 
 
 def test_a_lock_file_of_a_dead_build_does_not_matter(tmp_path):
-    (tmp_path / bundle.LOCK).write_text("999999999")
+    (tmp_path / publishing.LOCK).write_text("999999999")
     built = publish(tmp_path, "one")
     assert read_manifest(tmp_path / "b") == built
 
 
 def test_any_user_of_a_shared_folder_may_take_the_lock(tmp_path):
     publish(tmp_path, "one")
-    assert stat.S_IMODE((tmp_path / bundle.LOCK).stat().st_mode) == 0o666
+    assert stat.S_IMODE((tmp_path / publishing.LOCK).stat().st_mode) == 0o666
 
 
 def test_publishing_waits_for_another_process(tmp_path):
@@ -96,7 +96,7 @@ def test_publishing_waits_for_another_process(tmp_path):
         "print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / bundle.LOCK)],
+        [sys.executable, "-c", code, str(tmp_path / publishing.LOCK)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as other:  # fmt: skip
         assert other.stdout.readline() == b"held\n"
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_locked_is_an_error(tmp_path, monkeypatch, error
     def refuse(self):
         raise error
 
-    monkeypatch.setattr(bundle.FileLock, "acquire", refuse)
+    monkeypatch.setattr(publishing.FileLock, "acquire", refuse)
     reason = "Permission denied" if isinstance(error, OSError) else "no flock"
     with pytest.raises(TrtkitError, match=rf"cannot be written \({reason}\); free space there"):
         publish(tmp_path, "one")
@@ -125,22 +125,22 @@ def test_a_folder_that_cannot_be_locked_is_an_error(tmp_path, monkeypatch, error
 
 
 def test_staging_is_removed_whatever_happens(tmp_path):
-    with pytest.raises(RuntimeError), bundle.staging(tmp_path) as staged:
+    with pytest.raises(RuntimeError), publishing.staging(tmp_path) as staged:
         (staged / "half").write_text("half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 
 
 def test_what_killed_builds_left_is_swept_away(tmp_path):
-    dead = tmp_path / f"{bundle.STAGING_PREFIX}999999999-x"
+    dead = tmp_path / f"{publishing.STAGING_PREFIX}999999999-x"
     dead.mkdir()
-    with bundle.staging(tmp_path) as other, bundle.staging(tmp_path):
+    with publishing.staging(tmp_path) as other, publishing.staging(tmp_path):
         assert not dead.exists()
         assert other.exists()
 
 
 def test_tails_and_paths(tmp_path):
-    prefix = replace(stage(tmp_path, "prefix", "p"), classes=None)
+    prefix = replace(stage(tmp_path, "prefix", "p"), role="prefix", classes=None)
     one = stage(tmp_path, "one", "1", "prefix")
     two = stage(tmp_path, "two", "2", "prefix")
     built = manifest(prefix, one, two)

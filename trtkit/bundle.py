@@ -1,71 +1,22 @@
-"""A bundle: a built tree of stages in one folder, with the manifest `bundle.json` that describes it.
-
-A bundle is published by replacing its manifest, in one atomic step, after all the files that the new
-manifest names are in place; files are named by the stage's id, so old and new ones never collide.
-"""
+"""A bundle: a built tree of stages in one folder, with the manifest `bundle.json` that describes it."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from trtkit.atomic import sync
 from trtkit.errors import TrtkitError, available, os_reason
+from trtkit.format1 import as_format_2
 from trtkit.identity import file_digest
 from trtkit.preprocessing import Preprocessing
 from trtkit.serialization import from_plain, to_plain
-from trtkit.tensors import TensorSpec
+from trtkit.stages import OutputRef, Stage, check_tree, path_to
 
 MANIFEST = "bundle.json"
-FORMAT = 1
-# The name of the stage that the models of a bundle share.
-PREFIX = "prefix"
-# Behind a model's name: the stage of its tail that ends in the embedding.
-BODY = "-body"
-STAGING_PREFIX = ".building-"
-# Beside the bundles. The file stays; only its lock matters.
-LOCK = ".publishing.lock"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the tree: which engine file makes it runnable and what that takes and gives.
-
-    `parent` is the parent stage's name, None where the input is the image; `digest` is the BLAKE3
-    (hex) of `file`; `classes` are the labels of a stage that ends in logits, None for a prefix and for
-    the body of a tail, which ends in the embedding.
-    `source` is the stage's ONNX file as exported, from which the engine can be built again elsewhere,
-    with its digest; None in bundles of earlier versions. `engine` is the backend's record of the
-    build: library, version, card, flags, what the heavy layers compute in.
-    """
-
-    name: str
-    id: str
-    parent: str | None
-    file: str
-    digest: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    classes: tuple[str, ...] | None = None
-    source: str | None = None
-    source_digest: str | None = None
-    engine: dict[str, Any] = field(default_factory=dict)
-
-    def files(self) -> dict[str, str]:
-        """The digests of this stage's files, by their names in the bundle."""
-        files = {self.file: self.digest}
-        if self.source is not None and self.source_digest is not None:
-            files[self.source] = self.source_digest
-        return files
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +57,8 @@ class Manifest:
 
     @property
     def tails(self) -> tuple[Stage, ...]:
-        """The stages that end in logits, in the order of the build."""
-        return tuple(stage for stage in self.stages if stage.classes is not None)
+        """The stages that end a model, its heads, in the order of the build."""
+        return tuple(stage for stage in self.stages if stage.role == "head")
 
     def tail(self, name: str | None = None) -> Stage:
         """The tail of that name, the first one without a name. Raises TrtkitError if there is none."""
@@ -120,30 +71,44 @@ class Manifest:
             )
         return self.tails[names.index(name)]
 
-    def path_to(self, tail: Stage) -> tuple[Stage, ...]:
-        """The stages from the root to `tail`, both included."""
-        by_name = {stage.name: stage for stage in self.stages}
-        path = [tail]
-        while path[0].parent is not None:
-            path.insert(0, by_name[path[0].parent])
-        return tuple(path)
+    def path_to(self, stage: Stage) -> tuple[Stage, ...]:
+        """The stages from the root to `stage`, both included."""
+        return path_to(self.stages, stage.name)
 
-    def has_embeddings(self, tail: Stage) -> bool:
-        """Whether the last engine of `tail` takes the embedding, a vector N x D, from another one."""
-        return len(self.path_to(tail)) > 2
+    def prefix_of(self, tail: Stage) -> Stage | None:
+        """The prefix that `tail` shares with other models; None where nothing is split."""
+        return next((stage for stage in self.path_to(tail) if stage.role == "prefix"), None)
+
+    def cut_of(self, tail: Stage) -> OutputRef | None:
+        """The edge that a feature store guards: the prefix's feature map. None where nothing is split."""
+        prefix = self.prefix_of(tail)
+        return prefix.ref("feature_map") if prefix is not None else None
+
+    def embedding_of(self, tail: Stage) -> OutputRef | None:
+        """The embedding that the head of `tail` takes, a vector N x D; None without one."""
+        refs = [stage.ref("embedding") for stage in self.path_to(tail)]
+        return next((ref for ref in reversed(refs) if ref is not None), None)
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **to_plain(self)}
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the bundle in `folder`. Raises TrtkitError when it is missing or damaged."""
+    """The manifest of the bundle in `folder`, of this format or an earlier one.
+
+    Raises TrtkitError when it is missing or damaged, or its stages are no tree.
+    """
     path = folder / MANIFEST
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(value, dict) and value.get("format") != FORMAT:
-            raise ValueError(f"it has format {value.get('format')}, this trtkit reads {FORMAT}")
+        if isinstance(value, dict) and value.get("format") == 1:
+            value = as_format_2(value)
+        elif isinstance(value, dict) and value.get("format") != FORMAT:
+            raise ValueError(
+                f"it has format {value.get('format')}, this trtkit reads 1 to {FORMAT}"
+            )
         manifest = from_plain(value, Manifest)
+        check_tree(manifest.stages)
     except FileNotFoundError as error:
         raise TrtkitError(
             f"There is no bundle in {folder}: it has no {MANIFEST}; run `trtkit build`."
@@ -158,7 +123,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_files(
-    folder: Path, stages: tuple[Stage, ...], *, engines: bool = True, sources: bool = False
+    folder: Path, stages: Iterable[Stage], *, engines: bool = True, sources: bool = False
 ) -> None:
     """Raise TrtkitError, naming the file, unless every engine file is there and undamaged.
 
@@ -183,80 +148,3 @@ def _check_file(path: Path, digest: str, stage: Stage) -> None:
             f"The file {path} of stage {stage.name} is damaged: its content is not what the "
             "manifest records; build the bundle again with `trtkit build`."
         )
-
-
-@contextmanager
-def staging(engines: Path) -> Iterator[Path]:
-    """A new hidden folder beside the bundles to build in; removed at the end, whatever happens.
-
-    Also removes those that killed builds have left. Raises TrtkitError when it cannot be made.
-    """
-    try:
-        engines.mkdir(parents=True, exist_ok=True)
-        _sweep(engines)
-        folder = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=engines))
-    except OSError as error:
-        raise _unwritable(engines, error) from error
-    try:
-        yield folder
-    except OSError as error:
-        raise _unwritable(engines, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def publish(folder: Path, staged: Path, manifest: Manifest) -> None:
-    """Make `folder` the bundle of `manifest`, whose engine files lie in `staged`.
-
-    A reader sees the old bundle or the new one; a kill at any moment leaves one of the two. Waits for
-    another process that is in here: two builds of one bundle would otherwise each sweep away files that
-    the other is putting there.
-    """
-    # For all users of a shared folder, whoever made the file.
-    lock = FileLock(folder.parent / LOCK, mode=0o666)
-    try:
-        lock.acquire()
-    except NotImplementedError as error:
-        raise _unwritable(folder.parent, OSError(str(error))) from error
-    try:
-        _publish(folder, staged, manifest)
-    finally:
-        lock.release()
-
-
-def _publish(folder: Path, staged: Path, manifest: Manifest) -> None:
-    created = not folder.exists()
-    wanted = {name for stage in manifest.stages for name in stage.files()}
-    try:
-        folder.mkdir(exist_ok=True)
-        text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False) + "\n"
-        (staged / MANIFEST).write_text(text, encoding="utf-8")
-        for name in sorted(wanted):
-            sync(staged / name)
-            (staged / name).replace(folder / name)
-        sync(staged / MANIFEST)
-        (staged / MANIFEST).replace(folder / MANIFEST)
-        sync(folder)
-    except OSError:
-        if created:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    for path in folder.iterdir():
-        if path.is_file() and path.name not in {*wanted, MANIFEST}:
-            path.unlink(missing_ok=True)
-
-
-def _sweep(engines: Path) -> None:
-    import psutil
-
-    for path in engines.glob(f"{STAGING_PREFIX}*"):
-        owner = path.name.removeprefix(STAGING_PREFIX).split("-")[0]
-        if not owner.isdigit() or not psutil.pid_exists(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _unwritable(folder: Path, error: OSError) -> TrtkitError:
-    return TrtkitError(
-        f"{folder} cannot be written ({os_reason(error)}); free space there, mend its "
-        "permissions or choose another --workspace."
-    )

@@ -21,6 +21,7 @@ from trtkit.engines.registry import RTX
 from trtkit.engines.tensorrt.engine import Binding
 from trtkit.errors import TrtkitError
 from trtkit.runtime.device.slot import row_bytes
+from trtkit.runtime.models import LoadedModel
 from trtkit.tensors import TensorSpec
 
 SUBMIT_BATCHES = (1, 8)
@@ -82,27 +83,28 @@ def host_time(context: Context, case: Case) -> Any:
     `pixels`: those of copying the images into pinned memory, a part of it. `graphs_recorded`: how many
     runs were recorded before anything was timed.
     """
-    chain, submits = context.chain(case), context.settings.scale.submits
+    model, submits = context.loaded(case), context.settings.scale.submits
     rows = []
     for batch in [size for size in SUBMIT_BATCHES if size <= max(context.settings.batches)]:
         images = list(context.images(case)[:batch])
-        for _ in range(chain.depth * WARM_UPS):
-            chain.submit(images, ()).result()
+        for _ in range(model.runner.depth * WARM_UPS):
+            model.runner.submit([model.logits], images).result()
         host = pinned((batch, *images[0].shape), "uint8", "the pixels")
         competitors = {
-            "submit": partial(_submit, chain, images),
+            "submit": partial(_submit, model, images),
             "pixels": partial(_copy, images, host),
         }
         turns = take_turns(competitors, ProtocolSettings.fixed(submits))
         rows.append({"batch": batch, **{name: turns.summary(name) for name in turns.samples}})
-    recorded = chain.runs.recorded
-    chain.close()
+    runner: Any = model.runner
+    recorded = runner.runs.recorded
+    runner.close()
     return {"graphs_recorded": recorded, "rows": rows}
 
 
-def _submit(chain: Any, images: list[Any]) -> float:
+def _submit(model: LoadedModel, images: list[Any]) -> float:
     started = time.perf_counter()
-    pending = chain.submit(images, ())
+    pending = model.runner.submit([model.logits], images)
     submitted = time.perf_counter()
     pending.result()
     return submitted - started
@@ -119,9 +121,9 @@ def loops(context: Context, case: Case) -> Any:
     `ours`, `bare`: seconds of a batch by the host's clock; `ratio`: of the throughputs, ours to the bare
     loop's. `trtexec`: why there are no figures of it, None where there are.
     """
-    (stage,), (engine,) = context.manifest(case).stages, context.engines(case)
+    (stage,), engines = context.manifest(case).stages, context.engines(case)
     plan, images = context.built(case) / stage.file, context.images(case)
-    placed = PlacedEngines([engine], len(images))
+    placed = PlacedEngines(engines, len(images))
     bare = BareLoop(context.backend.name, plan, placed.buffers)
     rows: list[Any] = []
     problem: str | None = None
@@ -133,7 +135,7 @@ def loops(context: Context, case: Case) -> Any:
         speed, why = _trtexec(context, plan, stage.inputs[0], batch)
         problem = problem or why
         placed.fill(images[:batch])
-        bare.warm_up(batch, engine.profile_for(batch))
+        bare.warm_up(batch, engines[0][1].profile_for(batch))
         competitors = {"ours": placed.host_seconds, "bare": bare_seconds}
         turns, row = per_batch(context, batch, "ours", LOOPS_LONGER, **competitors)
         # Throughput goes the other way than seconds.
@@ -172,7 +174,7 @@ def leaks(context: Context, case: Case) -> Any:
     `free_bytes_after`: by the number of bindings so far; `lost_bytes`: between the last two readings, as
     the first bindings may fill pools; `lost_mib`: the same in MiB.
     """
-    engine = context.engines(case)[0]
+    ((_, engine), *_) = context.engines(case)
     (value,), (result,) = engine.inputs, engine.outputs
     images = engine.batch[0]
     memory = [DeviceMemory(images * row_bytes(spec), spec.name) for spec in (value, result)]

@@ -35,8 +35,8 @@ from trtkit.errors import TrtkitError
 from trtkit.photos.files import find_images
 from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers
-from trtkit.runtime.chain import Chain
 from trtkit.runtime.device.slot import row_bytes
+from trtkit.runtime.models import model_of
 
 # How each pass uses the cache: its state, and whether the card keeps feature maps as well.
 CACHES = {
@@ -67,8 +67,8 @@ def end_to_end(context: Context, case: Case) -> Any:
     scale, manifest = context.settings.scale, context.manifest(case)
     place, source = photos(context, scale.photos)
     files = tuple(str(item.path) for item in find_images([place]))
-    maps = len(files) * row_bytes(manifest.path_to(manifest.tail())[1].inputs[0])
-    plain, resident = context.chain(case), context.chain(case, gpu_cache=maps)
+    maps = len(files) * row_bytes(manifest.prefix_of(manifest.tail()).output("feature_map"))
+    plain, resident = context.loaded(case), context.loaded(case, gpu_cache=maps)
     rows = []
     # The largest first: rows to read hits into are allocated once, for the first batch size.
     for batch in sorted(context.settings.batches, reverse=True):
@@ -80,7 +80,7 @@ def end_to_end(context: Context, case: Case) -> Any:
                     "trtkit", END_TO_END, str(context.built(case)), case.model, files, batch,
                     usable_cores(), cache, stack.enter_context(scratch),
                 )  # fmt: skip
-                passes[mode] = _Pass(spec, manifest, resident if on_card else plain)
+                passes[mode] = _Pass(spec, manifest, (resident if on_card else plain).runner)
                 stack.callback(passes[mode].work.close)
             competitors = {mode: own.seconds for mode, own in passes.items()}
             turns = take_turns(competitors, ProtocolSettings.fixed(scale.passes))
@@ -88,8 +88,8 @@ def end_to_end(context: Context, case: Case) -> Any:
             rate, summary = len(files) / turns.medians[mode], turns.summary(mode)
             row = {"batch": batch, "mode": mode, "images_per_second": rate, "seconds": summary}
             rows.append({**row, **own.counts})
-    plain.close()
-    resident.close()
+    plain.runner.close()
+    resident.runner.close()
     rows.sort(key=lambda row: row["batch"])
     facts = {"photos": len(files), "source": source, "workers": default_workers()}
     return {**facts, "rows": rows}
@@ -98,10 +98,10 @@ def end_to_end(context: Context, case: Case) -> Any:
 class _Pass:
     """All photos once. `counts`: hits and misses of the last time."""
 
-    def __init__(self, spec: Spec, manifest: Manifest, chain: Any) -> None:
-        self.work = Inference(spec, manifest, chain, close=lambda: None)
+    def __init__(self, spec: Spec, manifest: Manifest, runner: Any) -> None:
+        self.work = Inference(spec, manifest, runner, close=lambda: None)
         self.counts: dict[str, int] = {}
-        self._chain = chain
+        self._runner = runner
 
     def seconds(self) -> float:
         self.work.before()
@@ -111,7 +111,7 @@ class _Pass:
         return seconds
 
     def _total(self) -> dict[str, int]:
-        stats, resident = self.work.pipeline.stats, self._chain.resident
+        stats, resident = self.work.pipeline.stats, self._runner.resident
         hits = 0 if resident is None else resident.hits
         return {"hits": stats.hits, "misses": stats.misses, "resident_hits": hits}
 
@@ -137,11 +137,12 @@ def parity(context: Context, case: Case) -> Any:
         few = paths[:: max(1, len(paths) // scale.parity_photos)][: scale.parity_photos]
         images = np.stack([load_image(read_file(path), manifest.preprocessing) for path in few])
         for tail in tails:
-            chain = context.chain(case, tail)
-            logits = chain.logits(images)
-            chain.close()
-            reference = Chain([OnnxRuntimeBackend().load(context.export(tail))])
-            parts = map(reference.logits, in_batches(images, REFERENCE_BATCH))
+            model = context.loaded(case, tail)
+            logits = model.classify(images)
+            model.runner.close()
+            backend = OnnxRuntimeBackend()
+            reference = model_of([("head", backend.load(context.export(tail)))], backend)
+            parts = map(reference.classify, in_batches(images, REFERENCE_BATCH))
             compared = compare(logits, np.concatenate([*parts]), LIMITS[case.precision])
             rows.append({"tail": tail, "by": "photos", **asdict(compared)})
     for tail in tails:

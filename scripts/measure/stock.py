@@ -169,9 +169,14 @@ class Cached:
         self.close = pipeline.close
         classify(pipeline, folder, batch=batch)
         images = in_batches(prepared(folder, pipeline.manifest.preprocessing), batch)
-        self.tail = over(pipeline.chain.from_features, [pipeline.features(own) for own in images])
+        maps, logits = [pipeline.features(own) for own in images], pipeline.tail.ref("logits")
+
+        def tail(own: Array) -> object:
+            return pipeline.runner.run([logits], (), {pipeline.cut: own})
+
+        self.tail = over(tail, maps)
         self.warm = partial(classify, pipeline, folder, batch=batch, hits=True)
-        bare = Pipeline(pipeline.manifest, pipeline.tail, pipeline.chain)
+        bare = Pipeline(pipeline.manifest, pipeline.tails, pipeline.runner)
         self.off = partial(classify, bare, folder, batch=batch)
 
 

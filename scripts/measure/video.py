@@ -23,6 +23,7 @@ from trtkit import query, tune
 from trtkit.benchmark.protocol import timed
 from trtkit.bundle import read_manifest
 from trtkit.reporting import message
+from trtkit.runtime.pipeline import load
 from trtkit.video.footage.database import FILE, Database
 from trtkit.video.footage.reading import Span, candidates, sightings_of
 from trtkit.video.footage.settings import QuerySettings, identity
@@ -30,7 +31,6 @@ from trtkit.video.footage.writing import source_rows
 from trtkit.video.judging import Judge
 from trtkit.video.motion import Box
 from trtkit.video.query import Question, Search
-from trtkit.video.tails import VideoTail
 from trtkit.video.tuning.tune import Targets
 from trtkit.workspace import BEST
 
@@ -114,7 +114,7 @@ def ingest(lab: Lab, clip: Path, store: Path, what: str, turns: int, top: int) -
 def judge_of(lab: Lab, database: Database, *, remember: bool = False) -> Any:
     """The expensive model, in a `with` block."""
     folder = lab.stock.workspace.engines / BUNDLE
-    stage, tail = read_manifest(folder).tail(EXPENSIVE), partial(VideoTail.load, folder, EXPENSIVE)
+    stage, tail = read_manifest(folder).tail(EXPENSIVE), partial(load, folder, tail=EXPENSIVE)
     return closing(Judge(database, stage.id, tail, remember=remember))
 
 

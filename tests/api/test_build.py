@@ -21,10 +21,12 @@ from tests.pictures import write_photos
 from tests.reports import recorded
 from trtkit import CacheOptions, TrtkitError
 from trtkit.building import assemble
-from trtkit.bundle import LOCK, MANIFEST, read_manifest
+from trtkit.bundle import MANIFEST, read_manifest
 from trtkit.costs.caching import entry_bytes
 from trtkit.engines.registry import get_backend
 from trtkit.photos.samples import generate_images
+from trtkit.publishing import LOCK
+from trtkit.runtime.models import LoadedModel
 from trtkit.runtime.pipeline import load
 from trtkit.serialization import from_plain
 from trtkit.store.costs import CacheCosts, machine_of
@@ -52,7 +54,13 @@ def test_one_prefix_and_two_tails(make_workspace, precision):
     assert set(files(report.folder)) == {MANIFEST, *kept}
     assert len(kept) == 6, "an engine and its source for each stage"
     boundary = manifest.stages[0].outputs[0]
-    assert boundary == manifest.stages[1].inputs[0] == manifest.stages[2].inputs[0]
+    assert [stage.role for stage in manifest.stages] == ["prefix", "head", "head"]
+    assert boundary.kind == "feature_map"
+    for tail in manifest.tails:
+        (taken,) = tail.inputs
+        assert (taken.source, taken.dtype, taken.shape) == (
+            boundary.name, boundary.dtype, boundary.shape,
+        )  # fmt: skip
     assert boundary.dtype == {"fp32": "float32", "fp16": "float16"}[precision]
     assert boundary.shape == (None, 8, 16, 16)
     images = generate_images(3, manifest.preprocessing, seed=9)
@@ -339,11 +347,11 @@ def test_an_engine_that_disagrees_leaves_no_bundle(make_workspace, monkeypatch):
     place = make_workspace("resnet18")
     build(place, cut=2, bundle_name="b")
     before = files(place.engines / "b")
-    real = trtkit.runtime.chain.Chain.from_features
+    real = LoadedModel.classify
     monkeypatch.setattr(
-        trtkit.runtime.chain.Chain,
-        "from_features",
-        lambda self, value: real(self, value) * (1.0 if not self.split else 1.1),
+        LoadedModel,
+        "classify",
+        lambda self, images: real(self, images) * (1.0 if self.cut is None else 1.1),
     )
     with pytest.raises(TrtkitError, match=r"resnet18 at fp32 disagrees .* nothing was kept"):
         build(place, cut=3, bundle_name="b")

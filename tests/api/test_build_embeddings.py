@@ -39,8 +39,8 @@ def test_each_tail_is_a_body_and_a_head(make_workspace, precision):
         ("resnet18-body", "prefix", True), ("resnet18", "resnet18-body", False),
         ("resnet34-body", "prefix", True), ("resnet34", "resnet34-body", False),
     ]  # fmt: skip
-    assert all(manifest.has_embeddings(tail) for tail in manifest.tails)
-    assert not any(plain.manifest.has_embeddings(tail) for tail in plain.manifest.tails)
+    assert all(manifest.embedding_of(tail) for tail in manifest.tails)
+    assert not any(plain.manifest.embedding_of(tail) for tail in plain.manifest.tails)
     # The feature maps are the same, and so is what finds them.
     assert manifest.stages[0].id == plain.manifest.stages[0].id
     assert len({stage.id for stage in manifest.stages}) == 5
@@ -49,7 +49,9 @@ def test_each_tail_is_a_body_and_a_head(make_workspace, precision):
     for name in ("resnet18", "resnet34"):
         body, head = manifest.path_to(manifest.tail(name))[1:]
         dtype = {"fp32": "float32", "fp16": "float16"}[precision]
-        assert body.outputs == head.inputs
+        (given,), (taken,) = body.outputs, head.inputs
+        assert (body.role, head.role, given.kind) == ("body", "head", "embedding")
+        assert taken.source == given.name
         assert (head.inputs[0].dtype, head.inputs[0].shape) == (dtype, (None, 512 // THINNER))
         whole, none = outcome_of(plain.folder, images, tail=name)
         logits, embeddings = outcome_of(report.folder, images, tail=name)
@@ -184,7 +186,7 @@ def test_the_cut_is_chosen_in_front_of_it(make_workspace, monkeypatch):
     )
     report = build(place, cut="auto", embeddings=True)
     assert report.manifest.cut == 8
-    assert report.manifest.has_embeddings(report.manifest.tails[0])
+    assert report.manifest.embedding_of(report.manifest.tails[0])
     # As if the model's last two blocks came behind its embedding.
     monkeypatch.setattr("trtkit.graph.embedding.cuts_before_embedding", lambda *model: 6)
     monkeypatch.setattr("trtkit.building.cut.build_id", lambda **content: "6" * 64)

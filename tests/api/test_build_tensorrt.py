@@ -16,7 +16,7 @@ from trtkit.bundle import MANIFEST, read_manifest
 from trtkit.engines.options import BuildOptions
 from trtkit.errors import TrtkitError
 from trtkit.photos.samples import generate_images
-from trtkit.runtime.device.chain import DeviceChain
+from trtkit.runtime.device.runner import DeviceRunner
 from trtkit.workspace import Workspace
 
 CARD = {"device_name": "NVIDIA A10", "compute_capability": (8, 6)}
@@ -178,8 +178,12 @@ def test_a_precision_that_is_not_in_the_engine_keeps_no_bundle(monkeypatch, plac
 
 def test_an_engine_that_computes_something_else_keeps_no_bundle(monkeypatch, place):
     install(monkeypatch)
-    real = DeviceChain.logits
-    monkeypatch.setattr(DeviceChain, "logits", lambda self, images: real(self, images) * 1.01)
+    real = DeviceRunner.run
+
+    def other(self, wanted, images):
+        return {ref: value * 1.01 for ref, value in real(self, wanted, images).items()}
+
+    monkeypatch.setattr(DeviceRunner, "run", other)
     with pytest.raises(TrtkitError, match=r"resnet18 at fp32 disagrees .* nothing was kept"):
         build(place, cut=2)
     assert place.bundles() == []
@@ -290,14 +294,15 @@ def test_int8_from_a_quantized_export(monkeypatch, full_exports, tmp_path):
         assert stage.engine["inspector"]["int8"] == stage.engine["inspector"]["heavy"]
     assert built.stages[0].outputs[0].dtype == "float16"
 
-    real = DeviceChain.logits
+    real = DeviceRunner.run
 
-    def one_of_two(self, images):
-        logits = real(self, images)
-        logits[0] = -logits[0]
-        return logits
+    def one_of_two(self, wanted, images):
+        outputs = real(self, wanted, images)
+        for logits in outputs.values():
+            logits[0] = -logits[0]
+        return outputs
 
-    monkeypatch.setattr(DeviceChain, "logits", one_of_two)
+    monkeypatch.setattr(DeviceRunner, "run", one_of_two)
     with pytest.raises(
         TrtkitError, match=r"top-1 agreement 50\.0% \(at least 99%\); nothing was kept"
     ):

@@ -27,8 +27,8 @@ from trtkit.models import checkpoint, weights
 from trtkit.models.blocks import Normalise
 from trtkit.photos.images import load_image
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.chain import Chain
 from trtkit.runtime.pipeline import load
+from trtkit.runtime.runner import HostRunner
 from trtkit.serialization import to_plain
 
 CLASSES = ("astronaut", "chelsea", "coffee", "rocket")
@@ -182,20 +182,20 @@ def test_the_engine_gets_the_images_that_infer_gives_it(made, monkeypatch):
     given: list[np.ndarray] = []
 
     def recording(name: str) -> None:
-        whole = getattr(Chain, name)
+        whole = getattr(HostRunner, name)
 
-        def record(self, images, *others, **options):
+        def record(self, wanted, images, *others, **options):
             given.append(np.array(images))
-            return whole(self, images, *others, **options)
+            return whole(self, wanted, images, *others, **options)
 
-        monkeypatch.setattr(Chain, name, record)
+        monkeypatch.setattr(HostRunner, name, record)
 
     recording("submit")
     with load(made.workspace / "engines/whole", cache=CacheOptions(mode="off")) as pipeline:
         results = list(pipeline.infer([made.data / name for name in CLASSES]))
     by_infer = np.concatenate(given)
     given.clear()
-    recording("logits")
+    recording("run")
     report = evaluate(made.data, bundles=["whole"], workspace=made.workspace)
     by_evaluate = np.concatenate(given)
     assert by_evaluate.dtype == by_infer.dtype == np.uint8
@@ -209,10 +209,13 @@ def test_the_engine_gets_the_images_that_infer_gives_it(made, monkeypatch):
 def test_batches_and_threads_change_nothing(made, monkeypatch, batch, workers):
     monkeypatch.setattr(scoring, "DECODED_TOGETHER", 6)
     sizes = []
-    logits = Chain.logits
-    monkeypatch.setattr(
-        Chain, "logits", lambda self, images: sizes.append(len(images)) or logits(self, images)
-    )
+    run = HostRunner.run
+
+    def counting(self, wanted, images, *others):
+        sizes.append(len(images))
+        return run(self, wanted, images, *others)
+
+    monkeypatch.setattr(HostRunner, "run", counting)
     asked = {"checkpoints": [made.checkpoint], "bundles": ["whole"], "workspace": made.workspace}
     report = evaluate(made.data, batch=batch, workers=workers, **asked)
     assert max(sizes) == min(batch, 6)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import trtkit
+from tests.chains import with_roles
 from tests.engines.simulated import install
 from tests.engines.simulated.plans import engines
 from tests.graph.onnx_graphs import classifier, run
@@ -229,7 +230,7 @@ def test_onnxruntime_that_would_take_the_cpu_in_silence_is_refused(exported, mon
 @pytest.mark.parametrize("profiles", [((1, 4, 8),), ((3, 4, 8),)])
 def test_engines_run_on_what_was_placed(monkeypatch, tmp_path, cut, profiles):
     simulation = install(monkeypatch)
-    placed = PlacedEngines(engines(tmp_path, profiles=profiles, cut=cut), rows=4)
+    placed = PlacedEngines(with_roles(engines(tmp_path, profiles=profiles, cut=cut)), rows=4)
     batches = [placed.place(PHOTOS[:4]), placed.place(PHOTOS[4:])]
     for _ in range(4):
         assert placed.seconds(batches) > 0
@@ -244,7 +245,7 @@ def test_engines_run_on_what_was_placed(monkeypatch, tmp_path, cut, profiles):
 
 def test_only_the_engines_are_between_the_events(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    placed = PlacedEngines(engines(tmp_path), rows=4)
+    placed = PlacedEngines(with_roles(engines(tmp_path)), rows=4)
     batches = [placed.place(PHOTOS[:4]), placed.place(PHOTOS[4:])]
     for _ in range(2):
         placed.seconds(batches)
@@ -260,7 +261,7 @@ def test_only_the_engines_are_between_the_events(monkeypatch, tmp_path):
 @pytest.mark.parametrize("graphs", [True, False])
 def test_what_fills_the_input_is_repeated(monkeypatch, tmp_path, graphs):
     simulation = install(monkeypatch)
-    placed = PlacedEngines(engines(tmp_path), rows=4, graphs=graphs)
+    placed = PlacedEngines(with_roles(engines(tmp_path)), rows=4, graphs=graphs)
     placed.fill(PHOTOS[:4])
     # Prefix and tail.
     assert placed.recorded == (2 if graphs else 0)

@@ -78,7 +78,7 @@ def test_jsonl_and_stats(trtkit, workspace, photos, tmp_path):
         assert [p.keys() for p in line["predictions"]] == [{"index", "label", "score"}] * 3
         scores = [p["score"] for p in line["predictions"]]
         assert scores == sorted(scores, reverse=True)
-    assert set(lines[-1]) == {"path", "error"}
+    assert set(lines[-1]) == {"path", "tail", "error"}
     assert f"{bad}: {lines[-1]['error']}" in ended.err
     value = json.loads(stats.read_text())
     assert value.pop("seconds") > 0

@@ -15,11 +15,13 @@ import pytest
 
 from tests.pictures import write_photos
 from trtkit.costs import caching as costing
+from trtkit.costs import timed as timing
 from trtkit.costs.caching import EngineCosts, engine_costs, entry_bytes, measure_costs
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.chain import BatchResult
+from trtkit.runtime.models import LoadedModel
 from trtkit.serialization import from_plain, to_plain
+from trtkit.stages import OutputRef
 from trtkit.store import info, segment
 from trtkit.store import store as feature_store
 from trtkit.store.cache import CacheOptions, PrefixCache
@@ -218,6 +220,7 @@ class Clock:
     """A chain whose engines take known times, by a clock that nothing else moves."""
 
     on_gpu = False
+    logits, cut = OutputRef("head", "logits"), OutputRef("prefix", "maps")
 
     def __init__(self, prefix: float, tail: float, first: float = 0.0) -> None:
         self.now = 100.0
@@ -231,24 +234,29 @@ class Clock:
     def reserve(self, images: int, read_ahead: int = 0) -> None:
         self.reserved.append((images, read_ahead))
 
-    def submit(self, images, hits, *, keys=(), keep=False):
+    def run(self, wanted, images):
+        self.asked.append((len(images), 0))
+        self.now += self._late
+        self._late = 0.0
+        return {self.cut: images[..., 0]}
+
+    def submit(self, wanted, images, known):
+        hits = known.get(self.cut, ())
         self.asked.append((len(images), len(hits)))
         taken = len(images) * self._prefix + (len(images) + len(hits)) * self._tail
-        made = np.stack([image[..., 0] for image in images]) if keep else None
 
-        def result() -> BatchResult:
-            # What is asked for is known when it is done, not when it is begun.
-            self.now += taken + self._late
-            self._late = 0.0
-            return BatchResult(np.zeros((len(images) + len(hits), 2), np.float32), made)
+        def result() -> dict:
+            # A batch takes its time until it is done, not until it is begun.
+            self.now += taken
+            return {self.logits: np.zeros((len(images) + len(hits), 2), np.float32)}
 
         return SimpleNamespace(result=result)
 
 
 def measured(monkeypatch, chain: Clock, count: int = 4) -> EngineCosts:
-    monkeypatch.setattr(costing, "time", chain)
+    monkeypatch.setattr(timing, "time", chain)
     images = np.arange(count * 12, dtype=np.uint8).reshape(count, 2, 2, 3)
-    found = engine_costs(chain, images)
+    found = engine_costs(LoadedModel(chain, chain.logits, chain.cut), images)
     np.testing.assert_array_equal(found.features, images[..., 0])
     return found
 
@@ -274,13 +282,10 @@ def test_a_prefix_quicker_than_the_clock_takes_nothing(monkeypatch):
     assert measured(monkeypatch, chain).prefix == 0.0
 
 
-def test_a_chain_that_is_not_split_has_nothing_to_cache():
+def test_a_model_that_is_not_split_has_nothing_to_cache():
     chain = Clock(1.0, 1.0)
-    chain.submit = lambda *args, **options: SimpleNamespace(
-        result=lambda: BatchResult(np.zeros((1, 2), np.float32), None)
-    )
-    with pytest.raises(ValueError, match="only a chain that is split"):
-        engine_costs(chain, np.zeros((1, 2, 2, 3), np.uint8))
+    with pytest.raises(ValueError, match="only a model that is split"):
+        engine_costs(LoadedModel(chain, chain.logits), np.zeros((1, 2, 2, 3), np.uint8))
 
 
 def test_the_costs_of_a_bundle(photos):

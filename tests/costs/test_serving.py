@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trtkit.costs import serving
 from trtkit.costs.serving import serving_seconds
-from trtkit.runtime.pipeline import Pipeline
+from trtkit.runtime import results
 
 
 def test_no_photo_is_read_and_all_are_served(
@@ -20,14 +21,14 @@ def test_no_photo_is_read_and_all_are_served(
     monkeypatch.setattr(serving, "PHOTOS", 12)
     monkeypatch.setattr(serving, "PASSES", 1)
     served = []
-    best = Pipeline._best
+    best = results.best_classes
 
-    def slow(self: Pipeline, *arguments: object) -> object:
+    def slow(*arguments: Any) -> Any:
         time.sleep(0.004)
-        served.append(best(self, *arguments))  # type: ignore[arg-type]
+        served.append(best(*arguments))
         return served[-1]
 
-    monkeypatch.setattr(Pipeline, "_best", slow)
+    monkeypatch.setattr(results, "best_classes", slow)
     seconds = serving_seconds([photo], ["one", "two", "three"], 5)
     # Whole batches: 2 of 5, and what naming the classes takes is in it.
     assert len(served) == 10

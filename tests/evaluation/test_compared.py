@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
-from trtkit.bundle import Manifest, Stage
+from trtkit.bundle import Manifest
 from trtkit.evaluation.compared import middle, side_by_side
 from trtkit.evaluation.subjects import FeatureMap, Pace, Subject
 from trtkit.preprocessing import Preprocessing
-from trtkit.tensors import TensorSpec
+from trtkit.stages import Stage, StageInput, StageOutput
 
 MAP = FeatureMap(2, (3, 4))
 IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
@@ -142,14 +142,22 @@ def test_maps_of_numbers_are_what_they_hold():
 
 
 def split(dtype: str, quantized, shape: tuple[int | None, ...] = (None, 3, 4)) -> Manifest:
-    maps = (TensorSpec("maps", dtype, shape),)
-    image = (TensorSpec("images", "uint8", (None, 8, 8, 3)),)
+    image = StageInput("images", "uint8", (None, 8, 8, 3))
+    maps = StageOutput("maps", dtype, shape, "feature_map")
+    scores = StageOutput("logits", "float32", (None, 1), "logits")
     return Manifest(
         name="b", build_id="", cut=2, precision="", computes="", backend="", backend_version="",
         trtkit_version="", created="", batch=(1, 1, 1), preprocessing=Preprocessing(),
         stages=(
-            Stage("prefix", "", None, "", "", image, maps),
-            Stage("t", "", "prefix", "", "", maps, (), ("cat",)),
+            Stage(
+                name="prefix", id="", role="prefix", parent=None, file="p", digest="",
+                inputs=(image,), outputs=(maps,),
+            ),
+            Stage(
+                name="t", id="", role="head", parent="prefix", file="t", digest="",
+                inputs=(StageInput("maps", dtype, shape, "maps"),), outputs=(scores,),
+                classes=("cat",),
+            ),
         ),
         quantized=quantized,
     )  # fmt: skip
@@ -173,8 +181,10 @@ def test_the_map_that_a_manifest_says(dtype, quantized, expected):
 
 
 def test_no_map_without_a_cut_or_of_no_fixed_shape():
-    whole = split("float32", None)
-    assert FeatureMap.of(whole, whole.stages[0]) is None
+    halves = split("float32", None)
+    alone = replace(halves.tail(), parent=None, inputs=halves.stages[0].inputs)
+    whole = replace(halves, cut=0, stages=(alone,))
+    assert FeatureMap.of(whole, whole.tail()) is None
     open_ended = split("float32", None, (None, 3, None))
     assert FeatureMap.of(open_ended, open_ended.tail()) is None
 

@@ -50,7 +50,7 @@ def test_recorded_runs_give_what_plain_ones_give(bundles, precision):
         first = pipeline.logits(images)
         for _ in range(6):
             np.testing.assert_array_equal(pipeline.logits(images), first)
-        assert pipeline.chain.runs.recorded > 0
+        assert pipeline.runner.runs.recorded > 0
 
 
 def test_torch_reads_and_is_read_where_it_lies(bundles):
@@ -71,9 +71,9 @@ def test_a_thousand_runs_leave_the_memory_as_it_was(bundles):
     images = list(generate_images(4, report.manifest.preprocessing))
     with trtkit.load(report.folder) as pipeline:
         for _ in range(20):
-            pipeline.chain.submit(images, ()).result()
+            pipeline.runner.submit([pipeline.tail.ref("logits")], images).result()
         before, _ = free_memory()
         for _ in range(1000):
-            pipeline.chain.submit(images, ()).result()
+            pipeline.runner.submit([pipeline.tail.ref("logits")], images).result()
         after, _ = free_memory()
     assert abs(before - after) < 8 << 20

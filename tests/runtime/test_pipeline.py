@@ -13,9 +13,11 @@ import trtkit
 from tests.pictures import write_photos
 from trtkit import CacheOptions, TrtkitError
 from trtkit.photos.images import load_image
+from trtkit.runtime import classifier
 from trtkit.runtime import pipeline as module
-from trtkit.runtime.chain import Chain, softmax
 from trtkit.runtime.pipeline import Pipeline, load
+from trtkit.runtime.results import softmax
+from trtkit.runtime.runner import Planner
 from trtkit.sizes import parse_size
 from trtkit.store.cache import cache_folder
 
@@ -42,6 +44,21 @@ def run(bundle: Path, paths, cache: CacheOptions | None = None, **options):
     with load(bundle, tail=tail, cache=cache) as pipeline:
         results = list(pipeline.infer(paths, **options))
     return results, pipeline
+
+
+def stages_run(monkeypatch) -> dict[str, list[int]]:
+    """The rows that each stage computes from now on, run by run."""
+    rows: dict[str, list[int]] = {}
+    plan = Planner.plan
+
+    def recording(self, *arguments):
+        work = plan(self, *arguments)
+        for stage in work.stages:
+            rows.setdefault(stage.name, []).append(work.rows[stage.name])
+        return work
+
+    monkeypatch.setattr(Planner, "plan", recording)
+    return rows
 
 
 def best(results) -> list[float]:
@@ -75,9 +92,10 @@ def test_a_warm_run_neither_decodes_nor_runs_the_prefix(bundle, photos, monkeypa
     def refuse(*args):
         raise AssertionError("a warm run came here")
 
-    monkeypatch.setattr(module, "load_image", refuse)
-    monkeypatch.setattr(Chain, "features", refuse)
+    monkeypatch.setattr(classifier, "load_image", refuse)
+    stages = stages_run(monkeypatch)
     warm, second = run(bundle, [photos], CACHE)
+    assert set(stages) == {"resnet18"}
     assert (second.stats.hits, second.stats.misses) == (11, 0)
     assert all(r.cached for r in warm)
     # fp16 feature maps are kept bit for bit, so the tail gives the same.
@@ -104,16 +122,9 @@ def test_hits_and_misses_in_one_batch_keep_their_order(bundle, photos):
 
 def test_a_photo_twice_in_a_batch_runs_the_prefix_once(bundle, photos, monkeypatch):
     path = min(photos.iterdir())
-    rows = []
-    features = Chain.features
-
-    def count(self, images):
-        rows.append(len(images))
-        return features(self, images)
-
-    monkeypatch.setattr(Chain, "features", count)
+    stages = stages_run(monkeypatch)
     results, _ = run(bundle, [path, path, path], CACHE, batch=3)
-    assert rows == [1]
+    assert stages == {"prefix": [1], "resnet18": [1]}
     assert len({r.predictions for r in results}) == 1
 
 
@@ -250,7 +261,8 @@ def test_feature_maps_and_logits_of_one_run(bundle, photos):
         assert features.shape == (len(images), *prefix.outputs[0].shape[1:])
         np.testing.assert_array_equal(logits, pipeline.logits(images))
         # What a cache would hold: the tail goes on from there to the same logits.
-        onwards = pipeline.chain.submit([], list(features)).result().logits
+        ref = pipeline.tail.ref("logits")
+        onwards = pipeline.runner.submit([ref], [], {pipeline.cut: list(features)}).result()[ref]
         np.testing.assert_allclose(onwards, logits, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(pipeline.features(images), features)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,10 @@ from trtkit.errors import TrtkitError
 from trtkit.evaluation.folders import LabelledPhoto
 from trtkit.identity import bytes_digest
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.chain import Chain
+from trtkit.runtime.models import bare_stages
 from trtkit.runtime.pipeline import Pipeline
+from trtkit.runtime.runner import HostRunner
+from trtkit.tensors import TensorSpec
 from trtkit.training.augment import PRESETS
 from trtkit.training.batches import PhotoBatches, epoch_order, grouped, in_order
 
@@ -114,14 +117,19 @@ def test_training_sees_the_very_pixels_that_infer_gives_the_engine(photos):
 
     def run(feeds):
         seen.append(feeds["image"].copy())
-        return {"logits": np.zeros((len(feeds["image"]), 2), np.float32)}
+        logits = np.zeros((len(feeds["image"]), 2), np.float32)
+        return {"logits": SimpleNamespace(numpy=lambda: logits)}
 
     engine = SimpleNamespace(
-        inputs=[SimpleNamespace(name="image")], outputs=[SimpleNamespace(name="logits")], run=run
+        inputs=[TensorSpec("image", "uint8", (None, 1, 1, 3))],
+        outputs=[TensorSpec("logits", "float32", (None, 2))],
+        run=run,
     )
-    manifest = SimpleNamespace(preprocessing=SIZE, batch=(1, 4, 8), weights={}, name="fake")
-    tail = SimpleNamespace(name="tail", classes=["a", "b"])
-    with Pipeline(manifest, tail, Chain([engine])) as pipeline:
+    manifest = SimpleNamespace(
+        preprocessing=SIZE, batch=(1, 4, 8), weights={}, name="fake", cut_of=lambda tail: None
+    )
+    tail = replace(bare_stages([("head", engine)])[0], classes=("a", "b"))
+    with Pipeline(manifest, [tail], HostRunner([tail], {tail.name: engine})) as pipeline:
         results = list(pipeline.infer([photo.path for photo in photos], batch=5, workers=2))
     assert [(result.path, result.error) for result in results] == [
         (str(photo.path), None) for photo in photos

@@ -266,7 +266,7 @@ def _of_source(database: Database, maps: MapReader, row: Any) -> dict[str, Any]:
         "SELECT id, representative, label, used FROM clusters WHERE source = ? ORDER BY id"
     )
     begun_by = {number: place.get(asked) for number, asked, *_ in clusters}
-    features = [maps.get(row.id, each[5]) for each in objects]
+    features = [maps.get((row.id, each[5])) for each in objects]
     ranks = rows("SELECT class, segment, cluster, rank, score FROM ranks WHERE source = ?")
     return {
         "source": (

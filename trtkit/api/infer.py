@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from trtkit.runtime.pipeline import Pipeline, load
@@ -12,16 +13,16 @@ from trtkit.workspace import Workspace
 def open_bundle(
     bundle: str | Path | None = None,
     *,
-    tail: str | None = None,
+    tail: str | Sequence[str] | None = None,
     cache: CacheOptions | None = None,
     gpu_cache: int = 0,
     workspace: str | Path | None = None,
 ) -> Pipeline:
     """The pipeline of a bundle, by name or folder; of the one built last without a name.
 
-    `tail` is the first one by default; `cache` defaults to `CacheOptions()`, which is on; `gpu_cache`
-    is bytes of device memory for feature maps that stay on the card. Call
-    `.infer(paths)` on it. Raises TrtkitError.
+    `tail` is the first one by default; several names, or "all", compute what the models share once.
+    `cache` defaults to `CacheOptions()`, which is on; `gpu_cache` is bytes of device memory for feature
+    maps that stay on the card. Call `.infer(paths)` on it. Raises TrtkitError.
     """
     folder = Workspace.at(workspace).find_bundle(bundle)
     return load(

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trtkit.benchmark.baselines import load_network
 from trtkit.benchmark.kinds import KINDS, missing
-from trtkit.benchmark.loaded import Compute, EndToEnd, Inference, batches_of
+from trtkit.benchmark.loaded import (
+    Compute,
+    EndToEnd,
+    Inference,
+    OneByOne,
+    Together,
+    batches_of,
+)
 from trtkit.benchmark.network import Network, source_graphs
-from trtkit.benchmark.spec import CACHES, COMPUTE, END_TO_END, MEASURES, Spec
+from trtkit.benchmark.spec import (
+    APART,
+    CACHES,
+    COMPUTE,
+    END_TO_END,
+    MEASURES,
+    SEVERAL,
+    Spec,
+)
 from trtkit.benchmark.worker import Loaded
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.cpu import usable_cores
 from trtkit.errors import TrtkitError, listed
-from trtkit.runtime.loading import backend_of, load_chain
+from trtkit.runtime.loading import backend_of, load_runner
+from trtkit.runtime.models import LoadedModel, bare_stages
 from trtkit.serialization import from_plain
+from trtkit.stages import Role
 
 
 def load(spec: Spec | Mapping[str, Any]) -> Loaded:
@@ -30,6 +48,8 @@ def load(spec: Spec | Mapping[str, Any]) -> Loaded:
     spec = spec if isinstance(spec, Spec) else from_plain(spec, Spec)
     _check(spec)
     manifest = read_manifest(Path(spec.bundle))
+    if spec.tail in SEVERAL:
+        return _load_several(spec, manifest)
     if spec.kind == "trtkit":
         return _load_trtkit(spec, manifest)
     if spec.kind == "tensorrt":
@@ -42,6 +62,28 @@ def load(spec: Spec | Mapping[str, Any]) -> Loaded:
     if spec.measure == COMPUTE:
         return _compute(spec, manifest, network)
     return EndToEnd(network, spec, manifest.preprocessing)
+
+
+def _load_several(spec: Spec, manifest: Manifest) -> Loaded:
+    """All tails of the bundle: in one pass, or for other kinds than trtkit one after the other."""
+    names = [tail.name for tail in manifest.tails]
+    if spec.kind == "trtkit" and not spec.one_by_one:
+        _check_batch(spec, manifest)
+        runner = load_runner(Path(spec.bundle), manifest, manifest.tails)
+        if spec.measure == END_TO_END:
+            return Inference(spec, manifest, runner)
+        return Together(spec, manifest, runner)
+    shares = [spec.photos] * len(names)
+    if spec.tail == APART:
+        shares = [spec.photos[first :: len(names)] for first in range(len(names))]
+    return OneByOne(
+        len(spec.photos),
+        [
+            load(replace(spec, tail=name, photos=share))
+            for name, share in zip(names, shares, strict=True)
+            if share
+        ],
+    )
 
 
 def _compute(
@@ -102,7 +144,7 @@ def _network(spec: Spec, manifest: Manifest) -> Network:
 def _load_trtkit(spec: Spec, manifest: Manifest) -> Loaded:
     tail = manifest.tail(spec.tail)
     _check_batch(spec, manifest)
-    if spec.cache != "off" and len(manifest.path_to(tail)) == 1:
+    if spec.cache != "off" and manifest.cut_of(tail) is None:
         raise TrtkitError(
             f"Bundle {manifest.name} is not split, so it has nothing to put into a {spec.cache} cache; "
             "measure it without a cache, or build it with --cut."
@@ -113,30 +155,34 @@ def _load_trtkit(spec: Spec, manifest: Manifest) -> Loaded:
             f"trtkit on {backend.name} runs a thread on each of the {usable_cores()} cores that this "
             f"process may use, not {spec.threads} threads; give the process as many cores."
         )
-    if spec.measure == END_TO_END:
-        return Inference(spec, manifest, load_chain(Path(spec.bundle), manifest, tail, backend))
-    if backend.on_device:
+    if spec.measure == COMPUTE and backend.on_device and not spec.one_by_one:
         from trtkit.benchmark.tensorrt_engines import bundle_engines
 
         return _on_gpu(spec, manifest, bundle_engines(Path(spec.bundle), manifest, tail))
-    chain = load_chain(Path(spec.bundle), manifest, tail, backend)
-    return _compute(spec, manifest, Network(chain.logits), chain.close)
+    runner = load_runner(Path(spec.bundle), manifest, [tail])
+    if spec.measure == END_TO_END:
+        return Inference(spec, manifest, runner)
+    model = LoadedModel.of(manifest, tail, runner)
+    return _compute(spec, manifest, Network(model.classify), runner.close)
 
 
 def _load_tensorrt(spec: Spec, manifest: Manifest) -> Loaded:
     """The model without a split on the same backend: end to end with the same pipeline."""
     from trtkit.benchmark.tensorrt_engines import unsplit_engine
-    from trtkit.runtime.device.chain import DeviceChain
+    from trtkit.runtime.device.runner import DeviceRunner
 
     _check_batch(spec, manifest)
     tail = manifest.tail(spec.tail)
     engine = unsplit_engine(Path(spec.bundle), manifest, tail, Path(spec.built_dir))
     if spec.measure == COMPUTE:
-        return _on_gpu(spec, manifest, [engine])
-    return Inference(spec, manifest, DeviceChain([engine]))
+        return _on_gpu(spec, manifest, [("head", engine)])
+    (stage,) = bare_stages([("head", engine)])
+    stage = replace(stage, name=tail.name, classes=tail.classes)
+    whole = replace(manifest, stages=(stage,))
+    return Inference(spec, whole, DeviceRunner([stage], {stage.name: engine}))
 
 
-def _on_gpu(spec: Spec, manifest: Manifest, engines: Sequence[Any]) -> Loaded:
+def _on_gpu(spec: Spec, manifest: Manifest, engines: Sequence[tuple[Role, Any]]) -> Loaded:
     """Engines on a GPU alone, without copies to it and from it, timed by the GPU."""
     from trtkit.benchmark.tensorrt_engines import PlacedEngines
 

@@ -19,7 +19,7 @@ from trtkit.benchmark.protocol import (
     take_turns,
 )
 from trtkit.benchmark.results import Contest, Figure
-from trtkit.benchmark.spec import CACHES, COMPUTE, Spec
+from trtkit.benchmark.spec import CACHES, COMPUTE, SEVERAL, Spec
 from trtkit.benchmark.statistics import ratio_interval
 from trtkit.benchmark.worker import WorkerContestant
 from trtkit.bundle import Manifest
@@ -64,6 +64,9 @@ def competitors_of(
     for kind in baselines:
         if KINDS[kind].compute_only and measure != COMPUTE:
             continue
+        if tail in SEVERAL and KINDS[kind].per_precision:
+            # Timed on the device alone, which a pass over several tails is not.
+            continue
         if not KINDS[kind].per_precision:
             specs[kind] = replace(common, kind=kind)
             continue
@@ -72,7 +75,10 @@ def competitors_of(
             specs.setdefault(f"{kind} {manifest.precision}", spec)
     for name, (folder, manifest) in zip(_names(bundles), bundles, strict=True):
         spec = replace(common, kind="trtkit", bundle=str(folder))
-        if measure == COMPUTE or len(manifest.path_to(manifest.tail(tail))) == 1:
+        if tail in SEVERAL:
+            specs[f"{name}, one by one"] = replace(spec, one_by_one=True)
+        first = manifest.tails[0] if tail in SEVERAL else manifest.tail(tail)
+        if measure == COMPUTE or manifest.cut_of(first) is None:
             specs[name] = spec
             continue
         for cache in CACHES:

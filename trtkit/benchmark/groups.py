@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trtkit.benchmark.contest import BuiltBundle
+from trtkit.benchmark.spec import ALL, SEVERAL
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.errors import TrtkitError
+from trtkit.runtime.pipeline import choose_tails
 from trtkit.workspace import Workspace
 
 
@@ -52,7 +54,10 @@ def groups_of(
 
 
 def _tails(manifest: Manifest, names: Sequence[str]) -> list[str]:
-    return [tail.name for tail in (map(manifest.tail, names) if names else manifest.tails)]
+    if list(names) == [ALL] and len(manifest.tails) > 1:
+        return list(SEVERAL)
+    chosen = choose_tails(manifest, names) if names else manifest.tails
+    return [tail.name for tail in chosen]
 
 
 def _content(bundle: BuiltBundle) -> object:

@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from trtkit.benchmark.network import Network
-from trtkit.benchmark.spec import Spec
+from trtkit.benchmark.spec import APART, SEVERAL, Spec
 from trtkit.benchmark.worker import Loaded
 from trtkit.bundle import Manifest
 from trtkit.errors import TrtkitError
 from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.chain import Runner, softmax
-from trtkit.runtime.pipeline import Pipeline, Result
+from trtkit.runtime.models import output_of
+from trtkit.runtime.pipeline import Pipeline, choose_tails
+from trtkit.runtime.results import Result, softmax
+from trtkit.runtime.runner import Runner
 from trtkit.store.cache import CacheOptions, PrefixCache
 from trtkit.tensors import Array
 
@@ -105,25 +107,103 @@ class EndToEnd(Loaded):
         return best
 
 
+class Together(Loaded):
+    """Prepared batches to the logits of all tails of a bundle, in one pass of its prefix.
+
+    Where each tail has its own photos, the prefix runs over those of all of them at once.
+    """
+
+    def __init__(self, spec: Spec, manifest: Manifest, runner: Runner) -> None:
+        self.images = len(spec.photos)
+        self._batches = list(batches_of(spec.photos, manifest.preprocessing, spec.batch))
+        self._wanted = [output_of(tail, "logits") for tail in manifest.tails]
+        self._cut = manifest.cut_of(manifest.tails[0])
+        self._are_apart = spec.tail == APART
+        self._runner = runner
+
+    def run(self) -> float | None:
+        self._pass()
+        return None
+
+    def labels(self) -> list[int]:
+        return [
+            int(label) for own in self._pass() for logits in own for label in logits.argmax(axis=1)
+        ]
+
+    def close(self) -> None:
+        self._runner.close()
+
+    def _pass(self) -> list[list[Array]]:
+        """The logits of each tail, batch by batch."""
+        logits: list[list[Array]] = [[] for _ in self._wanted]
+        first = 0
+        for batch in self._batches:
+            of_batch = self._apart(batch, first) if self._are_apart else self._same(batch)
+            for tail, values in of_batch:
+                logits[tail].append(values)
+            first += len(batch)
+        return logits
+
+    def _same(self, images: Array) -> Iterator[tuple[int, Array]]:
+        outputs = self._runner.run(self._wanted, images)
+        yield from ((tail, outputs[ref]) for tail, ref in enumerate(self._wanted))
+
+    def _apart(self, images: Array, first: int) -> Iterator[tuple[int, Array]]:
+        """`first`: the number of the batch's first photo; photo by photo it is another tail's turn."""
+        maps = None if self._cut is None else self._runner.run([self._cut], images)[self._cut]
+        for tail, ref in enumerate(self._wanted):
+            own = slice((tail - first) % len(self._wanted), None, len(self._wanted))
+            if len(images[own]) == 0:
+                continue
+            if maps is None or self._cut is None:
+                yield tail, self._runner.run([ref], images[own])[ref]
+            else:
+                yield tail, self._runner.run([ref], images[:0], {self._cut: maps[own]})[ref]
+
+
+class OneByOne(Loaded):
+    """Models that share nothing, one after the other."""
+
+    def __init__(self, images: int, models: Sequence[Loaded]) -> None:
+        self.images = images
+        self.note = models[0].note
+        self._models = models
+
+    def before(self) -> None:
+        for model in self._models:
+            model.before()
+
+    def run(self) -> float | None:
+        seconds = [model.run() for model in self._models]
+        return None if None in seconds else sum(filter(None, seconds))
+
+    def labels(self) -> list[int]:
+        return [label for model in self._models for label in model.labels()]
+
+    def close(self) -> None:
+        for model in self._models:
+            model.close()
+
+
 class Inference(Loaded):
     """Files to their best classes by trtkit's own pipeline, with its cache as the spec says.
 
     Cold: every run has an empty cache, and lasts until all of it is committed to the disk. `close` is
-    called at the end; by default it closes the chain.
+    called at the end; by default it closes the runner.
     """
 
     def __init__(
         self,
         spec: Spec,
         manifest: Manifest,
-        chain: Runner,
+        runner: Runner,
         close: Callable[[], None] | None = None,
     ) -> None:
         self.images = len(spec.photos)
         self._spec = spec
         self._manifest = manifest
-        self._chain = chain
-        self._close = close or chain.close
+        self._runner = runner
+        self._close = close or runner.close
         self._folder: Path | None = None
         self._used = False
         self.pipeline = self._opened()
@@ -141,7 +221,13 @@ class Inference(Loaded):
         return None
 
     def labels(self) -> list[int]:
-        return [result.predictions[0].index for result in self._infer()]
+        results = self._infer()
+        return [
+            result.predictions[0].index
+            for tail in self.pipeline.tails
+            for result in results
+            if result.tail == tail.name
+        ]
 
     def close(self) -> None:
         self._close()
@@ -173,16 +259,19 @@ class Inference(Loaded):
         )
 
     def _opened(self) -> Pipeline:
-        tail = self._manifest.tail(self._spec.tail)
+        tails = self._manifest.tails
+        if self._spec.tail not in SEVERAL:
+            tails = choose_tails(self._manifest, self._spec.tail)
+        prefix = self._manifest.prefix_of(tails[0])
         cache = None
-        if self._spec.cache != "off":
+        if self._spec.cache != "off" and prefix is not None:
             self._folder = Path(tempfile.mkdtemp(prefix="features-", dir=self._spec.cache_dir))
             cache = PrefixCache.open(
                 CacheOptions(mode="always", folder=self._folder),
                 self._manifest.preprocessing,
-                self._manifest.path_to(tail)[0].id,
+                prefix.id,
             )
-        return Pipeline(self._manifest, tail, self._chain, cache)
+        return Pipeline(self._manifest, tails, self._runner, cache)
 
     def _drop_cache(self) -> None:
         # Not the pipeline's own close, which would close the engines too.

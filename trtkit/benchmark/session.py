@@ -18,7 +18,7 @@ from trtkit.benchmark.groups import BundleGroup
 from trtkit.benchmark.kinds import BASELINES, GPU_BASELINES, baselines_for, missing, no_gpu
 from trtkit.benchmark.protocol import INTERRUPTED, ProtocolSettings
 from trtkit.benchmark.results import BenchReport, Contest
-from trtkit.benchmark.spec import MEASURES
+from trtkit.benchmark.spec import APART, COMPUTE, MEASURES
 from trtkit.bundle import Manifest
 from trtkit.cpu import usable_cores
 from trtkit.errors import ImageError, TrtkitError, listed
@@ -143,6 +143,8 @@ class BenchSession:
         built = scratch / "built"
         built.mkdir(exist_ok=True)
         for measure, batch in product(request.measures, request.batches):
+            if group.tail == APART and measure != COMPUTE:
+                continue
             message(f"{group.title}: {measure}, batch {batch}")
             # A folder for each: what a worker could not remove does not fill the disk of the next.
             with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as own:

@@ -13,7 +13,7 @@ import numpy as np
 
 from trtkit.atomic import whole_file
 from trtkit.benchmark.network import merged, source_graphs
-from trtkit.bundle import Manifest, Stage, check_files
+from trtkit.bundle import Manifest, check_files
 from trtkit.engines.base import Backend, StageBuild
 from trtkit.engines.cuda.device import Event, Stream
 from trtkit.engines.cuda.memory import DeviceMemory, address
@@ -25,7 +25,10 @@ from trtkit.errors import TrtkitError
 from trtkit.runtime.device.runs import PreparedRuns
 from trtkit.runtime.device.slot import Slot
 from trtkit.runtime.loading import backend_of
+from trtkit.runtime.models import bare_stages, output_of
+from trtkit.runtime.runner import Planner
 from trtkit.serialization import from_plain, write_json
+from trtkit.stages import Role, Stage
 from trtkit.tensors import Array
 from trtkit.workspace import TIMING_FOLDER
 
@@ -34,22 +37,27 @@ WARM_UPS = 4
 
 
 class PlacedEngines:
-    """Engines that run one after the other on batches of up to `rows` images, alone on the GPU.
+    """The engines of a model that run one after the other on batches of up to `rows` images.
 
-    As in a chain: one's output buffer is the next one's input buffer, and with `graphs` a run that comes
-    again is recorded into a CUDA graph. Not for several threads at once.
+    They are alone on the GPU. As in a runner one's output buffer is the next one's input buffer, and
+    with `graphs` a run that comes again is recorded into a CUDA graph. Not for several threads at once.
     """
 
     def __init__(
-        self, engines: Sequence[TensorRTEngine], rows: int, *, graphs: bool = True
+        self, engines: Sequence[tuple[Role, TensorRTEngine]], rows: int, *, graphs: bool = True
     ) -> None:
-        self._smallest = [engine.batch[0] for engine in engines]
+        self._stages = bare_stages(engines)
+        names = [stage.name for stage in self._stages]
+        by_name = {name: engine for name, (_, engine) in zip(names, engines, strict=True)}
+        self._smallest = {name: engine.batch[0] for name, engine in by_name.items()}
         self._stream = Stream()
-        most = max(engines, key=lambda engine: engine.scratch_bytes)
+        most = max(by_name.values(), key=lambda engine: engine.scratch_bytes)
         scratch = DeviceMemory(most.scratch_bytes, f"the intermediate results of {most.name}")
-        self._runs = PreparedRuns(engines, scratch, self._stream, graphs=graphs)
-        values = [engines[0].inputs[0], *(engine.outputs[0] for engine in engines)]
-        self._slot = Slot(0, max(rows, *self._smallest), values)
+        self._runs = PreparedRuns(by_name, scratch, self._stream, graphs=graphs)
+        self._logits = output_of(self._stages[-1], "logits")
+        outputs = Planner(self._stages).outputs
+        rows = max(rows, *self._smallest.values())
+        self._slot = Slot(0, rows, self._stages[0].inputs[0], outputs)
 
     def place(self, images: Array) -> tuple[DeviceMemory, int]:
         """The images, uint8 N x H x W x 3, in device memory of their own, and how many they are."""
@@ -68,7 +76,7 @@ class PlacedEngines:
         marks = []
         for memory, count in batches:
             start, end = Event(timing=True), Event(timing=True)
-            self._stream.copy(self._slot.buffers[0], memory.pointer, memory.nbytes)
+            self._stream.copy(self._slot.image, memory.pointer, memory.nbytes)
             start.record(self._stream)
             self._enqueue(count)
             end.record(self._stream)
@@ -79,7 +87,7 @@ class PlacedEngines:
     @property
     def buffers(self) -> list[int]:
         """Device addresses: where the images are read, each engine's output in turn."""
-        return self._slot.buffers
+        return [self._slot.image, *self._slot.buffers.values()]
 
     @property
     def recorded(self) -> int:
@@ -89,7 +97,7 @@ class PlacedEngines:
     def fill(self, images: Array) -> None:
         """Bring images to where the first engine reads them, for `device_seconds` and `host_seconds`."""
         memory, count = self.place(images)
-        self._stream.copy(self.buffers[0], memory.pointer, memory.nbytes)
+        self._stream.copy(self._slot.image, memory.pointer, memory.nbytes)
         for _ in range(WARM_UPS):
             self._enqueue(count)
         self._stream.synchronize()
@@ -116,8 +124,8 @@ class PlacedEngines:
         """float32 N x classes on the host, of uint8 images N x H x W x 3."""
         memory, count = self.place(images)
         self.seconds([(memory, count)])
-        host = self._slot.logits[:count]
-        self._stream.copy(address(host), self._slot.buffers[-1], host.nbytes)
+        host = self._slot.outgoing(self._logits)[:count]
+        self._stream.copy(address(host), self._slot.buffers[self._logits], host.nbytes)
         self._stream.synchronize()
         return np.array(host)
 
@@ -127,11 +135,10 @@ class PlacedEngines:
         self._runs.clear()
 
     def _enqueue(self, images: int) -> None:
-        for stage, smallest in enumerate(self._smallest):
+        for stage in self._stages:
             # Fewer than the engine takes: the rows behind them hold whatever was there.
-            count = max(images, smallest)
-            source, target = self._slot.buffers[stage : stage + 2]
-            self._runs.enqueue(stage, 0, count, source, target)
+            count = max(images, self._smallest[stage.name])
+            self._runs.enqueue(stage.name, 0, count, self._slot.addresses(stage))
 
 
 class BareLoop:
@@ -173,13 +180,15 @@ class BareLoop:
         return (time.perf_counter() - started) / repeats
 
 
-def bundle_engines(folder: Path, manifest: Manifest, tail: Stage) -> list[Any]:
-    """The engines of a bundle for a GPU, from the root to `tail`, loaded. Raises TrtkitError."""
+def bundle_engines(folder: Path, manifest: Manifest, tail: Stage) -> list[tuple[Role, Any]]:
+    """The engines of a bundle for a GPU, from the root to `tail`, with their roles. Raises TrtkitError."""
     backend = backend_of(manifest)
     path = manifest.path_to(tail)
     check_files(folder, path)
     rebuild = f"trtkit build --bundle {manifest.name}"
-    return [backend.load(folder / stage.file, stage.engine, rebuild) for stage in path]
+    return [
+        (stage.role, backend.load(folder / stage.file, stage.engine, rebuild)) for stage in path
+    ]
 
 
 def unsplit_engine(folder: Path, manifest: Manifest, tail: Stage, built: Path) -> Any:

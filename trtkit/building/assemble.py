@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtkit import __version__, bundle, reporting
+from trtkit import __version__, publishing, reporting
 from trtkit.building.cut import resolve_cut
 from trtkit.building.quantized import quantized
 from trtkit.building.request import BuildRequest, BuildSettings, from_bundle, from_exports
 from trtkit.building.sources import BundleSources, QuantizedSources, Tree
 from trtkit.building.verification import Comparison, check, compare, limits_for
-from trtkit.bundle import Manifest, Stage
+from trtkit.bundle import MANIFEST, Manifest, check_files, read_manifest
 from trtkit.costs.caching import EngineCosts, engine_costs, measure_costs
 from trtkit.engines.base import StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
@@ -27,9 +27,10 @@ from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
 from trtkit.identity import file_digest
 from trtkit.photos.samples import SampleImages
-from trtkit.runtime.chain import Chain, Runner
-from trtkit.runtime.loading import load_chain
+from trtkit.runtime.loading import load_runner
+from trtkit.runtime.models import LoadedModel, model_of
 from trtkit.serialization import to_plain
+from trtkit.stages import Stage, StageInput, StageOutput
 from trtkit.store.costs import machine_of
 from trtkit.tensors import Array
 from trtkit.workspace import Workspace
@@ -74,23 +75,23 @@ def build_bundle(place: Workspace, names: Sequence[str], settings: BuildSettings
     if existing is not None:
         # `infer` takes the newest bundle by default. On a read-only disk the order stays.
         with suppress(OSError):
-            (folder / bundle.MANIFEST).touch()
+            (folder / MANIFEST).touch()
         return BuildReport(folder, existing, up_to_date=True, why=why)
     require("train", "Building", "onnx")
-    with bundle.staging(folder.parent) as staged, quantized(request) as ready:
+    with publishing.staging(folder.parent) as staged, quantized(request) as ready:
         manifest = _Assembly(ready, staged, place.timing).manifest(identity)
-        bundle.publish(folder, staged, manifest)
+        publishing.publish(folder, staged, manifest)
     return BuildReport(folder, manifest, up_to_date=False, why=why)
 
 
 def _up_to_date(folder: Path, identity: str) -> Manifest | None:
     """The manifest of the bundle in `folder` if it is of that request, whole and undamaged."""
-    if not (folder / bundle.MANIFEST).is_file():
+    if not (folder / MANIFEST).is_file():
         return None
     try:
-        manifest = bundle.read_manifest(folder)
+        manifest = read_manifest(folder)
         if manifest.build_id == identity:
-            bundle.check_files(folder, manifest.stages, sources=True)
+            check_files(folder, manifest.stages, sources=True)
             return manifest
     except TrtkitError:
         # The build that follows replaces a damaged bundle.
@@ -111,8 +112,10 @@ class _Assembly:
         request = self.request
         reporting.message(f"Splitting {listed(request.sources.names)} at cut {request.cut}")
         tree = request.sources.tree(request.cut, request.arithmetic)
-        stages = tuple(self._build_stage(stage) for stage in tree.stages)
-        manifest = _manifest(request, identity, tree, stages)
+        stages: dict[str | None, Stage] = {}
+        for stage in tree.stages:
+            stages[stage.name] = self._build_stage(stage, stages.get(stage.parent))
+        manifest = _manifest(request, identity, tree, tuple(stages.values()))
         samples = request.samples.load(manifest.preprocessing)
         blocked = request.backend.cannot_run()
         tails: dict[str, Comparison] = {}
@@ -120,14 +123,15 @@ class _Assembly:
         for tail in manifest.tails:
             reporting.message(f"Verifying {tail.name} on {samples.describe()}")
             if blocked is None:
-                chain = load_chain(self.staged, manifest, tail, request.backend)
+                runner = load_runner(self.staged, manifest, [tail])
+                model = LoadedModel.of(manifest, tail, runner)
             else:
-                chain = self._graph_chain(manifest, tail)
-            tails[tail.name] = _verify(chain, request, samples, tail.name)
-            if manifest.cut and blocked is None:
+                model = self._graph_model(manifest, tail)
+            tails[tail.name] = _verify(model, request, samples, tail.name)
+            if model.cut is not None and blocked is None:
                 # A tail without measured costs uses the cache.
                 with suppress(TrtkitError):
-                    measured[tail.name] = engine_costs(chain, _cost_batch(request, samples))
+                    measured[tail.name] = engine_costs(model, _cost_batch(request, samples))
         verified = {
             "source": samples.source,
             "images": len(samples.images),
@@ -137,15 +141,15 @@ class _Assembly:
         costs = _costs(measured, manifest, request, samples) if measured else None
         return replace(manifest, verified=verified, unverified=blocked, costs=costs)
 
-    def _build_stage(self, stage: StageGraph) -> Stage:
+    def _build_stage(self, stage: StageGraph, parent: Stage | None) -> Stage:
         from trtkit.graph.files import write_model
         from trtkit.graph.precision import quantize_from_fp32
 
         request, backend = self.request, self.request.backend
         reporting.message(f"Building {stage.name} ({request.precision}, {backend.name})")
-        original = self.staged / f"{stage.name}.source"
-        write_model(stage.graph, original)
-        source, source_digest = _name_by_content(original, f"{stage.name}-source", ".onnx")
+        exported = self.staged / f"{stage.name}.source"
+        write_model(stage.graph, exported)
+        original, source_digest = _name_by_content(exported, f"{stage.name}-source", ".onnx")
         work = StageBuild(
             name=stage.name,
             graph=stage.graph,
@@ -161,16 +165,27 @@ class _Assembly:
         if backend.cannot_run() is not None:
             quantize_from_fp32(stage.graph.graph)
             write_model(stage.graph, self._graph_file(stage.name))
+        # Backends may rename the ends of a graph.
+        source = None
+        if parent is not None:
+            (output,) = parent.outputs
+            source = output.name
         return Stage(
             name=stage.name,
             id=stage.id,
+            role=stage.role,
             parent=stage.parent,
             file=file,
             digest=digest,
-            inputs=engine.inputs,
-            outputs=engine.outputs,
+            inputs=tuple(
+                StageInput(spec.name, spec.dtype, spec.shape, source) for spec in engine.inputs
+            ),
+            outputs=tuple(
+                StageOutput(spec.name, spec.dtype, spec.shape, stage.gives)
+                for spec in engine.outputs
+            ),
             classes=stage.classes,
-            source=source,
+            source=original,
             source_digest=source_digest,
             engine=engine.record,
         )
@@ -178,11 +193,12 @@ class _Assembly:
     def _graph_file(self, stage: str) -> Path:
         return self.staged / f"{stage}.graph"
 
-    def _graph_chain(self, manifest: Manifest, tail: Stage) -> Chain:
+    def _graph_model(self, manifest: Manifest, tail: Stage) -> LoadedModel:
         """The graphs that the engines were built from, on ONNX Runtime."""
         backend = OnnxRuntimeBackend(exact=True)
-        stages = manifest.path_to(tail)
-        return Chain([backend.load(self._graph_file(stage.name)) for stage in stages])
+        path = manifest.path_to(tail)
+        engines = [(stage.role, backend.load(self._graph_file(stage.name))) for stage in path]
+        return model_of(engines, backend)
 
 
 def _name_by_content(raw: Path, stage: str, suffix: str) -> tuple[str, str]:
@@ -226,11 +242,13 @@ def _quantization(request: BuildRequest) -> dict[str, Any] | None:
     return None
 
 
-def _verify(chain: Runner, request: BuildRequest, samples: SampleImages, name: str) -> Comparison:
-    """Compare the chain with the exported model on the same images. Raises TrtkitError."""
+def _verify(
+    model: LoadedModel, request: BuildRequest, samples: SampleImages, name: str
+) -> Comparison:
+    """Compare the engines with the exported model on the same images. Raises TrtkitError."""
     whole = request.sources.reference(name)
     limits = limits_for(request.precision, request.backend.name, request.min_agreement)
-    comparison = compare(chain.logits(samples.images), whole.logits(samples.images), limits)
+    comparison = compare(model.classify(samples.images), whole.classify(samples.images), limits)
     check(comparison, limits, f"{name} at {request.precision}", samples.describe())
     return comparison
 

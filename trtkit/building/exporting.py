@@ -16,7 +16,7 @@ from trtkit.extras import require
 from trtkit.models.names import ARCHITECTURES, CHECKPOINTS
 from trtkit.photos.samples import SampleImages, choose_samples
 from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from trtkit.runtime.chain import softmax
+from trtkit.runtime.results import softmax
 from trtkit.tensors import Array
 from trtkit.workspace import BEST, Workspace
 

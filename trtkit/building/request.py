@@ -9,7 +9,7 @@ from typing import Any
 
 from trtkit import __version__, bundle
 from trtkit.building.sources import BundleSources, ExportSources, Sources
-from trtkit.bundle import BODY, PREFIX, Manifest
+from trtkit.bundle import Manifest
 from trtkit.engines.base import Backend
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import can_build, get_backend
@@ -18,6 +18,7 @@ from trtkit.identity import build_id
 from trtkit.photos.samples import Samples, choose_samples
 from trtkit.quantization.photos import Int8Options
 from trtkit.serialization import from_plain, to_plain
+from trtkit.stages import BODY, PREFIX
 from trtkit.workspace import Workspace, check_name
 
 DEFAULT_PRECISION = "fp32"

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trtkit.bundle import Manifest, Stage, check_files
+from trtkit.bundle import Manifest, check_files
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError, os_reason
 from trtkit.identity import file_digest
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.chain import Chain
+from trtkit.runtime.models import LoadedModel, model_of
+from trtkit.stages import Stage
 
 if TYPE_CHECKING:
     from trtkit.graph.tree import Model, StageGraph
@@ -45,7 +46,7 @@ class Sources(Protocol):
 
     def tree(self, cut: int, precision: str) -> Tree: ...
 
-    def reference(self, tail: str) -> Chain:
+    def reference(self, tail: str) -> LoadedModel:
         """The model `tail` as it was exported, on ONNX Runtime."""
         ...
 
@@ -75,9 +76,9 @@ class ExportSources:
             {model.name: model.card.trained_on for model in models if model.card.trained_on},
         )
 
-    def reference(self, tail: str) -> Chain:
+    def reference(self, tail: str) -> LoadedModel:
         path = self.exports[self.names.index(tail)]
-        return Chain([OnnxRuntimeBackend(exact=True).load(path)])
+        return _reference(path)
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,13 @@ class QuantizedSources(ExportSources):
     def models(self) -> Sequence[Model]:
         return self.int8
 
-    def reference(self, tail: str) -> Chain:
+    def reference(self, tail: str) -> LoadedModel:
         """What the int8 graph says, computed in fp32 between its pairs."""
         from trtkit.graph.files import write_model
 
         path = self.folder / f"{tail}.onnx"
         write_model(self.int8[self.names.index(tail)].graph, path)
-        return Chain([OnnxRuntimeBackend(exact=True).load(path)])
+        return _reference(path)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class BundleSources:
 
     @property
     def embeddings(self) -> bool:
-        return any(self.manifest.has_embeddings(tail) for tail in self.manifest.tails)
+        return any(stage.ref("embedding") for stage in self.manifest.stages)
 
     def digests(self) -> dict[str, str]:
         return self.manifest.models
@@ -126,7 +127,9 @@ class BundleSources:
         for stage in self.manifest.stages:
             parent = stages[stage.parent] if stage.parent is not None else None
             graph = read_model(self._source(stage))
-            stages[stage.name] = restored_stage(stage.name, graph, precision, parent, stage.classes)
+            stages[stage.name] = restored_stage(
+                stage.name, stage.role, graph, precision, parent, stage.classes
+            )
         return Tree(
             list(stages.values()),
             self.manifest.preprocessing,
@@ -134,10 +137,12 @@ class BundleSources:
             dict(self.manifest.trained_on),
         )
 
-    def reference(self, tail: str) -> Chain:
+    def reference(self, tail: str) -> LoadedModel:
         path = self.manifest.path_to(self.manifest.tail(tail))
         backend = OnnxRuntimeBackend(exact=True)
-        return Chain([backend.load(self._source(stage)) for stage in path])
+        return model_of(
+            [(stage.role, backend.load(self._source(stage))) for stage in path], backend
+        )
 
     def check(self) -> None:
         """Raise TrtkitError when one of the ONNX files is missing or damaged."""
@@ -152,6 +157,11 @@ class BundleSources:
                 "from; give the exported models and --cut."
             )
         return self.folder / stage.source
+
+
+def _reference(path: Path) -> LoadedModel:
+    backend = OnnxRuntimeBackend(exact=True)
+    return model_of([("head", backend.load(path))], backend)
 
 
 def load_model(name: str, path: Path) -> Model:

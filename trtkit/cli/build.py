@@ -23,8 +23,9 @@ from trtkit.errors import TrtkitError
 
 if TYPE_CHECKING:
     from trtkit.building.assemble import BuildReport
-    from trtkit.bundle import Manifest, Stage
+    from trtkit.bundle import Manifest
     from trtkit.engines.options import BatchRange
+    from trtkit.stages import Stage
 
 
 def build(

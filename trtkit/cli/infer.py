@@ -20,7 +20,8 @@ def infer(
         str | None, typer.Option(help="Bundle to use. Default: the one built last.")
     ] = None,
     tail: Annotated[
-        str | None, typer.Option(help="Which model of the bundle. Default: its first.")
+        list[str] | None,
+        typer.Option(help="Which model of the bundle, or all. Again for more. Default: its first."),
     ] = None,
     top: Annotated[int, typer.Option(help="How many classes to show for each photo.")] = 5,
     cache: Annotated[
@@ -59,6 +60,7 @@ def infer(
     """
     from trtkit.api.infer import open_bundle
     from trtkit.cli.predictions import choose_format, destination, follow, summary, write_stats
+    from trtkit.errors import listed
     from trtkit.sizes import parse_size
     from trtkit.store.cache import CacheOptions
 
@@ -72,19 +74,20 @@ def infer(
     on_card = parse_size(gpu_cache, "the GPU cache") if gpu_cache is not None else 0
     pipeline = open_bundle(bundle, tail=tail, cache=options, gpu_cache=on_card, workspace=workspace)
     if bundle is None or tail is None:
-        note(f"Using {pipeline.tail.name} of the bundle {pipeline.manifest.name}.")
+        names = listed(stage.name for stage in pipeline.tails)
+        note(f"Using {names} of the bundle {pipeline.manifest.name}.")
     if pipeline.manifest.unverified:
         note(
             f"The engines of {pipeline.manifest.name} are unverified: where they were built, "
             f"{pipeline.manifest.unverified}. `trtkit build --bundle {pipeline.manifest.name}` here "
             "builds and verifies them."
         )
-    if pipeline.meaningless:
-        note(f"The weights of {pipeline.tail.name} are random: its labels mean nothing.")
+    for name in pipeline.meaningless:
+        note(f"The weights of {name} are random: its labels mean nothing.")
     kept = pipeline.cache
     if kept is not None and kept.reads and kept.store.read_only_reason:
         note(f"The cache is only read, not written. {kept.store.read_only_reason}")
-    if options.mode == "always" and not pipeline.chain.split:
+    if options.mode == "always" and pipeline.cut is None:
         note(f"The bundle {pipeline.manifest.name} is not split: there is nothing to cache.")
     with pipeline:
         results = pipeline.infer(paths, top=top, batch=batch, workers=workers)

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from trtkit.cli.output import note
 from trtkit.errors import TrtkitError, os_reason
-from trtkit.runtime.pipeline import Result
+from trtkit.runtime.results import SCORE_DIGITS, Result
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SUFFIXES = {".jsonl": "jsonl", ".csv": "csv"}
-SCORE_DIGITS = 6
 
 
 def choose_format(format: str | None, output: Path | None) -> str:
@@ -98,38 +97,23 @@ def summary(stats: dict[str, Any]) -> str:
 def _jsonl(stream: Writable) -> Callable[[Result], None]:
     def write(result: Result) -> None:
         # ASCII only, so that names that are not valid Unicode survive as escapes.
-        stream.write(json.dumps(as_json(result)) + "\n")
+        stream.write(json.dumps(result.to_dict()) + "\n")
 
     return write
 
 
-def as_json(result: Result) -> dict[str, Any]:
-    """The object of `infer --format jsonl`."""
-    if result.error is not None:
-        return {"path": result.path, "error": result.error}
-    return {
-        "path": result.path,
-        "predictions": [
-            {
-                "index": prediction.index,
-                "label": prediction.label,
-                "score": round(prediction.score, SCORE_DIGITS),
-            }
-            for prediction in result.predictions
-        ],
-    }
-
-
 def _csv(stream: Writable) -> Callable[[Result], None]:
     rows = csv.writer(_Printable(stream), lineterminator="\n")
-    rows.writerow(["path", "rank", "index", "label", "score", "error"])
+    rows.writerow(["path", "rank", "index", "label", "score", "error", "tail"])
 
     def write(result: Result) -> None:
         if result.error is not None:
-            rows.writerow([result.path, "", "", "", "", result.error])
+            rows.writerow([result.path, "", "", "", "", result.error, result.tail])
         for rank, prediction in enumerate(result.predictions, start=1):
             score = f"{prediction.score:.{SCORE_DIGITS}f}"
-            rows.writerow([result.path, rank, prediction.index, prediction.label, score, ""])
+            rows.writerow(
+                [result.path, rank, prediction.index, prediction.label, score, "", result.tail]
+            )
 
     return write
 

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from trtkit.atomic import sweep
+from trtkit.costs.timed import Timed
 from trtkit.errors import TrtkitError, os_reason
 from trtkit.identity import bytes_digest
 from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.chain import Runner
+from trtkit.runtime.models import LoadedModel
 from trtkit.store import info
 from trtkit.store.cache import CacheOptions, PrefixCache, cache_folder
 from trtkit.store.codec import KEY_BYTES, as_stored, encode
@@ -40,7 +41,7 @@ NO_PREFIX = "0" * 64
 
 @dataclass(frozen=True)
 class EngineCosts:
-    """The costs of one chain: seconds of the prefix and of the tail per image, and its feature maps.
+    """The costs of one model: seconds of the prefix and of the tail per image, and its feature maps.
 
     `features`: N x ..., in the dtype of the engines. `overlaps`: the engines run on a GPU.
     """
@@ -51,31 +52,24 @@ class EngineCosts:
     overlaps: bool
 
 
-def engine_costs(chain: Runner, images: Array) -> EngineCosts:
-    """Measure a chain that is split on a batch of images, uint8 N x H x W x 3.
+def engine_costs(model: LoadedModel, images: Array) -> EngineCosts:
+    """Measure a model that is split on a batch of images, uint8 N x H x W x 3.
 
     The minimum of a few runs, not the median: other load only adds time.
     """
-    listed = list(images)
-    chain.reserve(len(listed), len(listed))
-    computed = chain.submit(listed, [], keep=True).result().features
-    if computed is None:
-        raise ValueError("only a chain that is split has feature maps")
-    features = np.array(computed)
+    timed = Timed(model, images)
+    if timed.features is None:
+        raise ValueError("only a model that is split has feature maps")
     whole: list[float] = []
     tail: list[float] = []
     while len(whole) < FEWEST_ROUNDS or (
         len(whole) < MOST_ROUNDS and sum(whole) + sum(tail) < ROUNDS_SECONDS
     ):
-        started = time.perf_counter()
-        chain.submit(listed, []).result()
-        between = time.perf_counter()
-        chain.submit([], list(features)).result()
-        whole.append(between - started)
-        tail.append(time.perf_counter() - between)
-    behind = min(tail) / len(listed)
-    before = max(0.0, min(whole) / len(listed) - behind)
-    return EngineCosts(before, behind, features, chain.on_gpu)
+        whole.append(timed.computed())
+        tail.append(timed.hit())
+    behind = min(tail) / len(images)
+    before = max(0.0, min(whole) / len(images) - behind)
+    return EngineCosts(before, behind, timed.features, model.runner.on_gpu)
 
 
 def measure_costs(

@@ -20,7 +20,8 @@ import onnx
 from trtkit.costs.caching import decode_seconds, entry_bytes, reading_threads, store_costs
 from trtkit.costs.profile import BlockTime, CutCost, KindTime, Profile
 from trtkit.costs.serving import serving_seconds
-from trtkit.costs.workbench import Timed, Workbench, repeated, rounds_for
+from trtkit.costs.timed import Timed
+from trtkit.costs.workbench import Workbench, repeated, rounds_for
 from trtkit.cpu import usable_cores
 from trtkit.engines.base import Backend, LayerTime
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
@@ -197,7 +198,7 @@ class _Bench:
         labelled.CopyFrom(request.model.graph)
         label_segments(labelled, points)
         self._file = self._bench.build(labelled, "whole", root=True, leaf=True)
-        self._whole = Timed(self._bench.chain([self._file]), self._images)
+        self._whole = Timed(self._bench.load([("head", self._file)]), self._images)
         self.whole_seconds: list[float] = []
 
     def layers(self) -> tuple[list[float], tuple[KindTime, ...]]:
@@ -237,10 +238,10 @@ class _Bench:
 
     def handing(self, point: CutPoint, blocks: Sequence[float]) -> Handing:
         """The time of engines split there beyond their blocks, measured in turns with the whole one."""
-        chain = Timed(self._bench.split_chain(self._request.model, point), self._images)
+        halves = Timed(self._bench.split_model(self._request.model, point), self._images)
         before, behind = [], []
         for _ in range(rounds_for(3 * self._whole.computed())):
-            whole, computed, hit = self._whole.computed(), chain.computed(), chain.hit()
+            whole, computed, hit = self._whole.computed(), halves.computed(), halves.hit()
             before.append((computed - hit) / whole)
             behind.append(hit / whole)
         usual = statistics.median(self.whole_seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,15 @@ import numpy as np
 import onnx
 
 from trtkit.costs.profile import USUAL, Profile
+from trtkit.costs.timed import Timed
 from trtkit.engines.base import Backend, StageBuild
 from trtkit.engines.options import BuildOptions
 from trtkit.graph.boundaries import CutPoint, cut_points
 from trtkit.graph.split import split
 from trtkit.graph.tree import Model
 from trtkit.reporting import advance
-from trtkit.runtime.chain import Runner
-from trtkit.runtime.loading import chain_of
+from trtkit.runtime.models import LoadedModel, model_of
+from trtkit.stages import Role
 from trtkit.store.costs import together
 from trtkit.tensors import Array
 
@@ -60,45 +60,21 @@ class Workbench:
         graph.CopyFrom(model.graph)
         return self.build(graph, f"{model.name}-whole", root=True, leaf=True)
 
-    def split_chain(self, model: Model, point: CutPoint) -> Runner:
+    def split_model(self, model: Model, point: CutPoint) -> LoadedModel:
         """The engines of a model that is cut there, loaded. Raises TrtkitError."""
         sides = split(model.graph, point.tensor)
         name = f"{model.name}-{point.cut}"
         prefix = self.build(sides.prefix, f"{name}-prefix", root=True, leaf=False)
         tail = self.build(sides.tail, f"{name}-tail", root=False, leaf=True)
-        return self.chain([prefix, tail])
+        return self.load([("prefix", prefix), ("head", tail)])
 
-    def chain(self, built: Sequence[BuiltFile]) -> Runner:
-        """These engines loaded, from the image to the logits. Raises TrtkitError."""
-        engines = [self.backend.load(file.path, file.record, "trtkit build") for file in built]
-        return chain_of(engines, self.backend)
-
-
-class Timed:
-    """A chain and a batch for it, uint8 N x H x W x 3; all times are seconds for the whole batch."""
-
-    def __init__(self, chain: Runner, images: Array) -> None:
-        self._chain = chain
-        self._images = list(images)
-        self._features: list[Array] = []
-        chain.reserve(len(images), len(images))
-        if chain.split:
-            computed = chain.submit(self._images, [], keep=True).result().features
-            if computed is not None:
-                self._features = list(np.array(computed))
-
-    def computed(self) -> float:
-        """One run from the images."""
-        return self._run(self._images, [])
-
-    def hit(self) -> float:
-        """One run from their feature maps; of a chain that is split."""
-        return self._run([], self._features)
-
-    def _run(self, images: Sequence[Array], features: Sequence[Array]) -> float:
-        started = time.perf_counter()
-        self._chain.submit(images, features).result()
-        return time.perf_counter() - started
+    def load(self, built: Sequence[tuple[Role, BuiltFile]]) -> LoadedModel:
+        """These engines loaded, with their roles, from the image to the logits. Raises TrtkitError."""
+        engines = [
+            (role, self.backend.load(file.path, file.record, "trtkit build"))
+            for role, file in built
+        ]
+        return model_of(engines, self.backend)
 
 
 def rounds_for(seconds: float) -> int:
@@ -133,41 +109,41 @@ def measure_cuts(
     batched = repeated(images, batch)
     with TemporaryDirectory(prefix="trtkit-cuts-") as folder:
         bench = Workbench(backend, precision, options, Path(folder), timing)
-        chains: dict[int, list[Timed]] = {}
+        timed: dict[int, list[Timed]] = {}
         for number, cut in enumerate(cuts):
             advance(f"Building cut {cut}", number / (len(cuts) + 1))
-            chains[cut] = [
+            timed[cut] = [
                 Timed(
-                    bench.split_chain(model, cut_points(model.graph, model.card)[cut - 1]), batched
+                    bench.split_model(model, cut_points(model.graph, model.card)[cut - 1]), batched
                 )
                 for model in models
             ]
-        whole = Timed(bench.chain([bench.whole(models[0])]), batched)
+        whole = Timed(bench.load([("head", bench.whole(models[0]))]), batched)
         profiled = profiles[0].whole * batch
         seconds: dict[int, list[float]] = {cut: [] for cut in cuts}
         advance("Measuring them", len(cuts) / (len(cuts) + 1))
         for _ in range(rounds_for(2 * len(cuts) * len(models) * whole.computed())):
             pace = profiled / whole.computed()
             for cut in cuts:
-                seconds[cut].append(_expected(profiles, chains[cut], cut, hit_rate, pace))
+                seconds[cut].append(_expected(profiles, timed[cut], cut, hit_rate, pace))
         return {cut: statistics.median(rounds) for cut, rounds in seconds.items()}
 
 
 def _expected(
-    profiles: Sequence[Profile], chains: Sequence[Timed], cut: int, hit_rate: float, pace: float
+    profiles: Sequence[Profile], models: Sequence[Timed], cut: int, hit_rate: float, pace: float
 ) -> float:
-    """One round: run every chain from the feature maps, and the first from the images too.
+    """One round: run every model from the feature maps, and the first from the images too.
 
     `pace`: what the engines' seconds are multiplied by.
     """
     total = 0.0
-    for number, (profile, chain) in enumerate(zip(profiles, chains, strict=True)):
+    for number, (profile, model) in enumerate(zip(profiles, models, strict=True)):
         stored = profile.cuts[cut - 1].stored[USUAL]
-        hit = together(stored.read, pace * chain.hit() / profile.batch, overlaps=profile.overlaps)
+        hit = together(stored.read, pace * model.hit() / profile.batch, overlaps=profile.overlaps)
         if number:
             total += hit
             continue
         host = profile.decode + stored.write
-        miss = together(host, pace * chain.computed() / profile.batch, overlaps=profile.overlaps)
+        miss = together(host, pace * model.computed() / profile.batch, overlaps=profile.overlaps)
         total += hit_rate * hit + (1 - hit_rate) * miss
     return total

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from trtkit.bundle import Manifest, Stage, read_manifest
+from trtkit.bundle import Manifest, read_manifest
 from trtkit.errors import TrtkitError, available, first_line, listed
 from trtkit.extras import require
 from trtkit.models.names import CHECKPOINTS
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.pipeline import load
+from trtkit.stages import Stage
 from trtkit.store.cache import INTEGERS
 from trtkit.tensors import Array
 from trtkit.workspace import Workspace
@@ -46,11 +47,11 @@ class FeatureMap:
     def of(cls, manifest: Manifest, tail: Stage) -> FeatureMap | None:
         """That of the tail's prefix; None without one, without a fixed shape, and for integers of
         which the manifest does not say what they stand for."""
-        prefix = manifest.path_to(tail)[0]
-        shape = prefix.outputs[0].shape[1:]
-        if prefix is tail or None in shape:
+        prefix = manifest.prefix_of(tail)
+        maps = prefix.output("feature_map") if prefix is not None else None
+        if maps is None or None in (shape := maps.shape[1:]):
             return None
-        if prefix.outputs[0].dtype not in INTEGERS:
+        if maps.dtype not in INTEGERS:
             return cls(manifest.cut, shape)
         boundary = (manifest.quantized or {}).get("boundary")
         if boundary is None:
@@ -229,7 +230,7 @@ class TailSubject(Subject):
             )
         super().__init__(batch or best)
         self._pipeline = load(folder, tail=tail)
-        self._pipeline.chain.reserve(self.batch)
+        self._pipeline.runner.reserve(self.batch)
         self.bundle = manifest.name
         self.tail = tail
         self.name = f"{manifest.name}/{tail}"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import onnx
 
-from trtkit.bundle import BODY, PREFIX
 from trtkit.errors import TrtkitError
 from trtkit.graph.boundaries import cut_points
 from trtkit.graph.canonical import first_difference, graph_digest
@@ -15,6 +14,7 @@ from trtkit.graph.card import ModelCard
 from trtkit.graph.embedding import divide
 from trtkit.graph.split import find_cut, split
 from trtkit.identity import stage_id
+from trtkit.stages import BODY, PREFIX, OutputKind, Role
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,25 @@ class Model:
 
 @dataclass(frozen=True)
 class StageGraph:
-    """A stage before it is built. `classes` is None for a stage that ends in no logits.
+    """A stage before it is built: one input, one output.
 
-    `part`: of a tail that was divided at its embedding, the body or the head.
+    `classes` is None for a stage without logits. `part`: of a tail that was divided at its embedding, the
+    body or the head.
     """
 
     name: str
     id: str
+    role: Role
     parent: str | None
     graph: onnx.ModelProto
     classes: tuple[str, ...] | None = None
     part: bool = False
+
+    @property
+    def gives(self) -> OutputKind:
+        """What the graph's output is."""
+        kinds: dict[Role, OutputKind] = {"head": "logits", "body": "embedding"}
+        return kinds.get(self.role, "feature_map")
 
 
 def stage_tree(
@@ -54,7 +62,9 @@ def stage_tree(
     check_preprocessing(models)
     if cut == 0:
         return [
-            restored_stage(model.name, model.graph, precision, None, tuple(model.card.classes))
+            restored_stage(
+                model.name, "head", model.graph, precision, None, tuple(model.card.classes)
+            )
             for model in models
         ]
     points = [find_cut(model.graph, model.card, cut, model.name) for model in models]
@@ -64,7 +74,7 @@ def stage_tree(
     for model, side in zip(models[1:], sides[1:], strict=True):
         if graph_digest(side.prefix) != digest:
             raise _different(models[0], first, model, side.prefix, cut)
-    root = StageGraph(PREFIX, stage_id(digest, precision, None), None, first)
+    root = StageGraph(PREFIX, stage_id(digest, precision, None), "prefix", None, first)
     tails = [
         stage
         for model, side in zip(models, sides, strict=True)
@@ -78,14 +88,15 @@ def _tail(
 ) -> list[StageGraph]:
     classes = tuple(model.card.classes)
     if not embeddings:
-        return [restored_stage(model.name, graph, precision, root, classes)]
+        return [restored_stage(model.name, "head", graph, precision, root, classes)]
     sides = divide(graph, model.name)
-    body = restored_stage(f"{model.name}{BODY}", sides.prefix, precision, root, None)
-    return [body, restored_stage(model.name, sides.tail, precision, body, classes)]
+    body = restored_stage(f"{model.name}{BODY}", "body", sides.prefix, precision, root, None)
+    return [body, restored_stage(model.name, "head", sides.tail, precision, body, classes)]
 
 
 def restored_stage(
     name: str,
+    role: Role,
     graph: onnx.ModelProto,
     precision: str,
     parent: StageGraph | None,
@@ -94,8 +105,8 @@ def restored_stage(
     """A stage whose graph was kept, as `stage_tree` would make it."""
     parent_id = parent.id if parent else None
     identity = stage_id(graph_digest(graph), precision, parent_id)
-    part = parent is not None and (classes is None or parent.parent is not None)
-    return StageGraph(name, identity, parent.name if parent else None, graph, classes, part)
+    part = role == "body" or (parent is not None and parent.role == "body")
+    return StageGraph(name, identity, role, parent.name if parent else None, graph, classes, part)
 
 
 def shared_cut(a: Model, b: Model) -> int:

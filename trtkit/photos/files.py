@@ -57,7 +57,7 @@ def file_state(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def find_images(paths: Iterable[str | Path]) -> Iterator[FoundImage]:
+def find_images(paths: Iterable[str | Path] | str | Path) -> Iterator[FoundImage]:
     """The photos that `paths` name, path by path in the order given.
 
     - A file is yielded as it is, whatever its extension.

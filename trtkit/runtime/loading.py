@@ -1,4 +1,4 @@
-"""Loading a bundle's engines as a chain, on the backend that they were built for."""
+"""Loading a bundle's engines, on the backend that they were built for."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trtkit.bundle import Manifest, Stage, check_files
+from trtkit.bundle import Manifest, check_files
 from trtkit.engines.base import Backend
 from trtkit.engines.registry import get_backend, installed
 from trtkit.errors import TrtkitError, listed
-from trtkit.runtime.chain import Chain, Runner
+from trtkit.runtime.runner import HostRunner, Runner
+from trtkit.stages import Stage, paths_to
 
 
-def load_chain(
-    folder: Path, manifest: Manifest, tail: Stage, backend: Backend, *, gpu_cache: int = 0
+def load_runner(
+    folder: Path, manifest: Manifest, tails: Sequence[Stage], *, gpu_cache: int = 0
 ) -> Runner:
-    """The engines of `tail`, loaded. Raises TrtkitError for a missing, damaged or foreign file.
+    """The engines on the paths to `tails`, each loaded once, on the backend they were built for.
 
-    `gpu_cache`: bytes of device memory for feature maps, for backends on a device.
+    `gpu_cache`: bytes of device memory for feature maps, for backends on a device. Raises TrtkitError
+    for a missing, damaged or foreign file.
     """
+    backend = backend_of(manifest)
     if gpu_cache and not backend.on_device:
         raise TrtkitError(
             f"Bundle {manifest.name} runs on {backend.name} on the CPU, which has no GPU cache; leave "
@@ -32,21 +35,18 @@ def load_chain(
             f"Bundle {manifest.name} was built for {backend.name}, which needs a GPU, but {blocked}; "
             f"run it where there is one, or `{rebuild} --backend onnxruntime` here."
         )
-    path = manifest.path_to(tail)
-    check_files(folder, path)
-    engines: list[Any] = [
-        backend.load(folder / stage.file, stage.engine, rebuild, stage.digest) for stage in path
-    ]
-    return chain_of(engines, backend, gpu_cache=gpu_cache)
-
-
-def chain_of(engines: Sequence[Any], backend: Backend, *, gpu_cache: int = 0) -> Runner:
-    """Loaded engines of `backend` that follow each other, from the root to one tail."""
+    stages = paths_to(manifest.stages, (tail.name for tail in tails))
+    check_files(folder, stages)
+    engines: dict[str, Any] = {
+        stage.name: backend.load(folder / stage.file, stage.engine, rebuild, stage.digest)
+        for stage in stages
+    }
     if not backend.on_device:
-        return Chain(engines)
-    from trtkit.runtime.device.chain import DeviceChain
+        return HostRunner(stages, engines)
+    from trtkit.runtime.device.runner import DeviceRunner
 
-    return DeviceChain(engines, gpu_cache=gpu_cache)
+    guarded = manifest.cut_of(tails[0])
+    return DeviceRunner(stages, engines, guarded=guarded, gpu_cache=gpu_cache)
 
 
 def backend_of(manifest: Manifest) -> Backend:

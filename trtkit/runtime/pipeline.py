@@ -1,117 +1,80 @@
-"""From image files to predictions: decoding ahead, the cache in front of the prefix, one tail run."""
+"""A bundle ready to classify: files, folders and whatever else is a picture."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
+import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from itertools import count, islice
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from trtkit.bundle import Manifest, Stage, read_manifest
-from trtkit.engines.base import Backend
-from trtkit.errors import ImageError, TrtkitError
+from trtkit.bundle import Manifest, read_manifest
+from trtkit.engines.base import Backend, Tensor
+from trtkit.errors import TrtkitError
 from trtkit.photos.files import FoundImage, find_images
-from trtkit.photos.images import load_image, read_file
+from trtkit.photos.images import read_file
 from trtkit.photos.prefetch import default_workers, ordered_map
-from trtkit.runtime.chain import Lease, Pending, Runner, softmax
-from trtkit.runtime.loading import backend_of, load_chain
+from trtkit.runtime.batching import SharedBatches
+from trtkit.runtime.classifier import (
+    Classifier,
+    FinishedBatch,
+    InferenceStats,
+    Item,
+    PreparedItem,
+)
+from trtkit.runtime.loading import backend_of, load_runner
+from trtkit.runtime.models import output_of
+from trtkit.runtime.pictures import is_several, items_of
+from trtkit.runtime.results import Result, result_of, softmax
+from trtkit.runtime.runner import Runner
 from trtkit.serialization import from_plain
+from trtkit.stages import Stage
 from trtkit.store.cache import CacheMode, CacheOptions, PrefixCache, cache_folder, fits_memory
 from trtkit.store.costs import CacheCosts, CacheDecision, format_name, machine_of, weigh
 from trtkit.tensors import Array
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """One class: its index, its label, its softmax score (0 to 1)."""
-
-    index: int
-    label: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one file: `predictions`, best first, or `error`. `cached`: the prefix did not run."""
-
-    path: str
-    predictions: tuple[Prediction, ...] = ()
-    error: str | None = None
-    cached: bool = False
-
-
-@dataclass
-class InferenceStats:
-    """Counts and seconds of all that a pipeline inferred.
-
-    `hits`, `misses`, `evicted` and `dropped` are entries of the cache; dropped ones were computed but
-    not kept, because the cache was too small or its disk too slow. `gpu_hits` of the hits were found
-    on the card.
-    """
-
-    images: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    hits: int = 0
-    misses: int = 0
-    evicted: int = 0
-    dropped: int = 0
-    gpu_hits: int = 0
-
-
-@dataclass(frozen=True)
-class ReadPhoto:
-    """A file that was read: its pixels on a miss, its feature map on a hit, neither when it failed."""
-
-    path: str
-    key: bytes | None = None
-    image: Array | None = None
-    feature: Array | Lease | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Photos that were given to the engines together.
-
-    `places`: the row of the outcome for each photo that did not fail; `computed`: the photos whose
-    feature maps come out of the prefix, in order. `pending` is None when all of them failed.
-    """
-
-    photos: Sequence[ReadPhoto]
-    places: list[int]
-    computed: list[ReadPhoto]
-    pending: Pending | None
+DEFAULT_TOP = 5
+# A tail's name that stands for all of them.
+ALL_TAILS = "all"
 
 
 class Pipeline:
-    """A bundle's tail, loaded and ready to classify files.
+    """Tails of one bundle, loaded and ready to classify.
 
-    Not for several threads at once. `close()` it, or use it as a context manager, so that what is
-    still on its way to the cache is written. `cache_decision`: whether the cache on disk is used and why,
-    where the cache mode left it open.
+    Call it with anything that is a picture, from as many threads as you like: concurrent calls share
+    batches. `infer` goes through files and folders, `stream` through an iterable. `close()` it, or use it
+    as a context manager, so that what is still on its way to the cache is written.
+
+    `tails` are the models, `tail` the first of them; `cache_decision`: whether the cache on disk is used
+    and why, where the cache mode left it open.
     """
 
     def __init__(
         self,
         manifest: Manifest,
-        tail: Stage,
-        chain: Runner,
+        tails: Sequence[Stage],
+        runner: Runner,
         cache: PrefixCache | None = None,
         cache_decision: CacheDecision | None = None,
     ) -> None:
         self.manifest = manifest
-        self.tail = tail
-        self.chain = chain
-        self.cache = cache if chain.split else None
+        self.tails = tuple(tails)
+        self.tail = self.tails[0]
+        self.runner = runner
+        self.cut = manifest.cut_of(self.tail)
+        self.cache = cache if self.cut is not None else None
         self.cache_decision = cache_decision
-        self.stats = InferenceStats()
+        self._logits = [(tail, output_of(tail, "logits")) for tail in self.tails]
+        self.classifier = Classifier(
+            runner,
+            manifest.preprocessing,
+            [ref for _, ref in self._logits],
+            store=self.cache,
+            guarded=self.cut,
+        )
+        self._shared = SharedBatches(self._run_prepared, limit=manifest.batch[1])
 
     def __enter__(self) -> Pipeline:
         return self
@@ -121,7 +84,7 @@ class Pipeline:
 
     def close(self) -> None:
         try:
-            self.chain.close()
+            self.runner.close()
         finally:
             # Whatever became of the device, what was computed is kept.
             if self.cache is not None:
@@ -130,9 +93,15 @@ class Pipeline:
                 self.stats.evicted, self.stats.dropped = stored.evicted, stored.dropped
 
     @property
-    def meaningless(self) -> bool:
-        """Whether the model was exported with random weights, so that its labels mean nothing."""
-        return self.manifest.weights.get(self.tail.name, "").startswith("random")
+    def stats(self) -> InferenceStats:
+        return self.classifier.stats
+
+    @property
+    def meaningless(self) -> tuple[str, ...]:
+        """The tails that were exported with random weights, so that their labels mean nothing."""
+        weights = self.manifest.weights
+        names = [tail.name for tail in self.tails]
+        return tuple(name for name in names if weights.get(name, "").startswith("random"))
 
     def stats_json(self, mode: CacheMode) -> dict[str, Any]:
         """The object of `infer --stats`; `mode` is the cache mode of the request.
@@ -155,46 +124,50 @@ class Pipeline:
             },
             "backend": self.manifest.backend,
             "bundle": self.manifest.name,
-            "tail": self.tail.name,
+            "tail": ",".join(tail.name for tail in self.tails),
         }
 
-    def logits(self, images: Array) -> Array:
-        """Logits, float32 N x classes, of prepared images, uint8 N x H x W x 3 RGB. No cache."""
-        return self.chain.logits(images)
+    def __call__(self, pictures: Any, *, top: int = DEFAULT_TOP) -> Any:
+        """Classify a picture, or a list of them; with one tail a `Result`, or a list of them.
 
-    def logits_and_features(self, images: Array) -> tuple[Array, Array | None]:
-        """Logits, float32 N x classes, and the feature maps at the cut, N x ..., of one run. No cache.
+        `pictures`: a path, the bytes of a file, an open file, a PIL image, uint8 pixels of H x W x 3 (RGB;
+        an array, or a torch tensor of this form or 3 x H x W), or a list or N x H x W x 3 of these. `top`
+        classes for each. A picture that cannot be decoded gives a `Result` with an `error`. With several
+        tails a picture gives a list, one `Result` for each tail. From any thread.
 
-        `images`: uint8 N x H x W x 3 RGB, 1 to the bundle's largest batch. The maps are in the dtype
-        that the prefix gives and valid until the next run; None where nothing is split.
+        Raises TrtkitError before anything runs for an object that is no picture.
         """
-        outcome = self.chain.submit(list(images), (), keep=True).result()
-        return outcome.logits, outcome.features if self.chain.split else None
+        _check_top(top)
+        items = items_of(pictures)
+        scored = self._shared(partial(self._prepare, items))
+        results = [self._results(*pair, top) for pair in scored]
+        answers = results if len(self.tails) > 1 else [one for (one,) in results]
+        return answers if is_several(pictures) else answers[0]
 
-    def features(self, images: Array) -> Array | None:
-        """A copy of the feature maps alone; for the rest see `logits_and_features`."""
-        features = self.logits_and_features(images)[1]
-        return None if features is None else features.copy()
+    async def aclassify(self, pictures: Any, *, top: int = DEFAULT_TOP) -> Any:
+        """As calling the pipeline, without blocking the event loop: `await pipeline.aclassify(data)`."""
+        return await asyncio.to_thread(self, pictures, top=top)
 
-    def logits_on_device(self, images: Any) -> Any:
-        """Logits of prepared images that lie on the GPU, left there: float32 N x classes. No cache.
+    def stream(
+        self,
+        pictures: Iterable[Any],
+        *,
+        top: int = DEFAULT_TOP,
+        batch: int | None = None,
+        workers: int | None = None,
+    ) -> Iterator[Result]:
+        """Classify the pictures of an iterable, which may be endless, as they are computed.
 
-        `images`: uint8 N x H x W x 3 RGB, contiguous, an object with `__dlpack__` or
-        `__cuda_array_interface__`, such as a torch or CuPy tensor or a pycuda GPUArray, which is read
-        where it lies. So may the result be. Raises TrtkitError for a bundle that runs on the CPU.
+        Each may be whatever the pipeline can be called with. The other arguments are those of `infer`.
         """
-        if not self.chain.on_gpu:
-            raise TrtkitError(
-                f"Bundle {self.manifest.name} runs on {self.manifest.backend} on the CPU and has no logits "
-                "on the GPU; use logits(), or build with --backend tensorrt."
-            )
-        return self.chain.on_device(images)
+        items = chain.from_iterable(map(items_of, pictures))
+        return self.classify_items(items, top=top, batch=batch, workers=workers)
 
     def infer(
         self,
-        paths: Iterable[str | Path],
+        paths: Iterable[str | Path] | str | Path,
         *,
-        top: int = 5,
+        top: int = DEFAULT_TOP,
         batch: int | None = None,
         workers: int | None = None,
     ) -> Iterator[Result]:
@@ -202,29 +175,96 @@ class Pipeline:
 
         `paths` are files, folders and globs; `top` classes per image; `batch` images per engine run
         (the bundle's optimum by default); `workers` decoding threads (the usable cores by default).
-        Memory does not grow with the number of images. Raises TrtkitError when `paths` name nothing.
+        With several tails there are as many results for each image, in the order of the tails. Memory
+        does not grow with the number of images. Raises TrtkitError when `paths` name nothing.
         """
+        items = map(_file_item, find_images(paths))
+        return self.classify_items(items, top=top, batch=batch, workers=workers)
+
+    def logits(self, images: Array) -> Array:
+        """Logits, float32 N x classes, of prepared images, uint8 N x H x W x 3 RGB. No cache."""
+        logits = self._logits[0][1]
+        return self.runner.run([logits], images)[logits]
+
+    def logits_and_features(self, images: Array) -> tuple[Array, Array | None]:
+        """Logits, float32 N x classes, and the feature maps at the cut, N x ..., of one run. No cache.
+
+        `images`: uint8 N x H x W x 3 RGB, 1 to the bundle's largest batch. The maps are in the dtype
+        that the prefix gives and valid until the next run; None where nothing is split.
+        """
+        logits = self._logits[0][1]
+        if self.cut is None:
+            return self.logits(images), None
+        outputs = self.runner.submit([logits, self.cut], list(images)).result()
+        return outputs[logits], outputs[self.cut]
+
+    def features(self, images: Array) -> Array | None:
+        """A copy of the feature maps alone; for the rest see `logits_and_features`."""
+        if self.cut is None:
+            return None
+        return self.runner.submit([self.cut], list(images)).result()[self.cut].copy()
+
+    def logits_on_device(self, images: Any) -> Tensor:
+        """Logits of prepared images that lie on the GPU, left there: float32 N x classes. No cache.
+
+        `images`: uint8 N x H x W x 3 RGB, contiguous, an object with `__dlpack__` or
+        `__cuda_array_interface__`, such as a torch or CuPy tensor or a pycuda GPUArray, which is read
+        where it lies. So may the result be. Raises TrtkitError for a bundle that runs on the CPU.
+        """
+        if not self.runner.on_gpu:
+            raise TrtkitError(
+                f"Bundle {self.manifest.name} runs on {self.manifest.backend} on the CPU and has no logits "
+                "on the GPU; use logits(), or build with --backend tensorrt."
+            )
+        return self.runner.on_device(self._logits[0][1], images)
+
+    def classify_items(
+        self,
+        items: Iterable[Item],
+        *,
+        top: int = DEFAULT_TOP,
+        batch: int | None = None,
+        workers: int | None = None,
+    ) -> Iterator[Result]:
+        """What `stream` and `infer` do, for items."""
         batch = self.manifest.batch[1] if batch is None else batch
         self._check_batch(batch)
-        if top < 1:
-            raise TrtkitError(f"The number of best classes must be 1 or more, not {top}.")
-        started = time.perf_counter() - self.stats.seconds
-        workers = workers or default_workers()
-        ahead = 2 * batch + workers
-        # Hits are held by photos that are read ahead and by batches under way.
-        self.chain.reserve(batch, ahead + self.chain.depth * batch if self.cache else 0)
-        # Closed, so that no thread goes on decoding for a caller who has stopped listening.
-        with closing(
-            ordered_map(self._read, find_images(paths), workers=workers, ahead=ahead)
-        ) as photos:
-            under_way: deque[_Batch] = deque()
-            while (photos_of_batch := list(islice(photos, batch))) or under_way:
-                if photos_of_batch:
-                    under_way.append(self._start(photos_of_batch))
-                if not photos_of_batch or len(under_way) == self.chain.depth:
-                    results = self._finish(under_way.popleft(), top)
-                    self.stats.seconds = time.perf_counter() - started
-                    yield from results
+        _check_top(top)
+        with closing(self.classifier.stream(items, batch=batch, workers=workers)) as batches:
+            for finished in batches:
+                for pair in self._scored(finished):
+                    yield from self._results(*pair, top)
+
+    def _prepare(self, items: Sequence[Item]) -> list[PreparedItem]:
+        prepare = self.classifier.prepare
+        if len(items) == 1:
+            return [prepare(items[0])]
+        ahead = max(1, len(items))
+        return list(ordered_map(prepare, items, workers=default_workers(), ahead=ahead))
+
+    def _run_prepared(
+        self, items: Sequence[PreparedItem]
+    ) -> list[tuple[PreparedItem, list[Array]]]:
+        return self._scored(self.classifier.run(items))
+
+    def _scored(self, finished: FinishedBatch) -> list[tuple[PreparedItem, list[Array]]]:
+        """Each item with the scores that each tail gives it, none for an item that failed."""
+        tables = [iter(softmax(finished.rows[ref])) for _, ref in self._logits if finished.rows]
+        return [
+            (item, [next(table) for table in tables] if item.error is None else [])
+            for item in finished.items
+        ]
+
+    def _results(self, item: PreparedItem, scores: Sequence[Array], top: int) -> list[Result]:
+        if item.error is not None:
+            return [Result(item.name, error=item.error, tail=tail.name) for tail in self.tails]
+        return [
+            result_of(
+                item.name, row, tail.classes or (), tail.name,
+                top=top, cached=item.feature is not None,
+            )
+            for tail, row in zip(self.tails, scores, strict=True)
+        ]  # fmt: skip
 
     def _check_batch(self, batch: int) -> None:
         low, _, high = self.manifest.batch
@@ -234,120 +274,59 @@ class Pipeline:
                 "those or build with --batch."
             )
 
-    def _read(self, file: FoundImage) -> ReadPhoto:
-        """Runs in the decoding threads: a hit is neither decoded nor resized."""
-        path = str(file.path)
-        if file.error is not None:
-            return ReadPhoto(path, error=file.error)
-        try:
-            data = read_file(file.path)
-            key = self.cache.key(data) if self.cache else None
-            if self.cache is not None and key is not None:
-                cache, sought = self.cache, key
-                feature = self.chain.lease(key) or self.chain.read_hit(
-                    lambda into: cache.get(sought, into)
-                )
-                if feature is not None:
-                    return ReadPhoto(path, key, feature=feature)
-            return ReadPhoto(path, key, image=load_image(data, self.manifest.preprocessing))
-        except ImageError as error:
-            return ReadPhoto(path, error=str(error))
-
-    def _start(self, photos: Sequence[ReadPhoto]) -> _Batch:
-        """Give a batch to the engines: the distinct misses, and the feature maps that are known."""
-        good = [photo for photo in photos if photo.error is None]
-        hits = [photo for photo in good if photo.feature is not None]
-        misses = [photo for photo in good if photo.feature is None]
-        self.stats.images += len(photos)
-        self.stats.failed += len(photos) - len(good)
-        if self.cache is not None:
-            self.stats.hits += len(hits)
-            self.stats.gpu_hits += sum(not isinstance(hit.feature, np.ndarray) for hit in hits)
-            self.stats.misses += len(misses)
-        first, rows = _distinct(misses)
-        pending = None
-        if good:
-            pending = self.chain.submit(
-                [photo.image for photo in first if photo.image is not None],
-                [photo.feature for photo in hits if photo.feature is not None],
-                keys=[photo.key for photo in (*first, *hits)],
-                keep=self.cache is not None and self.cache.store.writable,
-            )
-        # A miss has its image's row; the hits have those behind.
-        behind = count(len(first))
-        computed = iter(rows)
-        places = [next(computed if photo.feature is None else behind) for photo in good]
-        return _Batch(photos, places, first, pending)
-
-    def _finish(self, batch: _Batch, top: int) -> list[Result]:
-        """Wait for a batch, keep its feature maps, and say what each photo shows."""
-        if batch.pending is None:
-            return [Result(photo.path, error=photo.error) for photo in batch.photos]
-        outcome = batch.pending.result()
-        if self.cache is not None and outcome.features is not None:
-            for photo, feature in zip(batch.computed, outcome.features, strict=True):
-                if photo.key is not None:
-                    self.cache.put(photo.key, feature)
-        rows = iter(softmax(outcome.logits[batch.places]))
-        return [
-            Result(photo.path, error=photo.error)
-            if photo.error is not None
-            else Result(
-                photo.path,
-                self._best(next(rows), top),
-                cached=photo.feature is not None,
-            )
-            for photo in batch.photos
-        ]
-
-    def _best(self, scores: Array, top: int) -> tuple[Prediction, ...]:
-        classes = self.tail.classes or ()
-        # A stable sort, so that equal scores keep the order of their classes everywhere.
-        order = np.argsort(-scores, kind="stable")[:top]
-        return tuple(
-            Prediction(int(index), classes[index], float(scores[index])) for index in order
-        )
-
 
 def load(
     folder: str | Path,
     *,
-    tail: str | None = None,
+    tail: str | Sequence[str] | None = None,
     cache: CacheOptions | None = None,
     gpu_cache: int = 0,
 ) -> Pipeline:
-    """The pipeline of the bundle in `folder`, for one tail (the first one by default).
+    """The pipeline of the bundle in `folder`.
 
-    `cache` None or mode `off` means without one. `gpu_cache`: bytes of device memory for feature maps
-    that stay on the card, in front of the cache on disk; 0 for none. Raises TrtkitError when the
-    bundle is missing, damaged, or made for a backend that is not here.
+    `tail`: the model, by default the first one; several names, or "all", compute what the models share
+    once for all of them. `cache` None or mode `off` means without one. `gpu_cache`: bytes of device
+    memory for feature maps that stay on the card, in front of the cache on disk; 0 for none. Raises
+    TrtkitError when the bundle is missing, damaged, or made for a backend that is not here.
+
+        with trtkit.load("engines/resnet50-cut7-fp16") as pipeline:
+            print(pipeline("cat.jpg").top1.label)
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    chosen = manifest.tail(tail)
+    tails = choose_tails(manifest, tail)
+    cut = manifest.cut_of(tails[0])
     used = cache is not None and cache.mode != "off"
-    if gpu_cache and not (used and manifest.path_to(chosen)[0] is not chosen):
+    if gpu_cache and not (used and cut is not None):
         why = (
             f"bundle {manifest.name} is not split"
             if used
             else "the cache behind it is switched off"
         )
         raise TrtkitError(f"A GPU cache has no use: {why}; leave --gpu-cache out.")
-    backend = backend_of(manifest)
-    chain = load_chain(folder, manifest, chosen, backend, gpu_cache=gpu_cache)
+    runner = load_runner(folder, manifest, tails, gpu_cache=gpu_cache)
     decision, prefix_cache = None, None
     if cache is not None and used:
-        cache.check_dtype(manifest.path_to(chosen)[0].outputs[0].dtype, manifest.name)
-    if chain.split and cache is not None and used:
-        if cache.mode == "auto":
-            name = "Cache on disk" if gpu_cache else "Cache"
-            decision = _weigh(manifest, chosen, backend, cache, name)
-        idle = decision is not None and not decision.use
-        # Asked for by its size, the one on the card is used all the same; it needs the keys.
-        if gpu_cache or not idle:
-            prefix = manifest.path_to(chosen)[0]
-            prefix_cache = PrefixCache.open(cache, manifest.preprocessing, prefix.id, idle=idle)
-    return Pipeline(manifest, chosen, chain, prefix_cache, decision)
+        prefix = manifest.prefix_of(tails[0])
+        maps = prefix.output("feature_map") if prefix is not None else None
+        cache.check_dtype(maps.dtype if maps is not None else "float32", manifest.name)
+        if prefix is not None:
+            if cache.mode == "auto":
+                name = "Cache on disk" if gpu_cache else "Cache"
+                decision = _weigh(manifest, tails[0], backend_of(manifest), cache, name)
+            idle = decision is not None and not decision.use
+            # Asked for by its size, the one on the card is used all the same; it needs the keys.
+            if gpu_cache or not idle:
+                prefix_cache = PrefixCache.open(cache, manifest.preprocessing, prefix.id, idle=idle)
+    return Pipeline(manifest, tails, runner, prefix_cache, decision)
+
+
+def choose_tails(manifest: Manifest, tail: str | Sequence[str] | None) -> tuple[Stage, ...]:
+    """The tails of these names, each once; all for "all", the first for None. Raises TrtkitError."""
+    names = [tail] if tail is None or isinstance(tail, str) else list(tail)
+    if ALL_TAILS in names and ALL_TAILS not in [one.name for one in manifest.tails]:
+        return manifest.tails
+    return tuple({stage.name: stage for stage in map(manifest.tail, names)}.values())
 
 
 def _weigh(
@@ -369,15 +348,10 @@ def _weigh(
     )
 
 
-def _distinct(misses: Sequence[ReadPhoto]) -> tuple[list[ReadPhoto], list[int]]:
-    """The photos to compute, and for each miss its row: the same photo twice is computed once."""
-    row_of: dict[bytes | int, int] = {}
-    first: list[ReadPhoto] = []
-    rows = []
-    for position, photo in enumerate(misses):
-        name = photo.key if photo.key is not None else position
-        if name not in row_of:
-            row_of[name] = len(first)
-            first.append(photo)
-        rows.append(row_of[name])
-    return first, rows
+def _check_top(top: int) -> None:
+    if top < 1:
+        raise TrtkitError(f"The number of best classes must be 1 or more, not {top}.")
+
+
+def _file_item(file: FoundImage) -> Item:
+    return Item(str(file.path), partial(read_file, file.path), error=file.error)

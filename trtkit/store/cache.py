@@ -123,6 +123,11 @@ class PrefixCache:
         )
         return cls(store, preprocessing, prefix_id, reads=not idle)
 
+    @property
+    def writable(self) -> bool:
+        """Whether new feature maps are kept."""
+        return self.store.writable
+
     def __enter__(self) -> PrefixCache:
         return self
 

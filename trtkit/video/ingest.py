@@ -68,7 +68,7 @@ def ingest_all(
     TrtkitError.
     """
     done, failed = [], {}
-    with closing(VideoTail.load(bundle, tail)) as cheap:
+    with closing(VideoTail(bundle, tail)) as cheap:
         message(f"Indexing with {cheap.tail.name} of the bundle {cheap.manifest.name}.")
         if options.cluster is not None and not cheap.gives_vectors:
             raise TrtkitError(

@@ -9,14 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from trtkit.errors import TrtkitError
-from trtkit.tensors import Array
+from trtkit.runtime.classifier import Classifier, Item
+from trtkit.runtime.models import output_of
+from trtkit.runtime.pipeline import Pipeline
+from trtkit.runtime.results import softmax
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.maps import MapReader
 from trtkit.video.footage.reading import crop_of, keys_of
-from trtkit.video.tails import VideoTail
 
 
 class Verdict(NamedTuple):
@@ -81,22 +84,23 @@ class Judge:
         self,
         database: Database,
         stage: str,
-        load: Callable[[], VideoTail],
+        load: Callable[[], Pipeline],
         *,
         remember: bool = True,
     ) -> None:
         self._database = database
         self._verdicts = Verdicts(database, stage) if remember else None
         self._load = load
-        self._tail: VideoTail | None = None
+        self._pipeline: Pipeline | None = None
+        self._classifier: Classifier | None = None
         self._maps: MapReader | None = None
         self.judged = Judged()
 
     def close(self) -> None:
         if self._maps is not None:
             self._maps.close()
-        if self._tail is not None:
-            self._tail.close()
+        if self._pipeline is not None:
+            self._pipeline.close()
 
     def known(self, objects: Sequence[int]) -> dict[int, Verdict]:
         """The remembered verdicts on these objects; the caller counts them in `judged`."""
@@ -113,45 +117,65 @@ class Judge:
         """Compute and remember the verdicts on these objects. Raises TrtkitError."""
         if not objects:
             return {}
-        tail = self._loaded()
+        classifier = self._loaded()
         verdicts: dict[int, Verdict] = {}
-        for start in range(0, len(objects), tail.batch):
-            verdicts.update(self._compute(tail, objects[start : start + tail.batch]))
+        for start in range(0, len(objects), self.batch):
+            verdicts.update(self._compute(classifier, objects[start : start + self.batch]))
         return verdicts
 
     @property
     def batch(self) -> int:
         """How many objects are best computed at once."""
-        return self._loaded().batch
+        self._loaded()
+        return self._pipeline.manifest.batch[1] if self._pipeline is not None else 1
 
-    def _loaded(self) -> VideoTail:
-        if self._tail is None:
+    def _loaded(self) -> Classifier:
+        if self._classifier is None:
             begun = time.perf_counter()
-            self._tail = self._load()
+            pipeline = self._pipeline = self._load()
             self._maps = MapReader(self._database)
+            self._classifier = Classifier(
+                pipeline.runner,
+                pipeline.manifest.preprocessing,
+                [output_of(pipeline.tail, "logits")],
+                store=self._maps,
+                guarded=pipeline.cut,
+            )
             self.judged.loading_seconds += time.perf_counter() - begun
-        return self._tail
+        return self._classifier
 
-    def _compute(self, tail: VideoTail, objects: Sequence[int]) -> dict[int, Verdict]:
+    def _compute(self, classifier: Classifier, objects: Sequence[int]) -> dict[int, Verdict]:
         begun = time.perf_counter()
-        hits, images = self._inputs(tail, objects)
+        places = keys_of(self._database, objects)
+        items = [
+            Item(str(number), partial(self._crop, number), key=places[number]) for number in objects
+        ]
+        prepared = classifier.prepare_all(items)
         read = time.perf_counter()
-        scores = tail.scores(list(images.values()), list(hits.values()))
+        (logits,) = classifier.run(prepared).rows.values()
+        scores = softmax(logits)
         computed = time.perf_counter()
-        # Objects that went through the prefix come first.
         verdicts = {
             number: Verdict(int(label), float(row[label]))
-            for number, label, row in zip(
-                [*images, *hits], scores.argmax(axis=1), scores, strict=True
-            )
+            for number, label, row in zip(objects, scores.argmax(axis=1), scores, strict=True)
         }
         self._remember(verdicts)
-        self.judged.hits += len(hits)
-        self.judged.recomputed += len(images)
+        hits = sum(item.feature is not None for item in prepared)
+        self.judged.hits += hits
+        self.judged.recomputed += len(prepared) - hits
         self.judged.reading_seconds += read - begun
         self.judged.computing_seconds += computed - read
         self.judged.remembering_seconds += time.perf_counter() - computed
         return verdicts
+
+    def _crop(self, number: int) -> bytes:
+        crop = crop_of(self._database, number)
+        if crop is None:
+            raise TrtkitError(
+                f"The footage store in {self._database.folder} has neither feature map nor picture of "
+                f"its object {number}; `trtkit store verify` lists what is missing."
+            )
+        return crop
 
     def _remember(self, verdicts: dict[int, Verdict]) -> None:
         if self._verdicts is None or self.judged.forgotten is not None:
@@ -161,25 +185,3 @@ class Judge:
         except TrtkitError as error:
             # The answer is still right; the next question computes these verdicts again.
             self.judged.forgotten = str(error)
-
-    def _inputs(
-        self, tail: VideoTail, objects: Sequence[int]
-    ) -> tuple[dict[int, Array], dict[int, Array]]:
-        """Feature maps of the objects that have one, prepared images of the others."""
-        hits: dict[int, Array] = {}
-        images: dict[int, Array] = {}
-        places = keys_of(self._database, objects)
-        for number in objects:
-            source, key = places[number]
-            feature = self._maps.get(source, key) if self._maps is not None else None
-            if feature is not None:
-                hits[number] = feature
-                continue
-            crop = crop_of(self._database, number)
-            if crop is None:
-                raise TrtkitError(
-                    f"The footage store in {self._database.folder} has neither feature map nor picture of "
-                    f"its object {number}; `trtkit store verify` lists what is missing."
-                )
-            images[number] = tail.prepared(crop)
-        return hits, images

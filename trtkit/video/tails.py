@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from trtkit.bundle import Manifest, Stage, read_manifest
+from trtkit.bundle import Manifest, read_manifest
 from trtkit.errors import TrtkitError, listed
 from trtkit.identity import bytes_digest, feature_key
-from trtkit.photos.images import load_image
-from trtkit.runtime.chain import Runner, softmax
-from trtkit.runtime.loading import backend_of, load_chain
+from trtkit.runtime.classifier import Classifier, Item
+from trtkit.runtime.models import output_of
+from trtkit.runtime.pipeline import Pipeline, load
+from trtkit.runtime.results import softmax
+from trtkit.stages import Stage
 from trtkit.tensors import Array
 from trtkit.video.clusters import normalised
 from trtkit.video.footage.database import Database
-from trtkit.video.footage.settings import Identity, check_readable, identity
+from trtkit.video.footage.settings import Identity, check_readable, identity, prefix_of
 from trtkit.workspace import Workspace
 
 
@@ -36,40 +39,30 @@ class IndexEntry:
 
 
 class VideoTail:
-    """One loaded tail of a split bundle. One thread at a time may use it."""
+    """The cheap tail of a split bundle, which indexes objects. One thread at a time may use it."""
 
-    def __init__(self, folder: Path, manifest: Manifest, tail: Stage, chain: Runner) -> None:
-        self.folder = folder
-        self.manifest = manifest
-        self.tail = tail
-        self.chain = chain
-        self._prefix = manifest.path_to(tail)[0].id
-
-    @classmethod
-    def load(cls, folder: Path, tail: str | None = None) -> VideoTail:
+    def __init__(self, folder: Path, tail: str | None = None) -> None:
         """Load the named tail of the bundle in `folder`, by default its first. Raises TrtkitError."""
-        manifest = read_manifest(folder)
-        chosen = manifest.tail(tail)
-        if manifest.cut == 0:
-            raise TrtkitError(
-                f"Bundle {manifest.name} is not split and has no feature maps to store; build one with "
-                "--cut to index video."
-            )
-        return cls(
-            folder, manifest, chosen, load_chain(folder, manifest, chosen, backend_of(manifest))
+        pipeline = load(folder, tail=tail)
+        self._pipeline = pipeline
+        self.manifest = pipeline.manifest
+        self.tail = pipeline.tail
+        prefix = prefix_of(self.manifest, self.tail)
+        self._prefix, self._maps = prefix.id, output_of(prefix, "feature_map")
+        self._logits, self._embedding = (
+            output_of(self.tail, "logits"),
+            self.manifest.embedding_of(self.tail),
         )
+        wanted = [self._logits, self._maps, *([self._embedding] if self._embedding else [])]
+        self._classifier = Classifier(pipeline.runner, self.manifest.preprocessing, wanted)
 
     def close(self) -> None:
-        self.chain.close()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.tail.classes or ()
+        self._pipeline.close()
 
     @property
     def gives_vectors(self) -> bool:
         """Whether the bundle was built with embeddings (penultimate features)."""
-        return self.manifest.has_embeddings(self.tail)
+        return self._embedding is not None
 
     @property
     def batch(self) -> int:
@@ -80,35 +73,24 @@ class VideoTail:
         """The key of a crop's feature map, the same as for a photo with these bytes."""
         return feature_key(bytes_digest(crop), self.manifest.preprocessing.digest, self._prefix)
 
-    def prepared(self, crop: bytes) -> Array:
-        """The image of a crop as the engines take it, uint8 H x W x 3."""
-        return load_image(crop, self.manifest.preprocessing)
-
     def index(self, crops: Sequence[bytes], top: int) -> list[IndexEntry]:
-        """Index entries of objects by their crops, with their `top` best classes."""
-        images = [self.prepared(crop) for crop in crops]
-        outcome = self.chain.submit(images, (), keep=True, penultimate=True).result()
-        scores = softmax(outcome.logits)
+        """Index entries of objects by their crops, with their `top` best classes. Raises TrtkitError."""
+        items = [Item("crop", partial(bytes, crop)) for crop in crops]
+        rows = self._classifier.run(self._classifier.prepare_all(items)).rows
+        scores = softmax(rows[self._logits])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-        vectors = None if outcome.penultimate is None else normalised(outcome.penultimate)
-        if outcome.features is None:
-            raise TrtkitError(
-                f"Bundle {self.manifest.name} returned no feature maps; build it again with --cut."
-            )
+        vectors = normalised(rows[self._embedding]) if self._embedding is not None else None
+        maps = rows[self._maps]
         return [
             IndexEntry(
                 # Copies: a view would keep all classes of its batch for as long.
                 labels=best.copy(),
                 scores=row[best].astype(np.float32),
                 vector=None if vectors is None else vectors[place].copy(),
-                feature=np.array(outcome.features[place]),
+                feature=maps[place].copy(),
             )
             for place, (best, row) in enumerate(zip(order, scores, strict=True))
         ]
-
-    def scores(self, images: Sequence[Array], maps: Sequence[Array]) -> Array:
-        """Softmax scores, N x classes, of prepared images and then of objects by their feature maps."""
-        return softmax(self.chain.submit(list(images), list(maps)).result().logits)
 
 
 @dataclass(frozen=True)
@@ -147,8 +129,8 @@ class ExpensiveTail:
     def classes(self) -> tuple[str, ...]:
         return self.stage.classes or ()
 
-    def load(self) -> VideoTail:
-        return VideoTail.load(self.folder, self.stage.name)
+    def load(self) -> Pipeline:
+        return load(self.folder, tail=self.stage.name)
 
 
 def bundle_of_store(

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.chains import device_chain
 from tests.engines.simulated import install
 from tests.engines.simulated.plans import engines, on_device
 from tests.graph.onnx_graphs import classifier, run
@@ -19,7 +20,6 @@ from trtkit.engines.cuda import dlpack
 from trtkit.engines.cuda.array import device_view
 from trtkit.engines.cuda.device import Stream
 from trtkit.errors import TrtkitError
-from trtkit.runtime.device.chain import DeviceChain
 
 PHOTOS = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
 CPU = (1, 0)
@@ -52,7 +52,7 @@ class Capsule:
 @pytest.mark.parametrize("wrap", [lambda tensor: tensor, Interface, Capsule])
 def test_a_chain_reads_another_library_s_array_where_it_lies(monkeypatch, tmp_path, wrap):
     simulation = install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path))
+    chain = device_chain(engines(tmp_path))
     given_array = wrap(on_device(PHOTOS))
     chain.on_device(given_array)
     simulation.cuda.log.clear()

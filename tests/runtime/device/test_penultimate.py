@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from tests.chains import device_chain, host_chain
 from tests.engines.simulated import VERSIONS, install
 from tests.engines.simulated.plans import backend_for, engines
 from tests.graph.onnx_graphs import classifier, run
@@ -17,8 +18,6 @@ from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.engines.options import BuildOptions
 from trtkit.graph.embedding import divide
 from trtkit.graph.split import split
-from trtkit.runtime.chain import Chain
-from trtkit.runtime.device.chain import DeviceChain
 
 PHOTOS = np.random.default_rng(0).standard_normal((24, 3, 8, 8)).astype(np.float32)
 LOGITS = run(classifier(), PHOTOS)
@@ -70,7 +69,7 @@ def test_the_last_product_of_these_is_the_logits():
 
 
 def test_on_the_processor_of_images_and_of_hits(tmp_path):
-    chain = Chain(loaded(OnnxRuntimeBackend(), tmp_path))
+    chain = host_chain(loaded(OnnxRuntimeBackend(), tmp_path))
     first = chain.submit(images(0, 1, 2), (), keep=True, penultimate=True).result()
     assert_close(first, range(3))
     assert first.penultimate.dtype == np.float32
@@ -85,7 +84,7 @@ def test_on_the_processor_of_images_and_of_hits(tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_on_the_gpu_of_images_and_of_hits(monkeypatch, tmp_path, version, precision):
     simulation = install(monkeypatch, version=version)
-    chain = DeviceChain(loaded(backend_for(version), tmp_path, precision=precision))
+    chain = device_chain(loaded(backend_for(version), tmp_path, precision=precision))
     # fp16: roundings of 2^-11 in two convolutions, a product and the vector itself.
     atol = 1e-5 if precision == "fp32" else 20 * 2**-11
     first = chain.submit(images(0, 1, 2), (), keep=True, penultimate=True).result()
@@ -106,7 +105,7 @@ def test_on_the_gpu_of_images_and_of_hits(monkeypatch, tmp_path, version, precis
 
 def test_batches_whose_slots_are_taken_keep_theirs(monkeypatch, tmp_path):
     install(monkeypatch, busy=0.5, seed=3)
-    chain = DeviceChain(loaded(backend_for("10.3.0"), tmp_path))
+    chain = device_chain(loaded(backend_for("10.3.0"), tmp_path))
     waiting = [
         chain.submit(images(place, place + 1), (), keep=True, penultimate=True)
         for place in range(7)
@@ -121,7 +120,7 @@ def test_it_is_copied_after_it_was_computed_and_before_it_is_used_again(
     monkeypatch, tmp_path, seed
 ):
     install(monkeypatch, busy=0.0, seed=seed)
-    chain = DeviceChain(loaded(backend_for("10.3.0"), tmp_path))
+    chain = device_chain(loaded(backend_for("10.3.0"), tmp_path))
     waiting = []
     for place in range(0, 20, 2):
         waiting.append(
@@ -134,7 +133,7 @@ def test_it_is_copied_after_it_was_computed_and_before_it_is_used_again(
 
 def test_fewer_rows_than_the_engines_take(monkeypatch, tmp_path):
     install(monkeypatch)
-    chain = DeviceChain(loaded(backend_for("10.3.0"), tmp_path, profiles=((3, 4, 8),)))
+    chain = device_chain(loaded(backend_for("10.3.0"), tmp_path, profiles=((3, 4, 8),)))
     outcome = chain.submit(images(4), (), penultimate=True).result()
     assert outcome.penultimate.shape == (1, 4)
     assert_close(outcome, [4])
@@ -142,7 +141,7 @@ def test_fewer_rows_than_the_engines_take(monkeypatch, tmp_path):
 
 def test_nothing_is_copied_that_nobody_asked_for(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    chain = DeviceChain(loaded(backend_for("10.3.0"), tmp_path))
+    chain = device_chain(loaded(backend_for("10.3.0"), tmp_path))
     for wanted, copies in ((False, 1), (True, 2)):
         chain.submit(images(0, 1), (), penultimate=wanted).result()
         simulation.cuda.log.clear()
@@ -155,11 +154,11 @@ def test_nothing_is_copied_that_nobody_asked_for(monkeypatch, tmp_path):
 def test_a_tail_of_one_engine_has_none(monkeypatch, tmp_path, cut):
     install(monkeypatch)
     plans = engines(tmp_path, cut=cut)
-    assert DeviceChain(plans).submit(images(0), (), penultimate=True).result().penultimate is None
+    assert device_chain(plans).submit(images(0), (), penultimate=True).result().penultimate is None
     backend, sides = OnnxRuntimeBackend(), split(classifier(), "d")
     graphs = [sides.prefix, sides.tail] if cut else [classifier()]
     paths = [tmp_path / f"{place}.onnx" for place in range(len(graphs))]
     for graph, path in zip(graphs, paths, strict=True):
         onnx.save(graph, path)
-    chain = Chain([backend.load(path) for path in paths])
+    chain = host_chain([backend.load(path) for path in paths])
     assert chain.submit(images(0), (), penultimate=True).result().penultimate is None

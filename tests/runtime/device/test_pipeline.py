@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from tests.chains import Chain, device_chain
 from tests.engines.simulated import install
 from tests.engines.simulated.plans import engines
 from tests.graph.onnx_graphs import classifier, run
-from trtkit.bundle import Manifest, Stage
+from trtkit.bundle import Manifest
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.device.chain import DeviceChain
 from trtkit.runtime.pipeline import Pipeline
 
 PHOTOS = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
 LOGITS = run(classifier(), PHOTOS)
 
 
-def pipeline_of(chain: DeviceChain) -> Pipeline:
-    tail = Stage("tail", "", None, "", "", (), (), ("a", "b", "c", "d", "e"))
+def pipeline_of(chain: Chain) -> Pipeline:
+    *above, head = chain.stages
+    tail = replace(head, classes=("a", "b", "c", "d", "e"))
     manifest = Manifest(
         name="simulated", build_id="", cut=1, precision="", computes="", backend="",
         backend_version="", trtkit_version="", created="", batch=(1, 4, 8),
-        preprocessing=Preprocessing(), stages=(tail,),
+        preprocessing=Preprocessing(), stages=(*above, tail),
     )  # fmt: skip
-    return Pipeline(manifest, tail, chain)
+    return Pipeline(manifest, [tail], chain.runner)
 
 
 def test_feature_maps_and_logits_of_one_run(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path))
+    chain = device_chain(engines(tmp_path))
     with pipeline_of(chain) as pipeline:
         kept = []
         for start in (0, 8):
@@ -54,7 +57,7 @@ def test_feature_maps_and_logits_of_one_run(monkeypatch, tmp_path):
 
 def test_no_feature_maps_without_a_cut(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    with pipeline_of(DeviceChain(engines(tmp_path, cut=False))) as pipeline:
+    with pipeline_of(device_chain(engines(tmp_path, cut=False))) as pipeline:
         logits, features = pipeline.logits_and_features(PHOTOS[:3])
         np.testing.assert_allclose(logits, LOGITS[:3], rtol=1e-4, atol=1e-5)
         assert features is None

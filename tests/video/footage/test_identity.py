@@ -9,9 +9,10 @@ import pytest
 from blake3 import blake3
 
 from tests.video.fakes import IDENTITY
-from trtkit.bundle import Manifest, Stage
+from trtkit.bundle import Manifest
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
+from trtkit.stages import Role, Stage
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.settings import Identity, check_readable, claim, identity
 
@@ -57,20 +58,25 @@ def test_other_models_are_refused(tmp_path: Path, other: dict) -> None:
         assert identity(database) == IDENTITY
 
 
-def stage(name: str, parent: str | None, classes: tuple[str, ...] | None) -> Stage:
+def stage(
+    name: str, role: Role, parent: str | None, classes: tuple[str, ...] | None = None
+) -> Stage:
     number = blake3(name.encode()).hexdigest()
-    return Stage(name, number, parent, f"{name}.onnx", number, (), (), classes)
+    return Stage(
+        name=name, id=number, role=role, parent=parent, file=f"{name}.onnx", digest=number,
+        inputs=(), outputs=(), classes=classes,
+    )  # fmt: skip
 
 
 def test_of_a_bundle(tmp_path: Path) -> None:
-    cheap = stage("cheap", "cheap-body", ("a", "b"))
-    expensive = stage("expensive", "prefix", ("b", "c"))
-    prefix = stage("prefix", None, None)
+    cheap = stage("cheap", "head", "cheap-body", ("a", "b"))
+    expensive = stage("expensive", "head", "prefix", ("b", "c"))
+    prefix = stage("prefix", "prefix", None)
     manifest = Manifest(
         name="pair", build_id="00", cut=2, precision="fp32", computes="fp32", backend="onnxruntime",
         backend_version="1", trtkit_version="1", created="", batch=(1, 8, 16),
         preprocessing=Preprocessing(height=28, width=28, resize=32),
-        stages=(prefix, stage("cheap-body", "prefix", None), cheap, expensive),
+        stages=(prefix, stage("cheap-body", "body", "prefix"), cheap, expensive),
     )  # fmt: skip
     mine = Identity.of(manifest, cheap, tmp_path / "pair")
     assert mine == Identity(

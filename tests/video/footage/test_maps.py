@@ -39,7 +39,7 @@ def feature(number: int, size: int = 60) -> np.ndarray:
 
 def found(database: Database, source: int, numbers: range) -> list[Any]:
     with closing(MapReader(database)) as reader:
-        return [reader.get(source, key(number)) for number in numbers]
+        return [reader.get((source, key(number))) for number in numbers]
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])

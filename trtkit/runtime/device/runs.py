@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trtkit.engines.cuda.device import CudaError, Graph, Stream
@@ -14,15 +14,15 @@ from trtkit.errors import TrtkitError
 
 log = logging.getLogger("trtkit.device")
 
-# A chain of two stages in two slots has four runs for each pair of batch sizes, of three stages six. A
-# binding is an execution context: memory on the host, and some on the device besides the shared scratch.
-MAX_RUNS = 32
+# Of each stage: in two slots it has two runs for each batch size. A binding is an execution context:
+# memory on the host, and some on the device besides the shared scratch.
+MAX_RUNS = 16
 # A recording can fail for a reason that passes, such as memory that was freed meanwhile.
 MAX_FAILED_RECORDINGS = 3
 
 
 class PreparedRuns:
-    """At most `limit` prepared runs, the longest unused dropped; all on one stream.
+    """At most `limit` prepared runs a stage, the longest unused dropped; all on one stream.
 
     A run that comes a second time is recorded into a CUDA graph. The first time it is not: its
     warm-up must not be in the record, and a size that comes once is not worth one.
@@ -30,7 +30,7 @@ class PreparedRuns:
 
     def __init__(
         self,
-        engines: Sequence[TensorRTEngine],
+        engines: Mapping[str, TensorRTEngine],
         scratch: DeviceMemory,
         stream: Stream,
         *,
@@ -40,25 +40,25 @@ class PreparedRuns:
         self._engines = engines
         self._scratch = scratch
         self._stream = stream
-        self._limit = limit
+        self._limit = limit * len(engines)
         self._recordings_left = MAX_FAILED_RECORDINGS if graphs else 0
-        self._runs: OrderedDict[tuple[int, int, int], PreparedRun] = OrderedDict()
+        self._runs: OrderedDict[tuple[str, int, int], PreparedRun] = OrderedDict()
         self.recorded = 0
 
     def __len__(self) -> int:
         return len(self._runs)
 
-    def enqueue(self, stage: int, slot: int, images: int, source: int, target: int) -> None:
-        """Run stage number `stage` on `images` images from `source` to `target`.
+    def enqueue(self, stage: str, slot: int, images: int, addresses: Mapping[str, int]) -> None:
+        """Run the engine of `stage` on `images` images.
 
-        The addresses must be the same each time for one stage and slot, until `clear`.
+        `addresses`: of its tensors on the device, by their names; the same each time for one stage and
+        slot, until `clear`.
         """
         key = (stage, slot, images)
         run = self._runs.get(key)
         if run is None:
             self._make_room()
             engine = self._engines[stage]
-            addresses = {engine.inputs[0].name: source, engine.outputs[0].name: target}
             binding = Binding(engine, images, addresses, self._scratch, self._stream)
             run = self._runs[key] = PreparedRun(binding)
             binding.enqueue()

@@ -60,15 +60,25 @@ class MapWriter:
 
 
 class MapReader:
-    """Reads feature maps of all sources. Thread-safe."""
+    """Reads feature maps of all sources, by source and key. Thread-safe."""
+
+    writable = False
 
     def __init__(self, database: Database) -> None:
         self._stores = {row.id: _reading(database.folder, row) for row in source_rows(database)}
 
-    def get(self, source: int, key: bytes) -> Array | None:
+    def key(self, data: bytes) -> None:
+        """Objects bring their keys; a picture from elsewhere has none."""
+        return
+
+    def get(self, key: tuple[int, bytes], into: Array | None = None) -> Array | None:
         """The feature map, None if it was not kept, was evicted or is damaged."""
+        source, digest = key
         store = self._stores.get(source)
-        return None if store is None else store.get(key)
+        return None if store is None else store.get(digest, into)
+
+    def put(self, key: tuple[int, bytes], feature: Array) -> None:
+        """Maps are kept when footage is ingested, not when it is searched."""
 
     def close(self) -> None:
         for store in self._stores.values():

@@ -10,10 +10,11 @@ import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trtkit.bundle import Manifest, Stage
+from trtkit.bundle import Manifest
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
 from trtkit.serialization import from_plain, to_plain
+from trtkit.stages import Stage
 from trtkit.video.footage.database import Database
 
 _SELECT = "SELECT value FROM settings WHERE name = ?"
@@ -43,7 +44,7 @@ class Identity:
     @classmethod
     def of(cls, manifest: Manifest, tail: Stage, folder: Path) -> Identity:
         return cls(
-            prefix=manifest.path_to(tail)[0].id,
+            prefix=prefix_of(manifest, tail).id,
             preprocessing=manifest.preprocessing,
             preprocessing_digest=manifest.preprocessing.digest,
             tail=tail.name,
@@ -103,9 +104,20 @@ def identity(database: Database) -> Identity:
     return from_plain(json.loads(rows[0][0]), Identity)
 
 
+def prefix_of(manifest: Manifest, tail: Stage) -> Stage:
+    """The prefix that `tail` starts from. Raises TrtkitError where nothing is split."""
+    prefix = manifest.prefix_of(tail)
+    if prefix is None:
+        raise TrtkitError(
+            f"Bundle {manifest.name} is not split and has no feature maps to store; build one with "
+            "--cut to index video."
+        )
+    return prefix
+
+
 def check_readable(owner: Identity, manifest: Manifest, tail: Stage, folder: Path) -> None:
     """Raise TrtkitError unless `tail` of a bundle can start from the store's feature maps."""
-    prefix = manifest.path_to(tail)[0]
+    prefix = prefix_of(manifest, tail)
     if (prefix.id, manifest.preprocessing.digest) != (owner.prefix, owner.preprocessing_digest):
         raise TrtkitError(
             f"The store's feature maps come from {owner.bundle}, whose prefix differs from that of "

@@ -134,7 +134,7 @@ def _measure_costs(
             f"The footage store in {database.folder} has no pictures of its objects; `trtkit store verify` "
             "lists what is missing."
         )
-    with closing(VideoTail.load(tail.folder, tail.owner.tail)) as cheap:
+    with closing(VideoTail(tail.folder, tail.owner.tail)) as cheap:
         parts = [crops[start : start + cheap.batch] for start in range(0, len(crops), cheap.batch)]
         cheap.index(parts[0], 1)
         begun = time.perf_counter()

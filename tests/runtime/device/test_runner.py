@@ -1,4 +1,4 @@
-"""The chain on a simulated GPU, which runs what is queued as late and as mixed up as CUDA may."""
+"""A prefix and a tail on a simulated GPU, which runs what is queued as late and as mixed up as CUDA may."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.chains import device_chain
 from tests.engines.simulated import VERSIONS, install
 from tests.engines.simulated.plans import engines, on_device
 from tests.graph.onnx_graphs import classifier, run
 from trtkit.engines.cuda.memory import PinnedRows
 from trtkit.errors import TrtkitError
-from trtkit.runtime.device.chain import DeviceChain
 from trtkit.runtime.device.runs import PreparedRuns
 
 PHOTOS = np.random.default_rng(0).standard_normal((24, 3, 8, 8)).astype(np.float32)
@@ -37,7 +37,7 @@ def submit(chain, fresh, known, features, *, in_pinned=None):
     """A batch of photos to compute and of photos whose feature maps are known, each held or given."""
     hits = []
     for photo in known:
-        held = chain.lease(key(photo))
+        held = chain.runner.lease(key(photo))
         row = in_pinned.take() if in_pinned is not None and held is None else None
         if row is not None:
             row = row.view(np.float32).reshape(features[photo].shape)
@@ -63,16 +63,16 @@ batches = st.lists(
 def test_any_partition_in_any_order_gives_the_same_logits(profiles, batches, seed, cached):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         simulation = install(patch, seed=seed)
-        chain = DeviceChain(
+        chain = device_chain(
             engines(Path(folder), profiles=profiles), gpu_cache=cached * FEATURE_BYTES
         )
         features = features_of(chain, range(8))
-        chain.reserve(8, 16)
+        chain.runner.reserve(8, 16)
         under_way = []
         for batch in batches:
             known = [photo for photo in batch if photo < 8]
             fresh = [photo for photo in batch if photo >= 8]
-            pending = submit(chain, fresh, known, features, in_pinned=chain._rows)
+            pending = submit(chain, fresh, known, features, in_pinned=chain.runner._rows)
             under_way.append((pending, fresh, known))
             if len(under_way) == chain.depth:
                 check(*under_way.pop(0))
@@ -93,14 +93,14 @@ def check(pending, fresh, known):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_every_version_runs_the_chain(monkeypatch, tmp_path, version, precision):
     simulation = install(monkeypatch, version=version)
-    chain = DeviceChain(engines(tmp_path, version, precision=precision))
+    chain = device_chain(engines(tmp_path, version, precision=precision))
     largest = np.abs(LOGITS).max()
     for _ in range(3):
         logits = chain.logits(PHOTOS[:13])
         # fp16: roundings of 2^-11 in two convolutions and a product behind them.
         np.testing.assert_allclose(logits, LOGITS[:13], atol=(20 * 2**-11) * largest)
     # In 8.5 a profile belongs to one context, so that there is nothing to record.
-    assert (chain.runs.recorded > 0) == (version != "8.5.3.1")
+    assert (chain.runner.runs.recorded > 0) == (version != "8.5.3.1")
     chain.close()
     del chain
     simulation.cuda.assert_clean()
@@ -108,11 +108,11 @@ def test_every_version_runs_the_chain(monkeypatch, tmp_path, version, precision)
 
 def test_a_run_is_recorded_when_it_comes_again_and_once_only(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path))
+    chain = device_chain(engines(tmp_path))
     recorded = []
     for _ in range(10):
         chain.submit(list(PHOTOS[:4]), ()).result()
-        recorded.append(chain.runs.recorded)
+        recorded.append(chain.runner.runs.recorded)
     # Two stages in each of two slots; a slot comes again with the third batch.
     assert recorded == [0, 0, 2, 4, 4, 4, 4, 4, 4, 4]
     assert (simulation.cuda.captures, simulation.cuda.launches) == (4, 16)
@@ -120,21 +120,23 @@ def test_a_run_is_recorded_when_it_comes_again_and_once_only(monkeypatch, tmp_pa
 
 def test_recorded_runs_are_bounded_and_stay_right(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path))
-    chain.runs = PreparedRuns(chain._engines, chain._scratch, chain._compute, limit=5)
+    chain = device_chain(engines(tmp_path))
+    chain.runner.runs = PreparedRuns(
+        chain.runner._engines, chain.runner._scratch, chain.runner._compute, limit=3
+    )
     random = np.random.default_rng(1)
     for _ in range(40):
         size = int(random.integers(1, 9))
         start = int(random.integers(0, 16))
         outcome = chain.submit(list(PHOTOS[start : start + size]), ()).result()
         close(outcome.logits, range(start, start + size))
-        assert len(chain.runs) <= 5
-        assert simulation.cuda.live()["graph_execs"] <= 5
+        assert len(chain.runner.runs) <= 6
+        assert simulation.cuda.live()["graph_execs"] <= 6
 
 
 def test_an_engine_that_cannot_be_recorded_runs_all_the_same(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path))
+    chain = device_chain(engines(tmp_path))
     real = simulation.cuda.cudaStreamEndCapture
 
     def fail(stream):
@@ -146,12 +148,12 @@ def test_an_engine_that_cannot_be_recorded_runs_all_the_same(monkeypatch, tmp_pa
     monkeypatch.setattr(simulation.cuda, "cudaStreamEndCapture", fail)
     for _ in range(6):
         close(chain.submit(list(PHOTOS[:3]), ()).result().logits, range(3))
-    assert (chain.runs.recorded, simulation.cuda.captures) == (0, 3)
+    assert (chain.runner.runs.recorded, simulation.cuda.captures) == (0, 3)
 
 
 def test_a_recording_that_fails_once_is_tried_again(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path, cut=False))
+    chain = device_chain(engines(tmp_path, cut=False))
     real = simulation.cuda.cudaGraphInstantiate
     failing = iter([True])
 
@@ -165,33 +167,33 @@ def test_a_recording_that_fails_once_is_tried_again(monkeypatch, tmp_path):
     monkeypatch.setattr(simulation.cuda, "cudaGraphInstantiate", fail_once)
     for _ in range(6):
         close(chain.submit(list(PHOTOS[:3]), ()).result().logits, range(3))
-    assert chain.runs.recorded == 2
+    assert chain.runner.runs.recorded == 2
 
 
 def test_rtx_is_not_recorded_while_it_still_compiles(monkeypatch, tmp_path):
     simulation = install(monkeypatch, version="rtx1.7")
     simulation.library.capturable = False
-    chain = DeviceChain(engines(tmp_path, "rtx1.7"))
+    chain = device_chain(engines(tmp_path, "rtx1.7"))
     for _ in range(4):
         close(chain.submit(list(PHOTOS[:3]), ()).result().logits, range(3))
-    assert chain.runs.recorded == 0
+    assert chain.runner.runs.recorded == 0
     simulation.library.capturable = True
     for _ in range(2):
         close(chain.submit(list(PHOTOS[:3]), ()).result().logits, range(3))
-    assert chain.runs.recorded == 4
+    assert chain.runner.runs.recorded == 4
 
 
 def test_a_batch_is_copied_in_while_the_one_before_is_computed(monkeypatch, tmp_path):
     # A device that does nothing until it must: what ran is what the second copy had to wait for.
     simulation = install(monkeypatch, busy=0.0)
-    chain = DeviceChain(engines(tmp_path), graphs=False)
-    chain.reserve(4)
+    chain = device_chain(engines(tmp_path), graphs=False)
+    chain.runner.reserve(4)
     for _ in range(2):
         chain.submit(list(PHOTOS[:4]), ()).result()
     simulation.cuda.log.clear()
     first = chain.submit(list(PHOTOS[:4]), ())
     second = chain.submit(list(PHOTOS[4:8]), ())
-    simulation.cuda.cudaStreamSynchronize(chain._inward.handle)
+    simulation.cuda.cudaStreamSynchronize(chain.runner._inward.handle)
     ran = [kind for _, kind in simulation.cuda.log if kind != "record"]
     assert ran == ["memcpy H2D", "memcpy H2D"], "neither waited for the first batch to be computed"
     close(second.result().logits, range(4, 8))
@@ -200,9 +202,9 @@ def test_a_batch_is_copied_in_while_the_one_before_is_computed(monkeypatch, tmp_
 
 def test_buffers_are_used_again(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path), gpu_cache=4 * FEATURE_BYTES)
+    chain = device_chain(engines(tmp_path), gpu_cache=4 * FEATURE_BYTES)
     features = features_of(chain, range(8))
-    chain.reserve(8, 8)
+    chain.runner.reserve(8, 8)
 
     def work():
         submit(chain, range(8, 12), range(4), features).result()
@@ -217,7 +219,7 @@ def test_buffers_are_used_again(monkeypatch, tmp_path):
 
 def test_a_larger_batch_than_the_last_makes_room(monkeypatch, tmp_path):
     install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path))
+    chain = device_chain(engines(tmp_path))
     waiting = chain.submit(list(PHOTOS[:2]), (), keep=True)
     close(chain.submit(list(PHOTOS[2:10]), ()).result().logits, range(2, 10))
     # The first batch was taken out of its slot before the slot went.
@@ -227,7 +229,7 @@ def test_a_larger_batch_than_the_last_makes_room(monkeypatch, tmp_path):
 
 def test_a_result_nobody_asked_for_does_not_stop_the_next_batches(monkeypatch, tmp_path):
     install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path))
+    chain = device_chain(engines(tmp_path))
     waiting = [chain.submit([PHOTOS[i]], (), keep=True) for i in range(5)]
     for i, pending in enumerate(waiting):
         close(pending.result().logits, [i])
@@ -237,7 +239,7 @@ def test_a_result_nobody_asked_for_does_not_stop_the_next_batches(monkeypatch, t
 
 def test_the_tail_reads_what_the_prefix_wrote_where_it_lies(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path))
+    chain = device_chain(engines(tmp_path))
     for _ in range(2):
         chain.submit(list(PHOTOS[:4]), ()).result()
     simulation.cuda.log.clear()
@@ -248,9 +250,8 @@ def test_the_tail_reads_what_the_prefix_wrote_where_it_lies(monkeypatch, tmp_pat
 
 def test_the_model_in_one_piece(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path, cut=False), gpu_cache=1 << 20)
-    assert not chain.split
-    assert chain.resident is None
+    chain = device_chain(engines(tmp_path, cut=False), gpu_cache=1 << 20)
+    assert chain.runner.resident is None
     for _ in range(3):
         outcome = chain.submit(list(PHOTOS[:5]), (), keep=True).result()
         close(outcome.logits, range(5))
@@ -263,7 +264,7 @@ def test_the_model_in_one_piece(monkeypatch, tmp_path):
 @pytest.mark.parametrize("images", [0, 9])
 def test_a_batch_beyond_the_profile(monkeypatch, tmp_path, images):
     install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path))
+    chain = device_chain(engines(tmp_path))
     with pytest.raises(
         TrtkitError, match=f"The engines take batches of 1 to 8, not {images}; .*--batch"
     ):
@@ -272,7 +273,7 @@ def test_a_batch_beyond_the_profile(monkeypatch, tmp_path, images):
 
 def test_tensorrt_refusing_to_run(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path))
+    chain = device_chain(engines(tmp_path))
     simulation.library.fail_execute = True
     with pytest.raises(
         TrtkitError, match="TensorRT could not run prefix on 2 images .* lower --batch"
@@ -290,12 +291,12 @@ def test_not_enough_device_memory_says_for_what(monkeypatch, tmp_path):
         match=r"not enough device memory for the feature maps kept on the card: 8\.0 GiB are needed, "
         r"[\d.]+ MiB of 6\.0 MiB are free; lower --gpu-cache",
     ):
-        DeviceChain(loaded, gpu_cache=8 << 30)
+        device_chain(loaded, gpu_cache=8 << 30)
     with pytest.raises(
         TrtkitError,
         match=r"does not hold one feature map, which takes 1\.0 KiB; give --gpu-cache more",
     ):
-        DeviceChain(loaded, gpu_cache=1)
+        device_chain(loaded, gpu_cache=1)
 
 
 def test_pinned_rows_are_free_again_when_nothing_shows_them(monkeypatch):
@@ -313,19 +314,21 @@ def test_pinned_rows_are_free_again_when_nothing_shows_them(monkeypatch):
 
 def test_a_row_the_device_still_reads_is_not_given_to_anyone(monkeypatch, tmp_path):
     install(monkeypatch, busy=0.0)
-    chain = DeviceChain(engines(tmp_path))
+    chain = device_chain(engines(tmp_path))
     features = features_of(chain, [0])
-    chain.reserve(1, 1)
-    pending = submit(chain, [], [0], features, in_pinned=chain._rows)
-    assert chain._rows.take() is None, "its copy has not run yet"
+    chain.runner.reserve(1, 1)
+    pending = submit(chain, [], [0], features, in_pinned=chain.runner._rows)
+    assert chain.runner._rows.take() is None, "its copy has not run yet"
     close(pending.result().logits, [0])
-    assert chain._rows.take() is not None
+    assert chain.runner._rows.take() is not None
 
 
 def test_a_run_is_dropped_only_after_it_ran(monkeypatch, tmp_path):
     simulation = install(monkeypatch, busy=0.0)
-    chain = DeviceChain(engines(tmp_path))
-    chain.runs = PreparedRuns(chain._engines, chain._scratch, chain._compute, limit=1)
+    chain = device_chain(engines(tmp_path))
+    chain.runner.runs = PreparedRuns(
+        chain.runner._engines, chain.runner._scratch, chain.runner._compute, limit=1
+    )
     waiting = [chain.submit(list(PHOTOS[i : i + 3]), ()) for i in range(2)]
     for i, pending in enumerate(waiting):
         close(pending.result().logits, range(i, i + 3))
@@ -338,7 +341,7 @@ def test_a_run_is_dropped_only_after_it_ran(monkeypatch, tmp_path):
 @pytest.mark.parametrize("seed", range(6))
 def test_an_array_on_the_card_between_batches_under_way(monkeypatch, tmp_path, version, seed):
     simulation = install(monkeypatch, version=version, seed=seed, busy=0.6)
-    chain = DeviceChain(engines(tmp_path, version))
+    chain = device_chain(engines(tmp_path, version))
     given_array = on_device(PHOTOS[:4])
     for _ in range(3):
         waiting = [chain.submit(list(PHOTOS[i : i + 4]), ()) for i in range(2)]
@@ -352,11 +355,11 @@ def test_an_array_on_the_card_between_batches_under_way(monkeypatch, tmp_path, v
 
 def test_more_hits_read_ahead_than_before_make_room(monkeypatch, tmp_path):
     install(monkeypatch)
-    chain = DeviceChain(engines(tmp_path))
+    chain = device_chain(engines(tmp_path))
     features = features_of(chain, range(4))
-    chain.reserve(2, 2)
-    early = chain._rows.take().view(np.float32).reshape(features[0].shape)
+    chain.runner.reserve(2, 2)
+    early = chain.runner._rows.take().view(np.float32).reshape(features[0].shape)
     early[...] = features[0]
-    chain.reserve(2, 5)
-    assert sum(chain._rows.take() is not None for _ in range(3)) == 3
+    chain.runner.reserve(2, 5)
+    assert sum(chain.runner._rows.take() is not None for _ in range(3)) == 3
     close(chain.submit([], [early]).result().logits, [0])

@@ -1,0 +1,98 @@
+"""Publishing a bundle: all its files appear at once, and a kill at any moment leaves the old or the new."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from trtkit.atomic import sync
+from trtkit.bundle import MANIFEST, Manifest
+from trtkit.errors import TrtkitError, os_reason
+
+STAGING_PREFIX = ".building-"
+# Beside the bundles. The file stays; only its lock matters.
+LOCK = ".publishing.lock"
+
+
+@contextmanager
+def staging(engines: Path) -> Iterator[Path]:
+    """A new hidden folder beside the bundles to build in; removed at the end, whatever happens.
+
+    Also removes those that killed builds have left. Raises TrtkitError when it cannot be made.
+    """
+    try:
+        engines.mkdir(parents=True, exist_ok=True)
+        _sweep(engines)
+        folder = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=engines))
+    except OSError as error:
+        raise _unwritable(engines, error) from error
+    try:
+        yield folder
+    except OSError as error:
+        raise _unwritable(engines, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, staged: Path, manifest: Manifest) -> None:
+    """Make `folder` the bundle of `manifest`, whose engine files lie in `staged`.
+
+    A reader sees the old bundle or the new one; a kill at any moment leaves one of the two. Waits for
+    another process that is in here: two builds of one bundle would otherwise each sweep away files that
+    the other is putting there.
+    """
+    # For all users of a shared folder, whoever made the file.
+    lock = FileLock(folder.parent / LOCK, mode=0o666)
+    try:
+        lock.acquire()
+    except NotImplementedError as error:
+        raise _unwritable(folder.parent, OSError(str(error))) from error
+    try:
+        _publish(folder, staged, manifest)
+    finally:
+        lock.release()
+
+
+def _publish(folder: Path, staged: Path, manifest: Manifest) -> None:
+    created = not folder.exists()
+    wanted = {name for stage in manifest.stages for name in stage.files()}
+    try:
+        folder.mkdir(exist_ok=True)
+        text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False) + "\n"
+        (staged / MANIFEST).write_text(text, encoding="utf-8")
+        for name in sorted(wanted):
+            sync(staged / name)
+            (staged / name).replace(folder / name)
+        sync(staged / MANIFEST)
+        (staged / MANIFEST).replace(folder / MANIFEST)
+        sync(folder)
+    except OSError:
+        if created:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in {*wanted, MANIFEST}:
+            path.unlink(missing_ok=True)
+
+
+def _sweep(engines: Path) -> None:
+    import psutil
+
+    for path in engines.glob(f"{STAGING_PREFIX}*"):
+        owner = path.name.removeprefix(STAGING_PREFIX).split("-")[0]
+        if not owner.isdigit() or not psutil.pid_exists(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> TrtkitError:
+    return TrtkitError(
+        f"{folder} cannot be written ({os_reason(error)}); free space there, mend its "
+        "permissions or choose another --workspace."
+    )
