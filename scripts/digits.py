@@ -156,13 +156,9 @@ def main(
     out: OutArgument,
     size: Annotated[int, typer.Option(min=SMALLEST, help="Pixels along each side.")] = 96,
     classes: ClassesOption = "0-9",
-    count: Annotated[
-        int | None, typer.Option(min=1, help="The most of each class. Default: all.")
-    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Of each class. Default: all.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything but the shapes.")] = 0,
-    split: Annotated[
-        bool, typer.Option("--split", help="Write OUT/train and OUT/val, 4:1 in each class.")
-    ] = False,
+    split: Annotated[bool, typer.Option(help="Write OUT/train and OUT/val, 4 : 1.")] = False,
 ) -> None:
     """Write photos of handwritten digits."""
     paths = write_digits(out, size, parse_classes(classes), count, seed, split)

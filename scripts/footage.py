@@ -22,11 +22,10 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 import cv2
 import numpy as np
@@ -56,6 +55,7 @@ NOISE = 2.0  # grey levels, standard deviation
 FIELDS, SHIFTS = 4, 64  # fields of noise, and the pixels by which each is moved about
 
 Row = dict[str, Any]
+Part = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,9 @@ def frames(scene: Scene) -> Iterator[tuple[Pixels, list[Row]]]:
             pixels = cv2.convertScaleAbs(pixels, alpha=scene.light(time))
         layer, x, y = random.integers((FIELDS, SHIFTS, SHIFTS))
         field = noise[layer, y : y + height, x : x + width]
+        noisy = cv2.add(pixels, field, dtype=cv2.CV_8U)
         rows = _rows(live, boxes, scene.size)
-        yield (
-            cv2.add(pixels, field, dtype=cv2.CV_8U),
-            [{"frame": number, "time": time, **row} for row in rows],
-        )
+        yield noisy, [{"frame": number, "time": time, **row} for row in rows]
 
 
 def render_clip(video: Path, **options: Any) -> Scene:
@@ -206,9 +204,8 @@ def _rows(live: list[Thing], boxes: list[list[int]], size: tuple[int, int]) -> l
     for place, (thing, part) in enumerate(zip(live, parts, strict=True)):
         if visible := np.count_nonzero(owner[part] == place):
             row: Row = {"object": thing.number, "label": int(scans()[1][thing.card.scan])}
-            rows.append(
-                row | {"box": boxes[place], "visible": round(visible / thing.card.side**2, 4)}
-            )
+            share = round(visible / thing.card.side**2, 4)
+            rows.append(row | {"box": boxes[place], "visible": share})
     return rows
 
 
@@ -233,16 +230,11 @@ def _encode(video: Path, truth: TextIO, scene: Scene) -> None:
             frame.pts, frame.time_base, frame.duration = pts, base, end - pts
             # With frames dropped, their number does not determine the next keyframe.
             if pts >= due:
-                frame.pict_type, due = (
-                    av.video.frame.PictureType.I,
-                    (pts // KEYFRAMES + 1) * KEYFRAMES,
-                )
+                frame.pict_type = av.video.frame.PictureType.I
+                due = (pts // KEYFRAMES + 1) * KEYFRAMES
             container.mux(stream.encode(frame))
             truth.writelines(json.dumps(row) + "\n" for row in rows)
         container.mux(stream.encode(None))
-
-
-Part = Enum("Part", {"train": "train", "test": "test"})
 
 
 def main(
@@ -252,45 +244,30 @@ def main(
     fps: Annotated[float, typer.Option(min=1, max=240, help="Frames per second.")] = 30,
     classes: ClassesOption = "0-9",
     seed: Annotated[int, typer.Option(min=0, help="Of everything.")] = 0,
-    variable: Annotated[
-        bool, typer.Option("--variable", help="Drop frames, so that the frame rate varies.")
-    ] = False,
+    variable: Annotated[bool, typer.Option(help="Drop frames, so that the rate varies.")] = False,
     cameras: Annotated[int, typer.Option(min=1, help="Clips.")] = 1,
-    part: Annotated[
-        Part | None, typer.Option(help="Of the digits. Default: test in clips, train on crops.")
-    ] = None,
-    density: Annotated[
-        float, typer.Option(min=0, max=20, help="New objects per second.")
-    ] = DENSITY,
-    photos: Annotated[
-        int | None, typer.Option("--crops", min=1, help="Write photos of each class, no clips.")
-    ] = None,
+    part: Annotated[Part | None, typer.Option(help="Default: test, of crops train.")] = None,
+    density: Annotated[float, typer.Option(min=0, max=20, help="Objects per second.")] = DENSITY,
+    photos: Annotated[int | None, typer.Option("--crops", min=1, help="Photos, no clips.")] = None,
 ) -> None:
     """Render clips of moving digits, with the truth."""
     if math.isnan(seconds + fps + density):
-        raise typer.BadParameter(
-            "nan is not a number.", param_hint="'--seconds', '--fps' or '--density'"
-        )
-    shape, labels = parse_size(size), parse_classes(classes)
+        names = "'--seconds', '--fps' or '--density'"
+        raise typer.BadParameter("nan is not a number.", param_hint=names)
     # Even, as colours are stored for 2 x 2 pixels.
-    if not set(shape) <= set(range(SMALLEST, LARGEST + 1, 2)):
-        raise typer.BadParameter(
-            f"{size} is not a size such as 1280x720, even numbers from {SMALLEST} to {LARGEST}.",
-            param_hint="--size",
-        )
+    rule = f"1280x720, even numbers from {SMALLEST} to {LARGEST}"
+    shape = parse_size(size, range(SMALLEST, LARGEST + 1, 2), rule)
+    labels = parse_classes(classes)
     try:
         if photos:
-            paths = write_crops(
-                out / "crops", photos, labels, seed, part.value if part else "train"
-            )
+            paths = write_crops(out / "crops", photos, labels, seed, part or "train")
             print(f"{len(paths)} photos in {out / 'crops'}")
             return
         for camera in range(cameras):
             video = out / f"camera-{camera}.mp4"
             scene = render_clip(
                 video, seconds=seconds, size=shape, fps=fps, classes=labels, seed=seed,
-                variable=variable, part=part.value if part else "test", density=density,
-                camera=camera,
+                variable=variable, part=part or "test", density=density, camera=camera,
             )  # fmt: skip
             print(f"{video}: {len(scene.pts)} frames, {len(scene.things)} objects")
     except TrtkitError as error:

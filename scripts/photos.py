@@ -9,7 +9,7 @@ the same pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -89,11 +89,13 @@ def write_photos(
     return paths
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Width and height of "500x375". Raises typer.BadParameter."""
+def parse_size(
+    text: str, allowed: Container[int] = range(1, 65536), example: str = "500x375"
+) -> tuple[int, int]:
+    """Width and height of "500x375", both among `allowed`. Raises typer.BadParameter."""
     width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise typer.BadParameter(f"{text} is not a size such as 500x375.", param_hint="--size")
+    if not all(side.isdecimal() and int(side) in allowed for side in (width, height)):
+        raise typer.BadParameter(f"{text} is not a size such as {example}.", param_hint="--size")
     return int(width), int(height)
 
 
@@ -106,9 +108,7 @@ def run_script(main: Callable[..., None]) -> None:
 
 def main(
     out: OutArgument,
-    count: Annotated[
-        int | None, typer.Option(min=1, help="Crops to write. Default: the photos themselves.")
-    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Crops. Default: whole photos.")] = None,
     size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="Of the crops.")] = "500x375",
     seed: Annotated[int, typer.Option(min=0, help="Of the crops.")] = 0,
 ) -> None:
