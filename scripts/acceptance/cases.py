@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,8 @@ def made(context: Context, case: Case) -> Path | None:
 
 def run(context: Context, case: Case) -> Any:
     """Measure a case: its result, which becomes JSON."""
-    measure = MAKERS.get(case.kind) or KINDS[case.kind][0]
     facts = {"models": case.bundle.models, "precision": case.precision}
-    return {**({} if case.kind in UNBUILT else facts), **measure(context, case)}
+    return {**({} if case.kind in UNBUILT else facts), **KINDS[case.kind](context, case)}
 
 
 def targets(context: Context) -> Iterator[dict[str, Any]]:
@@ -109,11 +109,10 @@ def targets(context: Context) -> Iterator[dict[str, Any]]:
 
     `measured` is empty and `met` None where nothing was measured; `verdict` then says why.
     """
-    cases, journal = plan(context.settings.set), context.journal
-    for kind, (_, goals) in KINDS.items():
-        for case in (case for case in cases if case.kind == kind):
-            for goal in goals(context, case):
-                yield goal.row(journal.result(case.name), journal.state(case.name))
+    journal, order = context.journal, [*KINDS]
+    for case in sorted(plan(context.settings.set), key=lambda case: order.index(case.kind)):
+        for goal in goals(context, case):
+            yield goal.row(journal.result(case.name), journal.state(case.name))
 
 
 def _order(models: ModelSet) -> Iterator[Case]:
@@ -135,74 +134,53 @@ def _order(models: ModelSet) -> Iterator[Case]:
         yield from (Case(kind, bundle, own) for own in PRECISIONS for bundle in bundles)
 
 
-def _chain_goals(context: Context, case: Case) -> Iterator[Goal]:
-    for batch in CHAIN_BATCHES if case.precision == MAIN else ():
-        if batch in context.settings.batches:
+def goals(context: Context, case: Case) -> Iterator[Goal]:
+    """What the result of a case must be."""
+    kind, precision, batches = case.kind, case.precision, context.settings.batches
+    if kind == "compute" and precision == MAIN:
+        for batch in (batch for batch in CHAIN_BATCHES if batch in batches):
             what = f"Device time, chain to unsplit, {case.model} {MAIN}, batch {batch}"
             # The first row is with CUDA graphs where they can be recorded, which is how a bundle runs.
             yield Goal(what, "at most", CHAIN_AT_MOST, "ratio", {"batch": batch})
-
-
-def _loop_goals(context: Context, case: Case) -> Iterator[Goal]:
-    for batch in context.settings.batches:
-        what = f"Throughput, our loop to a bare one, batch {batch}"
-        yield Goal(what, "at least", LOOP_AT_LEAST, "ratio", {"batch": batch})
-
-
-def _submit_goals(context: Context, case: Case) -> Iterator[Goal]:
-    limit = f"{1e3 * SUBMIT_SECONDS:g} ms"
-    for batch in SUBMIT_BATCHES:
-        if batch <= max(context.settings.batches):
+    elif kind == "host time":
+        limit = f"{1e3 * SUBMIT_SECONDS:g} ms"
+        for batch in (batch for batch in SUBMIT_BATCHES if batch <= max(batches)):
             what = f"Host time of a batch, batch {batch}"
             yield Goal(what, "under", SUBMIT_SECONDS, "submit", {"batch": batch}, limit)
-
-
-def _torch_goals(context: Context, case: Case) -> Iterator[Goal]:
-    # A single line if nothing was measured.
-    measured = context.journal.done(case.name)
-    for model in case.bundle.models if case.bundle.cut and case.precision in TIMES_FASTER else ():
-        what, least = f"Times faster than torch eager fp32, {model}", TIMES_FASTER[case.precision]
-        for batch in context.settings.batches if measured else (None,):
-            line = f"{what} {case.precision}" + (f", batch {batch}" if measured else "")
+    elif kind == "loops":
+        for batch in batches:
+            what = f"Throughput, our loop to a bare one, batch {batch}"
+            yield Goal(what, "at least", LOOP_AT_LEAST, "ratio", {"batch": batch})
+    elif kind == "torch" and case.bundle.cut and precision in TIMES_FASTER:
+        # A single line if nothing was measured.
+        measured, least = context.journal.done(case.name), TIMES_FASTER[precision]
+        for model, batch in product(case.bundle.models, batches if measured else (None,)):
+            what = f"Times faster than torch eager fp32, {model} {precision}"
+            what += f", batch {batch}" if measured else ""
             row = {"model": model, "mode": EAGER, "batch": batch, "error": None}
-            yield Goal(line, "at least", least, "times_faster", row)
+            yield Goal(what, "at least", least, "times_faster", row)
+    elif kind == "parity" and case.bundle.cut:
+        limits = LIMITS[precision]
+        compared = ("equal top-1 classes", "at least", limits.agreement, "agreement")
+        if precision != "int8":
+            compared = ("relative error", "at most", limits.relative_error, "relative_error")
+        for tail in case.bundle.models:
+            what = f"Parity, {compared[0]}, {tail} {precision}"
+            yield Goal(what, *compared[1:], {"tail": tail, "by": WORST})
+    elif kind == "rebuild":
+        # Without quantized exports nothing is expected of int8.
+        if precision != "int8" or context.journal.done(replace(case, kind="build").name):
+            what = f"Build time, warm timing cache to cold, {case.bundle.name} {precision}"
+            yield Goal(what, "at most", WARM_AT_MOST, "ratio")
+    elif kind == "leaks":
+        few, many = context.settings.scale.binds
+        what = f"Device memory lost by bindings made and dropped, from number {few} to {many}"
+        yield Goal(what, "at most", LOST_MIB, "lost_mib", form="{:g} MiB")
 
 
-def _parity_goals(context: Context, case: Case) -> Iterator[Goal]:
-    limits = LIMITS[case.precision]
-    for tail in case.bundle.models if case.bundle.cut else ():
-        what, row = f"{tail} {case.precision}", {"tail": tail, "by": WORST}
-        if case.precision == "int8":
-            what = f"Parity, equal top-1 classes, {what}"
-            yield Goal(what, "at least", limits.agreement, "agreement", row)
-        else:
-            what = f"Parity, relative error, {what}"
-            yield Goal(what, "at most", limits.relative_error, "relative_error", row)
-
-
-def _rebuild_goals(context: Context, case: Case) -> Iterator[Goal]:
-    # Without quantized exports nothing is expected of int8.
-    built = Case("build", case.bundle, case.precision)
-    if case.precision != "int8" or context.journal.done(built.name):
-        what = f"Build time, warm timing cache to cold, {case.bundle.name} {case.precision}"
-        yield Goal(what, "at most", WARM_AT_MOST, "ratio")
-
-
-def _leak_goals(context: Context, case: Case) -> Iterator[Goal]:
-    few, many = context.settings.scale.binds
-    what = f"Device memory lost by bindings made and dropped, from number {few} to {many}"
-    yield Goal(what, "at most", LOST_MIB, "lost_mib", form="{:g} MiB")
-
-
-# How each kind is measured, and its targets, which are listed in this order.
-KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Iterator[Goal]]]] = {
-    "compute": (compute, _chain_goals),
-    "host time": (host_time, _submit_goals),
-    "loops": (loops, _loop_goals),
-    "torch": (against_torch, _torch_goals),
-    "parity": (parity, _parity_goals),
-    "rebuild": (rebuild, _rebuild_goals),
-    "leaks": (leaks, _leak_goals),
-}
-# Those without targets.
-MAKERS = {"end to end": end_to_end, "build": build, "export": export, "environment": environment}
+# How each kind is measured. Targets are listed in this order.
+KINDS: dict[str, Callable[[Context, Case], Any]] = {
+    "compute": compute, "host time": host_time, "loops": loops, "torch": against_torch,
+    "parity": parity, "rebuild": rebuild, "leaks": leaks, "end to end": end_to_end,
+    "build": build, "export": export, "environment": environment,
+}  # fmt: skip

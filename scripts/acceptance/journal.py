@@ -89,6 +89,11 @@ class Journal:
         records = self.steps.items()
         return {name: record.reason or "" for name, record in records if record.state == state}
 
+    def target_rows(self) -> list[list[str]]:
+        """The cells of TARGET_COLUMNS."""
+        names = ("what", "must_be", "measured", "verdict")
+        return [[target[name] for name in names] for target in self.targets]
+
     def write(self, path: Path, step: str, record: Record) -> None:
         """Keep what became of a case."""
         self.steps[step] = replace(record, result=plain(record.result))
@@ -122,11 +127,7 @@ def markdown(journal: Journal) -> str:
     """The page for docs/results/: the commands, the targets, and all that each case measured."""
     lines = ["# Measured: on a GPU", "", *(f"    {run['command']}" for run in journal.runs)]
     lines += ["", f"Results of {cell(journal.identity)}. {METHOD}", "", "## Targets", ""]
-    rows = []
-    for target in journal.targets:
-        what, must_be, measured, met, verdict = target.values()
-        rows.append([what, must_be, measured, f"**{verdict}**" if met is False else verdict])
-    lines += table(TARGET_COLUMNS, rows)
+    lines += table(TARGET_COLUMNS, journal.target_rows())
     for name in filter(journal.done, journal.steps):
         facts = dict(journal.result(name))
         lines += ["", f"## {name[:1].upper()}{name[1:]}", ""]

@@ -17,15 +17,7 @@ from measure.report import now
 from acceptance.cases import made, needs, plan, run, targets
 from acceptance.context import AcceptanceSettings, Case, Context, LeftOut, parse, run_python
 from acceptance.environment import commit, identity, reading
-from acceptance.journal import (
-    DONE,
-    FAILED,
-    LEFT_OUT,
-    TARGET_COLUMNS,
-    Journal,
-    Record,
-    markdown,
-)
+from acceptance.journal import DONE, FAILED, LEFT_OUT, TARGET_COLUMNS, Journal, Record, markdown
 from trtkit.atomic import whole_file
 from trtkit.benchmark.clocks import Clocks
 from trtkit.cli.output import note, print_table
@@ -40,11 +32,7 @@ log = logging.getLogger("acceptance")
 
 ALL_DONE, SOME_FAILED, CANNOT_RUN = 0, 1, 2
 ANSWER_SECONDS = 60.0
-CAN_EXPORT = """
-import importlib.util, sys
-names = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
-sys.exit(not all(importlib.util.find_spec(name) for name in names))
-"""
+CAN_EXPORT = "import torch, torchvision, onnx, onnxscript, safetensors"
 
 
 def main(arguments: Sequence[str], description: str | None = None) -> int:
@@ -73,8 +61,7 @@ def _run(settings: AcceptanceSettings, arguments: Sequence[str]) -> int:
         _do(context, case, deadline)
     journal.targets = list(targets(context))
     journal.save(settings.out)
-    names = ("what", "must_be", "measured", "verdict")
-    print_table(TARGET_COLUMNS, [[row[name] for name in names] for row in journal.targets])
+    print_table(TARGET_COLUMNS, journal.target_rows())
     for state in (FAILED, LEFT_OUT):
         reasons = [f"  {name}: {reason}" for name, reason in journal.reasons(state).items()]
         print("\n".join(["", f"{state.capitalize()}:", *reasons] if reasons else ()))
