@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import pynvml
@@ -27,7 +26,7 @@ def identity(backend: Any) -> dict[str, Any]:
     return {
         "card": card.name,
         "compute capability": card.capability,
-        "driver": next(iter(_of_cards(lambda card: pynvml.nvmlSystemGetDriverVersion())), None),
+        "driver": next((limits["driver"] for limits in _limits()), None),
         "CUDA": device.driver_version(),
         "library": f"{backend.name} {backend.version}",
         "cuda-python": packages.get("cuda-python") or packages.get("cuda-bindings"),
@@ -49,7 +48,7 @@ def environment(context: Context, case: Case) -> dict[str, Any]:
         "cuda_runtime": f"{runtime // 1000}.{runtime % 1000 // 10}",
         "card_memory_bytes": device.current_card().memory,
         "commit": context.commit,
-        "limits": _of_cards(_limits),
+        "limits": _limits(),
     }
 
 
@@ -67,20 +66,20 @@ def commit() -> str | None:
         return None
 
 
-def _limits(card: Any) -> dict[str, Any]:
-    most, mode = "nvmlDeviceGetMaxClockInfo", supported("nvmlDeviceGetPersistenceMode", card)
-    return {
-        "most_sm_clock_mhz": clocks.gpu_value(most, card, pynvml.NVML_CLOCK_SM),
-        "most_memory_clock_mhz": clocks.gpu_value(most, card, pynvml.NVML_CLOCK_MEM),
-        "power_limit_watts": clocks.watts("nvmlDeviceGetEnforcedPowerLimit", card),
-        "persistence_mode": PERSISTENCE.get(mode),
-    }
-
-
-def _of_cards(read: Callable[[Any], Any]) -> list[Any]:
-    """What `read` makes of each card that NVML lists; a Jetson's it does not."""
+def _limits() -> list[dict[str, Any]]:
+    """Of each card that NVML lists; a Jetson's it does not."""
+    most, mode = "nvmlDeviceGetMaxClockInfo", "nvmlDeviceGetPersistenceMode"
     try:
-        with gpu_handles() as handles:
-            return [read(handle) for handle in handles]
+        with gpu_handles() as cards:
+            return [
+                {
+                    "driver": supported("nvmlSystemGetDriverVersion"),
+                    "most_sm_clock_mhz": clocks.gpu_value(most, card, pynvml.NVML_CLOCK_SM),
+                    "most_memory_clock_mhz": clocks.gpu_value(most, card, pynvml.NVML_CLOCK_MEM),
+                    "power_limit_watts": clocks.watts("nvmlDeviceGetEnforcedPowerLimit", card),
+                    "persistence_mode": PERSISTENCE.get(supported(mode, card)),
+                }
+                for card in cards
+            ]
     except NvmlError:
         return []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,10 @@ from trtkit.building.verification import LIMITS, compare
 from trtkit.bundle import Manifest
 from trtkit.cpu import usable_cores
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
-from trtkit.errors import TrtkitError
+from trtkit.errors import TrtkitError, listed
 from trtkit.photos.files import find_images
-from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers
+from trtkit.photos.samples import choose_samples
 from trtkit.runtime.device.slot import row_bytes
 from trtkit.runtime.models import model_of
 
@@ -90,7 +91,7 @@ def end_to_end(context: Context, case: Case) -> Any:
             rows.append({**row, **own.counts})
     plain.runner.close()
     resident.runner.close()
-    rows.sort(key=lambda row: row["batch"])
+    rows.sort(key=itemgetter("batch"))
     facts = {"photos": len(files), "source": source, "workers": default_workers()}
     return {**facts, "rows": rows}
 
@@ -127,29 +128,25 @@ def parity(context: Context, case: Case) -> Any:
     verified, tails = manifest.verified, [tail.name for tail in manifest.tails]
     by = f"build, {verified['source']} images"
     rows = [{"tail": tail, "by": by, **figures} for tail, figures in verified["tails"].items()]
-    missing = [path for tail in tails if not (path := context.export(tail)).is_file()]
+    missing = [str(path) for path in map(context.export, tails) if not path.is_file()]
     place, source = photos(context, scale.photos)
-    problem = f"{missing[0]} is not there to compare with" if missing else None
+    problem = f"{listed(missing)} is not there to compare with" if missing else None
     if source == GENERATED:
         problem = "no photos: scikit-image or scikit-learn is not here; give --photos"
     if problem is None:
-        paths = [item.path for item in find_images([place]) if item.error is None]
-        few = paths[:: max(1, len(paths) // scale.parity_photos)][: scale.parity_photos]
-        images = np.stack([load_image(read_file(path), manifest.preprocessing) for path in few])
+        images = choose_samples(place, scale.parity_photos).load(manifest.preprocessing).images
         for tail in tails:
-            model = context.loaded(case, tail)
+            model, backend = context.loaded(case, tail), OnnxRuntimeBackend()
             logits = model.classify(images)
             model.runner.close()
-            backend = OnnxRuntimeBackend()
             reference = model_of([("head", backend.load(context.export(tail)))], backend)
             parts = map(reference.classify, in_batches(images, REFERENCE_BATCH))
             compared = compare(logits, np.concatenate([*parts]), LIMITS[case.precision])
             rows.append({"tail": tail, "by": "photos", **asdict(compared)})
     for tail in tails:
         own = [row for row in rows if row["tail"] == tail]
-        agreement = min(row["agreement"] for row in own)
-        most = max(own, key=lambda row: row["relative_error"])
-        rows.append({**most, "by": WORST, "agreement": agreement})
+        worst = max(own, key=itemgetter("relative_error"))
+        rows.append({**worst, "by": WORST, "agreement": min(map(itemgetter("agreement"), own))})
     return {"photos": problem, "rows": rows}
 
 
@@ -160,9 +157,8 @@ def against_torch(context: Context, case: Case) -> Any:
     `times_faster`: torch's median by ours. Where torch could not run a model `error` says why.
     """
     versions: dict[str, Any] = {}
-    rows = [
-        row for model in case.bundle.models for row in _of_model(context, case, model, versions)
-    ]
+    models = case.bundle.models
+    rows = [row for model in models for row in _of_model(context, case, model, versions)]
     errors = [row["error"] for row in rows]
     if all(errors):
         if NO_GPU in errors[0] or "No module named 'torch" in errors[0]:
@@ -183,10 +179,8 @@ def _of_model(
     ways = {name: way for name, way in WAYS.items() if settings.torch_compile or not way.compiled}
     with ExitStack() as stack:
         stack.callback(placed.close)
-        options = {"timeout": TORCH_SECONDS, "python": context.python}
-        workers = {
-            name: stack.enter_context(WorkerContestant(name, {}, **options)) for name in ways
-        }
+        start = partial(WorkerContestant, spec={}, timeout=TORCH_SECONDS, python=context.python)
+        workers = {name: stack.enter_context(start(name)) for name in ways}
         for batch in settings.batches:
             errors = {}
             for name, worker in workers.items():
