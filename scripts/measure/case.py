@@ -61,6 +61,12 @@ class Lab:
         turns = take_turns(competitors, ProtocolSettings.fixed(rounds, warmup), title=title)
         return self.compare(title, turns.samples, **targets)
 
+    def contests(self, title, competitors, images, batch, rounds, **options) -> None:
+        """Let functions of images take turns at each batch size; `images` are as many as the largest."""
+        for size in batch:
+            own = {name: partial(run, images[:size]) for name, run in competitors.items()}
+            self.contest(f"{title}, batch {size}", own, rounds, **options)
+
     def rounds(self, title, competitors, rounds) -> dict[str, dict[str, list[float]]]:
         """Let functions that measure several things take turns: samples by thing and competitor."""
         rows: dict[str, list[Mapping[str, float]]] = {name: [] for name in competitors}

@@ -3,17 +3,18 @@
 import json
 import os
 import statistics
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from case import Lab, case
+from stock import photo_files
 
+from trtkit.benchmark.contest import hold
 from trtkit.benchmark.protocol import ProtocolSettings, take_turns
 from trtkit.benchmark.spec import COMPUTE, Spec
-from trtkit.benchmark.statistics import Interval, ratio_interval
+from trtkit.benchmark.statistics import Interval
 from trtkit.benchmark.worker import WorkerContestant
 from trtkit.cpu import usable_cores
 from trtkit.serialization import to_plain
@@ -55,23 +56,17 @@ def empty(spec: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(note="", images=len(labels), labels=lambda: labels, **calls)
 
 
-@contextmanager
-def workers(lab: Lab, photos: int, image_size: int, kinds) -> Iterator[list[WorkerContestant]]:
-    """Contestants with a small ResNet-18, by name, each in a process of its own."""
-    spec = Spec(
+def small_model(lab: Lab, photos: int, image_size: int) -> Spec:
+    """A small ResNet-18 on photos in memory."""
+    return Spec(
         kind="trtkit",
         measure=COMPUTE,
         bundle=str(lab.stock.bundle("resnet18", 2, "fp16", image_size)),
         tail=f"resnet18-{image_size}",
-        photos=tuple(str(path) for path in sorted(lab.stock.photos(photos).iterdir())),
+        photos=tuple(map(str, photo_files(lab.stock.photos(photos)))),
         batch=1,
         threads=usable_cores(),
     )
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(closing(WorkerContestant(name, {**to_plain(spec), **own})))
-            for name, own in kinds.items()
-        ]
 
 
 @case("--rounds 3 --photos 2")
@@ -80,22 +75,24 @@ def overhead(lab: Lab, *, photos=8, rounds=50) -> None:
     # The worker, which inherits the path, imports this module by its name.
     paths = [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    kinds = {"resnet18 at 32 x 32": {}, "empty engine": {"factory": f"{__name__}:empty"}}
-    with workers(lab, photos, 32, kinds) as contestants:
-        samples = take_turns(contestants, ProtocolSettings.fixed(rounds)).samples
+    spec = to_plain(small_model(lab, photos, 32))
+    with (
+        WorkerContestant("resnet18 at 32 x 32", spec) as network,
+        WorkerContestant("empty engine", {**spec, "factory": f"{__name__}:empty"}) as nothing,
+    ):
+        samples = take_turns([network, nothing], ProtocolSettings.fixed(rounds)).samples
     lab.compare(f"a round of {photos} photos", samples, most={"empty engine": 0.01})
 
 
 @case("--rounds 1 --photos 2 --seconds 0.2 --image-size 32")
 def overlap(lab: Lab, *, image_size=64, photos=8, seconds=3.0, rounds=100) -> None:
     """Whether two runs of `trtkit bench` agree: the intervals of their ratios overlap."""
-    kinds = {kind: {"kind": kind} for kind in ("onnxruntime", "trtkit")}
+    spec, settings = small_model(lab, photos, image_size), ProtocolSettings(seconds=seconds)
+    specs = {kind: replace(spec, kind=kind) for kind in ("onnxruntime", "trtkit")}
 
     def contest() -> Interval:
         """Images per second of the bundle to the unsplit model's."""
-        with workers(lab, photos, image_size, kinds) as contestants:
-            samples = take_turns(contestants, ProtocolSettings(seconds=seconds)).samples
-        return ratio_interval(samples["onnxruntime"], samples["trtkit"])
+        return hold(specs, "onnxruntime", settings).figures[1].ratio
 
     pairs = [(contest(), contest()) for _ in range(rounds)]
     overlapping = sum(first.overlaps(second) for first, second in pairs)

@@ -22,11 +22,9 @@ from trtkit import load
 from trtkit.bundle import read_manifest
 from trtkit.costs.caching import entry_bytes
 from trtkit.cpu import adds_byte_products_exactly
-from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.identity import file_digest
-from trtkit.quantization.photos import Int8Options
+from trtkit.quantization.photos import CalibrationPhoto, CalibrationPhotos, Int8Options
 from trtkit.store.cache import CacheOptions
-from trtkit.tensors import Array
 from trtkit.workspace import BEST
 
 FP32, INT8 = "fp32, as trtkit builds it", "int8, as trtkit builds it"
@@ -251,33 +249,20 @@ def digits_in_parts(lab: Lab, count: int | None, renderings: int) -> Path:
 def graph_score(lab: Lab, test: Path, name: str, cut: int, options: Int8Options) -> Score:
     """The form for TensorRT, as a build for it makes it, on ONNX Runtime without its int8 kernels."""
     from trtkit.building.sources import load_model
-    from trtkit.graph.files import write_model
     from trtkit.graph.quantize import SYMMETRIC
-    from trtkit.quantization.accuracy import relative_errors
+    from trtkit.quantization.accuracy import AccuracyGate
     from trtkit.quantization.quantizer import quantize_models
 
     export = lab.stock.workspace.export_path(name)
     model, digests = load_model(name, export), {name: file_digest(export)}
-    batches = in_batches(prepared(test, model.card.preprocessing), 32)
-
-    def logits_of(file: Path) -> Array:
-        engine = OnnxRuntimeBackend(exact=True).load(file)
-        image, output = engine.inputs[0].name, engine.outputs[0].name
-        return np.concatenate([engine.run({image: own})[output].numpy() for own in batches])
-
+    files = [CalibrationPhoto(path, b"", path.parent.name) for path in photo_files(test)]
+    photos = CalibrationPhotos(test, (*files,), (*files,), skipped=(), labelled=True)
     with lab.stock.scratch() as scratch:
-        work = Path(scratch)
-        made = quantize_models([model], digests, cut, SYMMETRIC, options, work)
-        write_model(made.models[0].graph, work / "quantized.onnx")
-        reference, logits = logits_of(export), logits_of(work / "quantized.onnx")
-    best, labels = logits.argmax(axis=1), [path.parent.name for path in photo_files(test)]
-    return {
-        "top1": float((np.array(model.card.classes)[best] == labels).mean()),
-        "agreement": float((best == reference.argmax(axis=1)).mean()),
-        "error": float(np.median(relative_errors(logits, reference))),
-        "images": len(labels),
-        "gate": made.record["models"][name],
-    }
+        made = quantize_models([model], digests, cut, SYMMETRIC, options, Path(scratch))
+        gate = AccuracyGate(model, photos, SYMMETRIC, Path(scratch))
+        accuracy = vars(gate.accuracy(made.models[0].graph))
+    things = ("top1", "agreement", "error", "images")
+    return {**{thing: accuracy[thing] for thing in things}, "gate": made.record["models"][name]}
 
 
 def report_score(lab: Lab, what: str, score: Score, least: float) -> None:

@@ -9,20 +9,20 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
+from itertools import cycle, islice
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from case import Lab, case
-from stock import Cached, cached, classify, in_batches, over, prepared
+from stock import Cached, cached, classify, in_batches, over, photo_files, prepared, trtkit_command
 
 from trtkit import cuts, load
+from trtkit.benchmark.loaded import batches_of
 from trtkit.benchmark.protocol import ProtocolSettings, take_turns
 from trtkit.building.verification import SPLIT_ONLY, compare
 from trtkit.models.names import ARCHITECTURES
-from trtkit.photos.files import FoundImage, find_images
-from trtkit.photos.images import load_image, read_file
-from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
 from trtkit.subprocesses import CommandFailed, run_command
 from trtkit.tensors import Array
@@ -91,12 +91,9 @@ def chain(
         bundles = {"unsplit": whole, "chain": split, "unsplit again": whole}
         pipelines = {name: load(bundle) for name, bundle in bundles.items()}
         images = prepared(folder, pipelines["chain"].manifest.preprocessing)
-        for size in batch:
-            competitors = {
-                name: over(own.logits, [images[:size]]) for name, own in pipelines.items()
-            }
-            title = f"{model}, cut {cut}, {form}, batch {size}"
-            lab.contest(title, competitors, rounds, warmup=2, most={"chain": 1.02})
+        competitors = {name: pipeline.logits for name, pipeline in pipelines.items()}
+        title, options = f"{model}, cut {cut}, {form}", {"warmup": 2, "most": {"chain": 1.02}}
+        lab.contests(title, competitors, images, batch, rounds, **options)
 
 
 @case("--model resnet18 --cut 2 --photos 8 --batch 4 --rounds 2")
@@ -124,14 +121,10 @@ def endtoend(
     """End to end with the cache off, against decoding alone plus engines alone."""
     folder = lab.stock.photos(photos)
     pipeline = load(lab.stock.bundle(model, cut, precision))
-    preprocessing, workers = pipeline.manifest.preprocessing, default_workers()
-    ahead = 2 * batch + workers
+    preprocessing, files = pipeline.manifest.preprocessing, photo_files(folder)
 
     def decode_all() -> None:
-        def decode(image: FoundImage) -> Array:
-            return load_image(read_file(image.path), preprocessing)
-
-        deque(ordered_map(decode, find_images([folder]), workers=workers, ahead=ahead), maxlen=0)
+        deque(batches_of(files, preprocessing, batch), maxlen=0)
 
     competitors = {
         "decoding alone": decode_all,
@@ -140,8 +133,7 @@ def endtoend(
     }
     title = f"{model}, cut {cut}, {precision}, {photos} JPEG photos, batch {batch}"
     samples = take_turns(competitors, ProtocolSettings.fixed(rounds), title=title).samples
-    pairs = zip(samples["decoding alone"], samples["engines alone"], strict=True)
-    samples["sum"] = [decoding + engines for decoding, engines in pairs]
+    samples["sum"] = [*map(add, samples["decoding alone"], samples["engines alone"])]
     lab.compare(title, samples, "sum", most={"end to end": 1.1})
 
 
@@ -191,16 +183,7 @@ def memory(lab: Lab, *, model="resnet18", cut=2, few=1000, many=10000, rounds=3)
         with lab.stock.scratch() as scratch:
             cache = ["--cache-dir", f"{scratch}/cache"]
             modes = {"off": ["--no-cache"], "cold": cache, "warm": cache}
-            command = [
-                *launcher,
-                sys.executable,
-                "-m",
-                "trtkit",
-                "infer",
-                folder,
-                "--bundle",
-                bundle,
-            ]
+            command = [*launcher, *trtkit_command("infer", folder, "--bundle", bundle)]
             return {mode: peak([*command, *own], mode, folder) for mode, own in modes.items()}
 
     folders = {f"{count:,} photos": numbered_photos(lab, count) for count in (few, many)}
@@ -215,9 +198,8 @@ def numbered_photos(lab: Lab, count: int) -> Path:
     """A folder of `count` JPEG files of which no two have the same bytes: a comment has a number."""
     folder = lab.stock.root / f"numbered-{count}"
     folder.mkdir(exist_ok=True)
-    pictures = [path.read_bytes() for path in sorted(lab.stock.photos(200, "200x150").iterdir())]
-    for number in range(count):
-        data = pictures[number % len(pictures)]
+    pictures = [path.read_bytes() for path in photo_files(lab.stock.photos(200, "200x150"))]
+    for number, data in enumerate(islice(cycle(pictures), count)):
         comment = b"\xff\xfe\x00\x0a" + number.to_bytes(8, "big")
         (folder / f"{number:06d}.jpg").write_bytes(data[:2] + comment + data[2:])
     return folder

@@ -47,8 +47,7 @@ class Stock:
 
     def trtkit(self, command: str, *arguments: object) -> str:
         """Run a command in this workspace; what it prints."""
-        words = [command, *arguments, "--workspace", self.root]
-        line = [sys.executable, "-m", "trtkit", *map(str, words)]
+        line = trtkit_command(command, *arguments, "--workspace", self.root)
         return subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
 
     def scratch(self) -> TemporaryDirectory[str]:
@@ -131,6 +130,10 @@ class Stock:
         return json.loads(self.trtkit("evaluate", data, *options, "--json"))
 
 
+def trtkit_command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "trtkit", *map(str, words)]
+
+
 def photo_files(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.jpg"))
 
@@ -154,9 +157,9 @@ def cached(bundle: Path, cache: Path | str) -> Pipeline:
     return load(bundle, cache=CacheOptions("always", folder=Path(cache)))
 
 
-def classify(pipeline: Pipeline, *paths: Path, batch: int, hits: bool = False) -> None:
+def classify(pipeline: Pipeline, *paths: Path, hits: bool = False, **options: int) -> None:
     """Every photo from its file to its best classes; with `hits` all must be in the cache."""
-    for result in pipeline.infer(paths, batch=batch):
+    for result in pipeline.infer(paths, **options):
         if result.error is not None or (hits and not result.cached):
             raise RuntimeError(f"{result.path}: {result.error or 'not in the cache'}")
 

@@ -1,19 +1,22 @@
 """What the tree of stages costs and saves: tails in one pass, callers in threads, trtkit's own work."""
 
-import time
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
-from itertools import cycle, islice
+from functools import partial
+from itertools import chain, cycle, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from case import Lab, case
-from stock import photo_files, prepared
+from stock import classify, in_batches, photo_files, prepared
 
 from trtkit import CacheOptions, Pipeline, load
+from trtkit.benchmark.protocol import timed
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.photos.images import read_file
@@ -21,7 +24,7 @@ from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.models import bare_stages
 from trtkit.runtime.runner import HostRunner
 from trtkit.store.cache import PrefixCache
-from trtkit.tensors import TensorSpec
+from trtkit.tensors import Array, TensorSpec
 
 # The ends of engines that compute nothing: a map of a thin network, few classes.
 IMAGE = TensorSpec("images", "uint8", (None, 224, 224, 3))
@@ -45,26 +48,22 @@ def several_tails(lab: Lab, models, cut: int, image_size: int, batch, rounds: in
     """One pass over a prefix and its tails against the engines one after the other, by themselves."""
     names = [lab.stock.exported(model, image_size=image_size) for model in models]
     folder = lab.stock.built(names, cut, "fp32")
-    manifest = read_manifest(folder)
-    images = prepared(lab.stock.photos(max(batch)), manifest.preprocessing)
-    backend = OnnxRuntimeBackend()
-    engines = {s.name: backend.load(folder / s.file) for s in manifest.stages}
+    manifest, backend = read_manifest(folder), OnnxRuntimeBackend()
+    engines = {stage.name: backend.load(folder / stage.file) for stage in manifest.stages}
     with load(folder, tail="all") as pipeline:
-        wanted = [tail.ref("logits") for tail in pipeline.tails]
-        for size in batch:
-            own = images[:size]
-            lab.contest(
-                f"{' + '.join(models)}, cut {cut}, batch {size}",
-                {
-                    "engines alone": lambda own=own: alone(manifest, engines, own),
-                    "one pass": lambda own=own: pipeline.runner.run(wanted, own),
-                },
-                rounds,
-                most={"one pass": 1.02},
-            )
+        competitors = {"engines alone": partial(alone, manifest, engines), **one_pass(pipeline)}
+        images = prepared(lab.stock.photos(max(batch)), manifest.preprocessing)
+        title, most = f"{' + '.join(models)}, cut {cut}", {"one pass": 1.02}
+        lab.contests(title, competitors, images, batch, rounds, most=most)
 
 
-def alone(manifest: Manifest, engines: dict[str, Any], images: np.ndarray) -> None:
+def one_pass(pipeline: Pipeline) -> dict[str, Callable[[Array], object]]:
+    """Images to the logits of all tails."""
+    wanted = [tail.ref("logits") for tail in pipeline.tails]
+    return {"one pass": partial(pipeline.runner.run, wanted)}
+
+
+def alone(manifest: Manifest, engines: dict[str, Any], images: Array) -> None:
     """The prefix once, and each tail on its map, without a runner."""
     values: dict[str, Any] = {}
     for stage in manifest.stages:
@@ -78,29 +77,18 @@ def alone(manifest: Manifest, engines: dict[str, Any], images: np.ndarray) -> No
 def many_tails(lab: Lab, model: str, cut: int, image_size: int, count: int, batch, rounds) -> None:
     """Tails on one prefix against as many whole models, on the same photos."""
     export = lab.stock.exported(model, image_size=image_size)
-    names = []
-    for number in range(count):
-        names.append(f"{export}-{number}")
-        copy = lab.stock.workspace.export_path(names[-1])
-        if not copy.exists():
-            copy.write_bytes(lab.stock.workspace.export_path(export).read_bytes())
-    together = load(lab.stock.built(names, cut, "fp32"), tail="all")
-    whole = [load(lab.stock.built([name], 0, "fp32")) for name in names]
-    images = prepared(lab.stock.photos(max(batch)), together.manifest.preprocessing)
-    wanted = [tail.ref("logits") for tail in together.tails]
-    for size in batch:
-        own = images[:size]
-        lab.contest(
-            f"{count} tails of {model}, cut {cut}, batch {size}",
-            {
-                "one pass": lambda own=own: together.runner.run(wanted, own),
-                "whole models": lambda own=own: [model.logits(own) for model in whole],
-            },
-            rounds,
-            least={"whole models": 1.5},
-        )
-    for pipeline in (together, *whole):
-        pipeline.close()
+    names = [f"{export}-{number}" for number in range(count)]
+    for name in names:
+        shutil.copy(*map(lab.stock.workspace.export_path, (export, name)))
+    with ExitStack() as stack:
+        together = stack.enter_context(load(lab.stock.built(names, cut, "fp32"), tail="all"))
+        folders = [lab.stock.built([name], 0, "fp32") for name in names]
+        whole = [stack.enter_context(load(folder)) for folder in folders]
+        competitors = one_pass(together)
+        competitors["whole models"] = lambda images: [model.logits(images) for model in whole]
+        images = prepared(lab.stock.photos(max(batch)), together.manifest.preprocessing)
+        title, least = f"{count} tails of {model}, cut {cut}", {"whole models": 1.5}
+        lab.contests(title, competitors, images, batch, rounds, least=least)
 
 
 def threads(lab: Lab, model: str, cut: int, image_size: int, photos: int, rounds: int) -> None:
@@ -110,21 +98,16 @@ def threads(lab: Lab, model: str, cut: int, image_size: int, photos: int, rounds
     with load(folder) as pipeline, ThreadPoolExecutor(8) as callers:
         expected = [result.top1.index for result in pipeline(files)]
 
-        def check(results: Sequence[Any]) -> None:
+        def check(results: Iterable[Any]) -> None:
             if [result.top1.index for result in results] != expected:
                 raise RuntimeError("A caller got another picture's answer.")
 
-        lab.contest(
-            f"{model}, cut {cut}, {photos} photos",
-            {
-                "batches of 8": lambda: check(
-                    [one for at in range(0, photos, 8) for one in pipeline(files[at : at + 8])]
-                ),
-                "8 threads": lambda: check(list(callers.map(pipeline, files))),
-            },
-            rounds,
-            most={"8 threads": 1 / 0.9},
-        )
+        competitors = {
+            "batches of 8": lambda: check(chain(*map(pipeline, in_batches(files, 8)))),
+            "8 threads": lambda: check(callers.map(pipeline, files)),
+        }
+        title, most = f"{model}, cut {cut}, {photos} photos", {"8 threads": 1 / 0.9}
+        lab.contest(title, competitors, rounds, most=most)
 
 
 def own_work(lab: Lab, photos: int, rounds: int) -> None:
@@ -138,27 +121,23 @@ def own_work(lab: Lab, photos: int, rounds: int) -> None:
             list(pipeline.infer(paths))
             if pipeline.cache is not None:
                 pipeline.cache.store.flush()
-        turns = {
-            "warm in memory": lambda: per_photo(held, paths),
-            "warm from the store": lambda: per_photo(kept, paths),
-        }
-        lab.contest("trtkit's own work for a photo", turns, rounds)
-        for name, most in (("warm in memory", 60e-6), ("warm from the store", 150e-6)):
-            result = lab.data["results"]["trtkit's own work for a photo"]["medians"][name]
-            lab.figure(
-                f"own work, {name}", f"{result * 1e6:.0f} us", "", f"under {most * 1e6:.0f} us",
-                result < most,
-            )  # fmt: skip
+        title, limits = "trtkit's own work for a photo", (60e-6, 150e-6)
+        names = ("warm in memory", "warm from the store")
+        turns = [partial(per_photo, pipeline, paths) for pipeline in (held, kept)]
+        lab.contest(title, dict(zip(names, turns, strict=True)), rounds)
+        for name, most in zip(names, limits, strict=True):
+            result, target = (
+                lab.data["results"][title]["medians"][name],
+                f"under {1e6 * most:.0f} us",
+            )
+            lab.figure(f"own work, {name}", f"{1e6 * result:.0f} us", "", target, result < most)
         for pipeline in (held, kept):
             pipeline.close()
 
 
 def per_photo(pipeline: Pipeline, paths: Sequence[Path]) -> float:
-    started = time.perf_counter()
-    count = sum(result.cached for result in pipeline.infer(paths, workers=1))
-    if count != len(paths):
-        raise RuntimeError(f"{len(paths) - count} photos were not found in the cache.")
-    return (time.perf_counter() - started) / count
+    """Seconds of a photo, all of which are in the cache."""
+    return timed(partial(classify, pipeline, *paths, hits=True, workers=1)) / len(paths)
 
 
 def idle_pipeline(cache: Path, *, held: bool = False) -> Pipeline:

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from case import Lab, case
-from stock import LIGHT, RANDOM, adam
+from stock import LIGHT, RANDOM, adam, trtkit_command
 
 from trtkit import query, tune
 from trtkit.benchmark.protocol import timed
@@ -134,8 +134,7 @@ def accuracy_of_answers(lab: Lab, store: Path, clip: Path, sample: int, reached:
     for label in CLASSES:
         with query(label, store=store, workspace=root) as answers:
             returned[label] = {number for answer in answers for number in answer.objects}
-    classes = read_manifest(lab.stock.workspace.engines / BUNDLE).tail(EXPENSIVE).classes
-    model = {number: classes[verdict.label] for number, verdict in verdicts.items()}
+    model = {number: CLASSES[verdict.label] for number, verdict in verdicts.items()}
     lab.data["found"] = {}
     references = {"the expensive model on everything": model, "the rendered truth": truth}
     for name, labels in references.items():
@@ -152,14 +151,12 @@ def accuracy_of_answers(lab: Lab, store: Path, clip: Path, sample: int, reached:
 
 def truth_of(database: Database, clip: Path, ids: list[int]) -> dict[int, str]:
     """The rendered digit of each object whose largest box shows one digit and nothing else."""
-    frames: dict[int, list[dict[str, Any]]] = {}
-    for line in clip.with_suffix(".truth.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        frames.setdefault(row["frame"], []).append(row)
-    labels = {}
+    frames, labels = defaultdict(list), {}
+    for row in map(json.loads, clip.with_suffix(".truth.jsonl").read_text().splitlines()):
+        frames[row["frame"]].append(row)
     for number, sightings in sightings_of(database, ids).items():
         best = max(sightings, key=lambda sighting: sighting.box.area)
-        boxes = [(best.box.overlap(Box(*row["box"])), row) for row in frames.get(best.frame, ())]
+        boxes = [(best.box.overlap(Box(*row["box"])), row) for row in frames[best.frame]]
         near = [(overlap, row) for overlap, row in boxes if overlap > 0]
         if len(near) == 1 and near[0][0] > 0.5 and near[0][1]["visible"] > 0.9:
             labels[number] = str(near[0][1]["label"])
@@ -180,7 +177,7 @@ def timed_questions(
         from_maps = stack.enter_context(judge_of(lab, database))
         remembering = stack.enter_context(judge_of(lab, database, remember=True))
         ids = [row[0] for row in database.rows("SELECT id FROM objects ORDER BY id")]
-        objects, ask = candidates_of(database, labels), partial(ask_all, lab, database, labels)
+        objects, ask = candidates_of(database, labels), partial(ask_all, database, labels)
 
         def of_candidates(judge: Judge) -> float:
             return fmean(timed(partial(judge.compute, own)) for own in objects)
@@ -213,26 +210,19 @@ def questions_of(database: Database, labels: Sequence[str]) -> list[Question]:
 
 def candidates_of(database: Database, labels: Sequence[str]) -> list[list[int]]:
     """For each class the ids of the objects that may show it."""
-    classes = identity(database).classes
-    return [
-        [
-            row.object
-            for span in question.spans
-            for row in candidates(
-                database, classes.index(question.label), span, question.top, question.least
-            )
-        ]
-        for question in questions_of(database, labels)
-    ]
+    objects = []
+    for question in questions_of(database, labels):
+        spans, score = question.spans, (question.top, question.least)
+        label = CLASSES.index(question.label)
+        rows = [row for span in spans for row in candidates(database, label, span, *score)]
+        objects.append([row.object for row in rows])
+    return objects
 
 
-def ask_all(lab: Lab, database: Database, labels: Sequence[str], judge: Judge) -> float:
+def ask_all(database: Database, labels: Sequence[str], judge: Judge) -> float:
     """Mean seconds of a question for each class, as `trtkit query` asks it."""
-    classes = read_manifest(lab.stock.workspace.engines / BUNDLE).tail(EXPENSIVE).classes
-    searches = [
-        Search(database, identity(database), judge, classes, question)
-        for question in questions_of(database, labels)
-    ]
+    ask = partial(Search, database, identity(database), judge, CLASSES)
+    searches = map(ask, questions_of(database, labels))
     return fmean(timed(partial(deque, own.appearances(), maxlen=0)) for own in searches)
 
 
@@ -295,18 +285,14 @@ def fill(store: Path, large: Path, objects: int) -> None:
         ).fetchone()
         steps = {"object": last, "representative": last, "cluster": clusters, "segment": segments}
         steps |= {"number": segments, "start_us": end + 1_000_000, "end_us": end + 1_000_000}
+        sql.execute("ATTACH ? AS original", (str(store / FILE),))
         for table in COPIED:
-            cursor = sql.execute(f"SELECT * FROM {table}")
-            names, rows = [column[0] for column in cursor.description], cursor.fetchall()
             own = {**steps, "id": clusters if table == "clusters" else last}
-            shifts = [own.get(name, 0) for name in names]
-            insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})"
+            names = [row[1] for row in sql.execute(f"PRAGMA table_info({table})")]
+            moved = (f"{name} + ? * {own[name]}" if name in own else name for name in names)
+            moved = f"INSERT INTO {table} SELECT {', '.join(moved)} FROM original.{table}"
             for copy in range(1, -(-objects // count)):
-                moved = (
-                    [v + copy * s if s else v for v, s in zip(row, shifts, strict=True)]
-                    for row in rows
-                )
-                sql.executemany(insert, moved)
+                sql.execute(moved, (copy,) * moved.count("?"))
         sql.execute("DELETE FROM verdicts")
         sql.commit()
     part.rename(large)
@@ -320,8 +306,8 @@ def kill(lab: Lab, clip: Path, kills: int) -> None:
     started = time.monotonic()
     ingested(lab, clip, unbroken, *small)
     usual = time.monotonic() - started
-    words = [clip, "--store", killed, "--bundle", BUNDLE, "--workspace", lab.stock.root, *small]
-    command = [sys.executable, "-m", "trtkit", "ingest", *map(str, words)]
+    where = ("--store", killed, "--bundle", BUNDLE, "--workspace", lab.stock.root)
+    command = trtkit_command("ingest", clip, *where, *small)
     random, done, ingests, equal = np.random.default_rng(0), 0, 0, True
     while done < kills:
         shutil.rmtree(killed, ignore_errors=True)
