@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.context import MAIN, PRECISIONS, Case, Context, ModelSet, unsplit
-from acceptance.device import SUBMIT_BATCHES, compute, host_time, leaks, loops
-from acceptance.environment import environment
+from acceptance.device import SUBMIT_BATCHES, compute, environment, host_time, leaks, loops
 from acceptance.journal import FAILED, LEFT_OUT, cell
 from acceptance.making import build, export, rebuild
 from acceptance.pipeline import EAGER, WORST, against_torch, end_to_end, parity

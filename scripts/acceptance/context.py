@@ -267,8 +267,7 @@ def run_python(
 
     Raises TrtkitError; `purpose` begins its sentence ("Exporting resnet50"), `instead` ends it.
     """
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {"PYTHONPATH": paths}
+    environment = {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     try:
         return run_command([python, *arguments], timeout=seconds, environment=environment)
     except CommandFailed as error:

@@ -1,4 +1,4 @@
-"""Cases whose engines have their inputs in place: what is timed or counted on the device."""
+"""Cases of the card alone: what it is, and what is timed or counted on it with inputs in place."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from acceptance.context import Case, Context
-from trtkit.benchmark import trtexec
+import pynvml
+from measure.report import machine
+
+from acceptance.context import ROOT, Case, Context
+from trtkit import __version__
+from trtkit.benchmark import clocks, trtexec
 from trtkit.benchmark.protocol import ProtocolSettings, Turns, repeats_for, take_turns
 from trtkit.benchmark.tensorrt_engines import WARM_UPS, BareLoop, PlacedEngines
-from trtkit.engines.cuda.device import Stream, free_memory
+from trtkit.engines.cuda import device
 from trtkit.engines.cuda.memory import DeviceMemory, pinned
 from trtkit.engines.registry import RTX
 from trtkit.engines.tensorrt.engine import Binding
 from trtkit.errors import TrtkitError
+from trtkit.nvml import NvmlError, gpu_handles, supported
 from trtkit.runtime.device.slot import row_bytes
 from trtkit.runtime.models import LoadedModel
+from trtkit.subprocesses import CommandFailed, run_command
 from trtkit.tensors import TensorSpec
 
 SUBMIT_BATCHES = (1, 8)
 # Loops have longer samples, so that the first batch's latency does not count.
 LOOPS_LONGER = 4
 TRTEXEC_STARTS_SECONDS = 60
+GIT_SECONDS = 15.0
+PERSISTENCE = {0: "Disabled", 1: "Enabled"}
 
 # Seconds of a batch of so many images, repeated so often.
 Measure = Callable[[int, int], float]
@@ -178,15 +186,75 @@ def leaks(context: Context, case: Case) -> Any:
     (value,), (result,) = engine.inputs, engine.outputs
     images = engine.batch[0]
     memory = [DeviceMemory(images * row_bytes(spec), spec.name) for spec in (value, result)]
-    scratch, stream = DeviceMemory(engine.scratch_bytes, "the scratch memory"), Stream()
+    scratch, stream = DeviceMemory(engine.scratch_bytes, "the scratch memory"), device.Stream()
     addresses = dict(zip((value.name, result.name), (m.pointer for m in memory), strict=True))
     few, many = context.settings.scale.binds
-    free = {0: free_memory()[0]}
+    free = {0: device.free_memory()[0]}
     for number in range(1, many + 1):
         Binding(engine, images, addresses, scratch, stream)
         if number in (few, many):
             stream.synchronize()
             gc.collect()
-            free[number] = free_memory()[0]
+            free[number] = device.free_memory()[0]
     lost = free[few] - free[many]
     return {"free_bytes_after": free, "lost_bytes": lost, "lost_mib": lost / 2**20}
+
+
+def identity(backend: Any) -> dict[str, Any]:
+    """What results must have in common to stand in one file. Raises CudaError without a GPU."""
+    card, packages = device.current_card(), machine()["packages"]
+    return {
+        "card": card.name,
+        "compute capability": card.capability,
+        "driver": next((limits["driver"] for limits in _limits()), None),
+        "CUDA": device.driver_version(),
+        "library": f"{backend.name} {backend.version}",
+        "cuda-python": packages.get("cuda-python") or packages.get("cuda-bindings"),
+        "trtkit": __version__,
+    }
+
+
+def environment(context: Context, case: Case) -> dict[str, Any]:
+    """The machine, as measurements describe it, and its card.
+
+    `CUDA` is the newest that the driver offers, `cuda_runtime` the one that cuda-python uses. Memory in
+    bytes. `limits`: NVML's, of each card that it lists, None where it does not tell them.
+    """
+    runtime = int(device.call("cudaRuntimeGetVersion"))
+    return {
+        **machine(),
+        "command": context.journal.runs[-1]["command"],
+        **identity(context.backend),
+        "cuda_runtime": f"{runtime // 1000}.{runtime % 1000 // 10}",
+        "card_memory_bytes": device.current_card().memory,
+        "commit": context.commit,
+        "limits": _limits(),
+    }
+
+
+def commit() -> str | None:
+    """The checkout's commit, `-dirty` when files were changed since; None without git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return run_command(command, timeout=GIT_SECONDS).strip() or None
+    except CommandFailed:
+        return None
+
+
+def _limits() -> list[dict[str, Any]]:
+    """Of each card that NVML lists; a Jetson's it does not."""
+    most, mode = "nvmlDeviceGetMaxClockInfo", "nvmlDeviceGetPersistenceMode"
+    try:
+        with gpu_handles() as cards:
+            return [
+                {
+                    "driver": supported("nvmlSystemGetDriverVersion"),
+                    "most_sm_clock_mhz": clocks.gpu_value(most, card, pynvml.NVML_CLOCK_SM),
+                    "most_memory_clock_mhz": clocks.gpu_value(most, card, pynvml.NVML_CLOCK_MEM),
+                    "power_limit_watts": clocks.watts("nvmlDeviceGetEnforcedPowerLimit", card),
+                    "persistence_mode": PERSISTENCE.get(supported(mode, card)),
+                }
+                for card in cards
+            ]
+    except NvmlError:
+        return []

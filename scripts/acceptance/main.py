@@ -6,6 +6,7 @@ import fnmatch
 import gc
 import importlib.util
 import logging
+import os
 import shlex
 import shutil
 import time
@@ -16,13 +17,13 @@ from measure.report import now
 
 from acceptance.cases import made, needs, plan, run, targets
 from acceptance.context import AcceptanceSettings, Case, Context, LeftOut, parse, run_python
-from acceptance.environment import commit, identity, reading
+from acceptance.device import commit, identity
 from acceptance.journal import DONE, FAILED, LEFT_OUT, TARGET_COLUMNS, Journal, Record, markdown
 from trtkit.atomic import whole_file
+from trtkit.benchmark import clocks
 from trtkit.benchmark.clocks import Clocks
 from trtkit.cli.output import note, print_table
 from trtkit.cli.progress import terminal_reporter
-from trtkit.cpu import usable_cores
 from trtkit.engines.cuda import device
 from trtkit.engines.registry import BACKENDS, get_backend
 from trtkit.errors import TrtkitError, listed
@@ -92,8 +93,8 @@ def _do(context: Context, case: Case, deadline: float) -> None:
 
 
 def _measure(context: Context, case: Case) -> Record:
-    before, started = reading(), time.monotonic()
-    result, state, reason = None, DONE, None
+    cores, started = os.sched_getaffinity(0), time.monotonic()
+    before, result, state, reason = clocks.read(cores), None, DONE, None
     try:
         result = run(context, case)
     except LeftOut as error:
@@ -105,7 +106,7 @@ def _measure(context: Context, case: Case) -> Record:
         log.exception("%s", case.name)
         state, reason = FAILED, f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - started
-    watched = to_plain(Clocks.between(before, reading(), usable_cores()))
+    watched = to_plain(Clocks.between(before, clocks.read(cores), len(cores)))
     return Record(state, seconds, now(), context.commit, result, reason, watched)
 
 

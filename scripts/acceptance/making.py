@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,15 @@ def export(context: Context, case: Case) -> Any:
     by = "found"
     if not path.is_file():
         by = "exported with random weights, seed 0"
-        size = settings.set.image_size
         arguments = ["export", model, "--weights", "random", "--name", model]
-        arguments += ["--image-size", str(size)] if size != 224 else []
+        arguments += ["--image-size", str(settings.set.image_size)]
         command = ["-m", "trtkit", *arguments, "--workspace", str(settings.workspace)]
         instead = (
             f"run `trtkit {' '.join(arguments)}` on a machine that has torch and copy the file to {path}, "
             "or give --torch-python"
         )
-        limits = {"seconds": EXPORT_SECONDS, "instead": instead}
-        run_python(context.python, command, purpose=f"Exporting {model}", **limits)
+        options = {"purpose": f"Exporting {model}", "seconds": EXPORT_SECONDS, "instead": instead}
+        run_python(context.python, command, **options)
     return {"by": by, "size_bytes": path.stat().st_size}
 
 
@@ -84,16 +84,14 @@ def rebuild(context: Context, case: Case) -> Any:
 
     `ratio`: of the builder's seconds, warm to cold.
     """
-    name = f"{case.bundle.name}-again"
+    bundle = case.bundle.name
     # One image is enough: only the builder's time counts.
-    warm = _builder_seconds(_build(context, case, name, 1))
-    shutil.rmtree(context.folder(case) / "engines" / name)
-    first = context.journal.result(Case("build", case.bundle, case.precision).name)
+    warm = _builder_seconds(_build(context, case, f"{bundle}-again", 1))
+    shutil.rmtree(context.built(case).with_name(f"{bundle}-again"))
+    first = context.journal.result(replace(case, kind="build").name)
     cold = float(first["builder_seconds"])
     if cold <= 0:
-        raise TrtkitError(
-            f"The first build of {case.bundle.name} took no time that could be measured."
-        )
+        raise TrtkitError(f"The first build of {bundle} took no time that could be measured.")
     return {"cold_builder_seconds": cold, "warm_builder_seconds": warm, "ratio": warm / cold}
 
 

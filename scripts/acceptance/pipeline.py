@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,6 @@ from trtkit.benchmark.tensorrt_engines import PlacedEngines
 from trtkit.benchmark.torch_networks import NO_GPU
 from trtkit.benchmark.worker import WorkerContestant, round_seconds
 from trtkit.building.verification import LIMITS, compare
-from trtkit.bundle import Manifest
 from trtkit.cpu import usable_cores
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError, listed
@@ -81,8 +81,9 @@ def end_to_end(context: Context, case: Case) -> Any:
                     "trtkit", END_TO_END, str(context.built(case)), case.model, files, batch,
                     usable_cores(), cache, stack.enter_context(scratch),
                 )  # fmt: skip
-                passes[mode] = _Pass(spec, manifest, (resident if on_card else plain).runner)
-                stack.callback(passes[mode].work.close)
+                runner = (resident if on_card else plain).runner
+                passes[mode] = _Pass(spec, manifest, runner, close=lambda: None)
+                stack.callback(passes[mode].close)
             competitors = {mode: own.seconds for mode, own in passes.items()}
             turns = take_turns(competitors, ProtocolSettings.fixed(scale.passes))
         for mode, own in passes.items():
@@ -96,23 +97,20 @@ def end_to_end(context: Context, case: Case) -> Any:
     return {**facts, "rows": rows}
 
 
-class _Pass:
+class _Pass(Inference):
     """All photos once. `counts`: hits and misses of the last time."""
 
-    def __init__(self, spec: Spec, manifest: Manifest, runner: Any) -> None:
-        self.work = Inference(spec, manifest, runner, close=lambda: None)
-        self.counts: dict[str, int] = {}
-        self._runner = runner
+    counts: Mapping[str, int] = MappingProxyType({})
 
     def seconds(self) -> float:
-        self.work.before()
+        self.before()
         before = self._total()
-        seconds = round_seconds(self.work)
+        seconds = round_seconds(self)
         self.counts = {name: value - before[name] for name, value in self._total().items()}
         return seconds
 
     def _total(self) -> dict[str, int]:
-        stats, resident = self.work.pipeline.stats, self._runner.resident
+        stats, resident = self.pipeline.stats, self.pipeline.runner.resident
         hits = 0 if resident is None else resident.hits
         return {"hits": stats.hits, "misses": stats.misses, "resident_hits": hits}
 
