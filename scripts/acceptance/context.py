@@ -16,8 +16,6 @@ from trtkit.bundle import Manifest, read_manifest
 from trtkit.engines.registry import BACKENDS
 from trtkit.errors import TrtkitError
 from trtkit.photos.samples import generate_images
-from trtkit.runtime.loading import load_runner
-from trtkit.runtime.models import LoadedModel
 from trtkit.stages import Role
 from trtkit.subprocesses import CommandFailed, run_command
 from trtkit.tensors import Array
@@ -245,13 +243,6 @@ class Context:
         """The loaded engines of a model, by default the first one, with their roles."""
         manifest = self.manifest(case)
         return bundle_engines(self.built(case), manifest, manifest.tail(model or case.model))
-
-    def loaded(self, case: Case, model: str = "", **options: Any) -> LoadedModel:
-        """The same engines as trtkit runs them."""
-        manifest = self.manifest(case)
-        tail = manifest.tail(model or case.model)
-        runner = load_runner(self.built(case), manifest, [tail], **options)
-        return LoadedModel.of(manifest, tail, runner)
 
     def images(self, case: Case) -> Array:
         """Generated images, uint8 N x H x W x 3, N being the largest batch size; they repeat."""

@@ -26,7 +26,7 @@ from trtkit.engines.tensorrt.engine import Binding
 from trtkit.errors import TrtkitError
 from trtkit.nvml import NvmlError, gpu_handles, supported
 from trtkit.runtime.device.slot import row_bytes
-from trtkit.runtime.models import LoadedModel
+from trtkit.runtime.pipeline import load
 from trtkit.subprocesses import CommandFailed, run_command
 from trtkit.tensors import TensorSpec
 
@@ -91,28 +91,28 @@ def host_time(context: Context, case: Case) -> Any:
     `pixels`: those of copying the images into pinned memory, a part of it. `graphs_recorded`: how many
     runs were recorded before anything was timed.
     """
-    model, submits = context.loaded(case), context.settings.scale.submits
-    rows = []
+    rows: list[Any] = []
+    pipeline = load(context.built(case))
+    submit = partial(pipeline.runner.submit, [pipeline.tail.ref("logits")])
     for batch in [size for size in SUBMIT_BATCHES if size <= max(context.settings.batches)]:
         images = list(context.images(case)[:batch])
-        for _ in range(model.runner.depth * WARM_UPS):
-            model.runner.submit([model.logits], images).result()
+        for _ in range(pipeline.runner.depth * WARM_UPS):
+            submit(images).result()
         host = pinned((batch, *images[0].shape), "uint8", "the pixels")
-        competitors = {
-            "submit": partial(_submit, model, images),
+        functions = {
+            "submit": partial(_submit, submit, images),
             "pixels": partial(_copy, images, host),
         }
-        turns = take_turns(competitors, ProtocolSettings.fixed(submits))
+        turns = take_turns(functions, ProtocolSettings.fixed(context.settings.scale.submits))
         rows.append({"batch": batch, **{name: turns.summary(name) for name in turns.samples}})
-    runner: Any = model.runner
-    recorded = runner.runs.recorded
-    runner.close()
+    recorded = pipeline.runner.runs.recorded
+    pipeline.close()
     return {"graphs_recorded": recorded, "rows": rows}
 
 
-def _submit(model: LoadedModel, images: list[Any]) -> float:
+def _submit(submit: Callable[..., Any], images: list[Any]) -> float:
     started = time.perf_counter()
-    pending = model.runner.submit([model.logits], images)
+    pending = submit(images)
     submitted = time.perf_counter()
     pending.result()
     return submitted - started

@@ -11,9 +11,6 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from measure.stock import in_batches
-
 from acceptance.context import Case, Context, LeftOut
 from acceptance.making import GENERATED, photos
 from trtkit.benchmark.kinds import TorchMode
@@ -29,15 +26,16 @@ from trtkit.benchmark.spec import END_TO_END, Spec
 from trtkit.benchmark.tensorrt_engines import PlacedEngines
 from trtkit.benchmark.torch_networks import NO_GPU
 from trtkit.benchmark.worker import WorkerContestant, round_seconds
+from trtkit.building.sources import ExportSources
 from trtkit.building.verification import LIMITS, compare
 from trtkit.cpu import usable_cores
-from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError, listed
 from trtkit.photos.files import find_images
 from trtkit.photos.prefetch import default_workers
 from trtkit.photos.samples import choose_samples
 from trtkit.runtime.device.slot import row_bytes
-from trtkit.runtime.models import model_of
+from trtkit.runtime.loading import load_runner
+from trtkit.runtime.pipeline import load
 
 # How each pass uses the cache: its state, and whether the card keeps feature maps as well.
 CACHES = {
@@ -55,7 +53,6 @@ WAYS = {
 }
 NETWORK = "trtkit.benchmark.torch_networks:TorchvisionModel"
 TORCH_SECONDS = 600.0
-REFERENCE_BATCH = 8
 WORST = "the worst"
 
 
@@ -69,7 +66,8 @@ def end_to_end(context: Context, case: Case) -> Any:
     place, source = photos(context, scale.photos)
     files = tuple(str(item.path) for item in find_images([place]))
     maps = len(files) * row_bytes(manifest.prefix_of(manifest.tail()).output("feature_map"))
-    plain, resident = context.loaded(case), context.loaded(case, gpu_cache=maps)
+    start = partial(load_runner, context.built(case), manifest, [manifest.tail()])
+    plain, resident = start(), start(gpu_cache=maps)
     rows = []
     # The largest first: rows to read hits into are allocated once, for the first batch size.
     for batch in sorted(context.settings.batches, reverse=True):
@@ -81,7 +79,7 @@ def end_to_end(context: Context, case: Case) -> Any:
                     "trtkit", END_TO_END, str(context.built(case)), case.model, files, batch,
                     usable_cores(), cache, stack.enter_context(scratch),
                 )  # fmt: skip
-                runner = (resident if on_card else plain).runner
+                runner = resident if on_card else plain
                 passes[mode] = _Pass(spec, manifest, runner, close=lambda: None)
                 stack.callback(passes[mode].close)
             competitors = {mode: own.seconds for mode, own in passes.items()}
@@ -90,8 +88,8 @@ def end_to_end(context: Context, case: Case) -> Any:
             rate, summary = len(files) / turns.medians[mode], turns.summary(mode)
             row = {"batch": batch, "mode": mode, "images_per_second": rate, "seconds": summary}
             rows.append({**row, **own.counts})
-    plain.runner.close()
-    resident.runner.close()
+    plain.close()
+    resident.close()
     rows.sort(key=itemgetter("batch"))
     facts = {"photos": len(files), "source": source, "workers": default_workers()}
     return {**facts, "rows": rows}
@@ -133,13 +131,12 @@ def parity(context: Context, case: Case) -> Any:
         problem = "no photos: scikit-image or scikit-learn is not here; give --photos"
     if problem is None:
         images = choose_samples(place, scale.parity_photos).load(manifest.preprocessing).images
+        exports = ExportSources((*tails,), tuple(map(context.export, tails)))
         for tail in tails:
-            model, backend = context.loaded(case, tail), OnnxRuntimeBackend()
-            logits = model.classify(images)
-            model.runner.close()
-            reference = model_of([("head", backend.load(context.export(tail)))], backend)
-            parts = map(reference.classify, in_batches(images, REFERENCE_BATCH))
-            compared = compare(logits, np.concatenate([*parts]), LIMITS[case.precision])
+            with load(context.built(case), tail=tail) as pipeline:
+                logits = pipeline.logits(images)
+            reference = exports.reference(tail).classify(images)
+            compared = compare(logits, reference, LIMITS[case.precision])
             rows.append({"tail": tail, "by": "photos", **asdict(compared)})
     for tail in tails:
         own = [row for row in rows if row["tail"] == tail]

@@ -15,6 +15,7 @@ from trtkit.building.cut import choose_cut
 from trtkit.building.request import BuildSettings
 from trtkit.costs.choice import DEFAULT_HIT_RATE
 from trtkit.costs.profile import Profile
+from trtkit.serialization import to_plain
 
 CLOSE = 0.1
 
@@ -87,13 +88,7 @@ def report(lab: Lab, name: str, predicted: Profile, again: Profile, chosen: int,
             f"warm {warm:.3f}, expected {expected:.3f}",
             f"predicted {foreseen[number]:.3f} ({warm / foreseen[number] - 1:+.1%}), {share:.3f}",
         )
-    lab.data[name] |= {
-        "computed": predicted.computed,
-        "whole": predicted.whole,
-        "blocks": {block.block: block.seconds for block in predicted.blocks},
-        "predicted": rows,
-        "measured": measured,
-    }
+    lab.data[name] |= {"profile": to_plain(predicted), "predicted": rows, "measured": measured}
     total = sum(block.seconds for block in predicted.blocks) / predicted.whole - 1
     what = "sum of the blocks' times against the whole model"
     lab.figure(f"{name}: {what}", f"{total:+.1%}", "", "within 10%", abs(total) <= CLOSE)

@@ -46,9 +46,7 @@ def features(
         for kind in kinds:
             lab.figure(f"{title}: {kind}, top-1", with_range(measures["top1"][kind]))
             lab.data["waited"][f"{where}, {kind}"] = measures["waited"][kind]
-        lab.data["trainings"][size] = {
-            kind: {thing: own[kind] for thing, own in measures.items()} for kind in kinds
-        }
+        lab.data["trainings"][size] = measures
     tuned = ("--arch", "resnet18", *RANDOM, "--epochs", 2, "--augmentation", "standard")
     metrics = lab.stock.trained(photo_classes(lab, photos), f"resnet18-{photos}-crops", *tuned)
     what = "resnet18 fine-tuned at 224 x 224, augmented, photos of 500 x 375"
