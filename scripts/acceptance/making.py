@@ -44,10 +44,10 @@ def export(context: Context, case: Case) -> Any:
 def build(context: Context, case: Case) -> Any:
     """Build a bundle anew: what each stage took and became.
 
-    `builder_seconds`: TensorRT's alone; `seconds`: with splitting, converting and verifying. `profiles`:
-    the smallest, best and largest batch of each. `inspector`: layers by precision in the engine,
-    `network` in the parsed network; None or empty where they do not tell. `verified` is the comparison
-    that the manifest records.
+    `builder_seconds`: TensorRT's alone, `build_seconds` those of a stage; `seconds`: with splitting,
+    converting and verifying. `profiles`: the smallest, best and largest batch of each. `inspector`:
+    layers by precision in the engine, `network` in the parsed network; None or empty where they do not
+    tell. `verified` is the comparison that the manifest records.
     """
     _check_exports(context, case)
     folder = context.folder(case)
@@ -58,16 +58,11 @@ def build(context: Context, case: Case) -> Any:
     started = time.perf_counter()
     manifest = _build(context, case, case.bundle.name, images)
     seconds = time.perf_counter() - started
-    stages = [
-        {
-            "name": stage.name,
-            "builder_seconds": float(stage.engine["build_seconds"]),
-            "plan_bytes": (context.built(case) / stage.file).stat().st_size,
-            "inspector": stage.engine["inspector"],
-            "network": stage.engine["network"],
-        }
-        for stage in manifest.stages
-    ]
+    stages = []
+    for stage in manifest.stages:
+        size = (context.built(case) / stage.file).stat().st_size
+        record = {key: stage.engine[key] for key in ("build_seconds", "inspector", "network")}
+        stages.append({"name": stage.name, "plan_bytes": size, **record})
     return {
         "cut": case.bundle.cut,
         "computes": manifest.computes,

@@ -79,27 +79,29 @@ class Lab:
         return {own: {name: [row[own] for row in rows[name]] for name in rows} for own in things}
 
     def compare(
-        self, title: str, samples: Samples, base="", unit="seconds", most=None, least=None
+        self, title: str, samples: Samples, base="", unit="seconds", most=(), least=(), under=()
     ) -> dict[str, float]:
         """Report medians and ratios to `base`, the first by default; the ratios of the medians.
 
-        `most` and `least` are targets of the ratios, by competitor.
+        `most` and `least` are targets of the ratios, `under` of the medians, by competitor.
         """
         base = base or next(iter(samples))
+        summaries = {name: Summary.of(own) for name, own in samples.items()}
         paired = {name: PairedRatio.of(own, samples[base]) for name, own in samples.items()}
         ratios = {name: ratio.of_medians for name, ratio in paired.items()}
         for name, ratio in ratios.items():
             target: tuple[Any, ...] = ()
-            if name in (most or {}):
+            if name in most:
                 target = (f"at most {most[name]:g} times", ratio <= most[name])
-            elif name in (least or {}):
+            elif name in least:
                 target = (f"at least {least[name]:g} times", ratio >= least[name])
+            elif name in under:
+                target = (f"under {1e3 * under[name]:g} ms", summaries[name].median < under[name])
             # A thousandth needs more digits than a ratio near 1.
             form, own = ".3f" if ratio >= 0.01 else ".2g", paired[name]
             compared = f"{ratio:{form}} times {base} ({own.p10:{form}} to {own.p90:{form}})"
             compared = "" if name == base else compared
             self.figure(f"{title}: {name}", quantity(samples[name], unit), compared, *target)
-        summaries = {name: Summary.of(own) for name, own in samples.items()}
         self.data.setdefault("results", {})[title] = {
             "unit": unit,
             "base": base,

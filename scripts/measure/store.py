@@ -125,7 +125,7 @@ def store(lab: Lab, *, entries=256, zeros=0.6, rounds=9) -> None:
             medium = Store(folder / codec, codec)
             competitors[f"store, {codec}, ReLU"] = partial(speeds, medium, relu, entries)
         for what, samples in lab.rounds("store", competitors, rounds).items():
-            least = TARGETS.get(what)
+            least = TARGETS.get(what, {})
             lab.compare(f"{entries} entries, {what}", samples, unit="MB/s", least=least)
         raw = entries * relu[0].nbytes
         smaller = {codec: raw / info(folder / codec).bytes for codec in CODECS}

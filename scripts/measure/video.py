@@ -21,16 +21,15 @@ from stock import LIGHT, RANDOM, adam, trtkit_command
 
 from trtkit import query, tune
 from trtkit.benchmark.protocol import timed
-from trtkit.bundle import read_manifest
 from trtkit.reporting import message
-from trtkit.runtime.pipeline import load
 from trtkit.video.footage.database import FILE, Database
-from trtkit.video.footage.reading import Span, candidates, sightings_of
+from trtkit.video.footage.reading import candidates, sightings_of
 from trtkit.video.footage.settings import QuerySettings, identity
 from trtkit.video.footage.writing import source_rows
 from trtkit.video.judging import Judge
 from trtkit.video.motion import Box
-from trtkit.video.query import Question, Search
+from trtkit.video.query import Question, Search, spans_of
+from trtkit.video.tails import ExpensiveTail
 from trtkit.video.tuning.tune import Targets
 from trtkit.workspace import BEST
 
@@ -113,9 +112,8 @@ def ingest(lab: Lab, clip: Path, store: Path, what: str, turns: int, top: int) -
 
 def judge_of(lab: Lab, database: Database, *, remember: bool = False) -> Any:
     """The expensive model, in a `with` block."""
-    folder = lab.stock.workspace.engines / BUNDLE
-    stage, tail = read_manifest(folder).tail(EXPENSIVE), partial(load, folder, tail=EXPENSIVE)
-    return closing(Judge(database, stage.id, tail, remember=remember))
+    tail = ExpensiveTail.of_store(database, lab.stock.workspace, BUNDLE, EXPENSIVE)
+    return closing(Judge(database, tail.stage.id, tail.load, remember=remember))
 
 
 def accuracy_of_answers(lab: Lab, store: Path, clip: Path, sample: int, reached: float) -> None:
@@ -203,7 +201,7 @@ def timed_questions(
 
 def questions_of(database: Database, labels: Sequence[str]) -> list[Question]:
     """Each class in all footage, as the store is tuned."""
-    spans = tuple(Span(row.id) for row in source_rows(database))
+    spans = spans_of(source_rows(database), (), None, None)
     settings = QuerySettings.of(database)
     return [Question(label, spans, settings.top, settings.least) for label in labels]
 
@@ -255,13 +253,10 @@ def first(lab: Lab, store: Path, objects: int, rounds: int) -> None:
         for graphs, seconds in samples.items():
             answer = first_seconds(lab, large, label, optimised=graphs == "kept")
             seconds += [] if answer is None else [answer]
-    for graphs, seconds in samples.items():
-        what = f"first appearance, {objects:,} objects, median of {len(seconds)}"
-        target = ("under 300 ms", median(seconds) < 0.3)
-        if graphs == "off":
-            what, target = f"{what}, graphs not optimised before", ()
-        middle, low, high = (1e3 * own(seconds) for own in (median, min, max))
-        lab.figure(what, f"{middle:.0f} ms ({low:.0f} to {high:.0f})", "", *target)
+    title = (
+        f"first appearance, {objects:,} objects, {len(samples['off'])} answers, optimised graphs"
+    )
+    lab.compare(title, samples, under={"kept": 0.3})
     lab.data["first"] = samples
 
 
