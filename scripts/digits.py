@@ -94,14 +94,9 @@ def write_digits(
     return paths
 
 
-@cache
-def _photo(name: str) -> Image.Image:
-    return Image.fromarray(photo(name))
-
-
 def _paper(size: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
     """A random piece of a random photo, made pale: size x size x 3."""
-    image = _photo(PHOTOS[random.integers(len(PHOTOS))])
+    image = photo(PHOTOS[random.integers(len(PHOTOS))])
     side = random.uniform(0.15, 0.5) * min(image.size)
     left = random.uniform(0, image.width - side)
     top = random.uniform(0, image.height - side)

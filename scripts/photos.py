@@ -10,6 +10,7 @@ the same pictures.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -30,16 +31,17 @@ QUALITY = 90
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write to.")]
 
 
-def photo(name: str) -> Pixels:
-    """One of PHOTOS, uint8, height x width x 3, RGB."""
+@cache
+def photo(name: str) -> Image.Image:
+    """One of PHOTOS, RGB."""
     if name in ("china", "flower"):
         from sklearn.datasets import load_sample_image
 
-        return np.ascontiguousarray(load_sample_image(f"{name}.jpg"))
+        return Image.fromarray(load_sample_image(f"{name}.jpg"))
     from skimage import data
 
     pixels = data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)()
-    return np.ascontiguousarray(pixels[..., :3])
+    return Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
 
 
 def crops(count: int, width: int, height: int, seed: int = 0) -> Iterator[tuple[str, Image.Image]]:
@@ -49,7 +51,7 @@ def crops(count: int, width: int, height: int, seed: int = 0) -> Iterator[tuple[
     to width x height pixels.
     """
     random = np.random.default_rng(seed)
-    images = [(name, Image.fromarray(photo(name))) for name in PHOTOS]
+    images = [(name, photo(name)) for name in PHOTOS]
     boxes = set()
     while len(boxes) < count:
         name, image = images[len(boxes) % len(images)]
@@ -74,9 +76,8 @@ def write_photos(
 
     `out` is created if needed. Returns the files in order.
     """
-    images: Iterator[tuple[str, Image.Image]]
     if count is None:
-        images = ((name, Image.fromarray(photo(name))) for name in PHOTOS)
+        images = ((name, photo(name)) for name in PHOTOS)
     else:
         numbered = enumerate(crops(count, *size, seed=seed))
         width = len(str(count - 1))

@@ -15,7 +15,7 @@ __all__ = ["PHOTOS", "Pixels", "encoded", "photo", "scaled", "write_photos"]
 
 def scaled(name: str, width: int, height: int) -> Pixels:
     """The photo `name` at exactly width x height pixels, uint8 height x width x 3 RGB."""
-    image = Image.fromarray(photo(name))
+    image = photo(name)
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
 
 

@@ -592,7 +592,7 @@ class TestDamaged:
 
 def test_threads_agree_and_leave_the_warning_filters_alone() -> None:
     large = encoded(scaled("coffee", 500, 375))
-    palette = encoded(Image.fromarray(photo("chelsea")).quantize(16), "PNG", transparency=bytes(4))
+    palette = encoded(photo("chelsea").quantize(16), "PNG", transparency=bytes(4))
     expected = [load_image(data, DEFAULT) for data in (large, palette)]
     filters = list(warnings.filters)
     wrong = []
