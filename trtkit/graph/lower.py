@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import defs, numpy_helper
 
-from trtkit.graph.values import set_weights
+from trtkit.graph.values import ancestors, producers, set_nodes, set_weights
 
 # TensorRT 8.5's parser reads opset 17 at most; torch's exporter writes 18 at least.
 OPSET = 17
@@ -17,6 +18,7 @@ def lower(model: onnx.ModelProto) -> None:
     Leaves the opset as it is when an operator of the graph changed its meaning since.
     """
     _global_average_pool(model.graph)
+    _keep_batch(model.graph)
     drop_notes(model)
     current = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if current.version <= OPSET:
@@ -46,6 +48,42 @@ def _global_average_pool(graph: onnx.GraphProto) -> None:
             node.op_type = "GlobalAveragePool"
             del node.attribute[:]
             del node.input[1:]
+
+
+def _keep_batch(graph: onnx.GraphProto) -> None:
+    """A Reshape to (the image's batch, sizes) infers the batch from the sizes instead.
+
+    The exporter of torch 2.9 writes the former for `flatten`. A graph whose end reads the image's shape
+    cannot be cut: the tail takes the feature map alone.
+    """
+    made = producers(graph.node)
+    constants = {value.name: value for value in graph.initializer}
+    weights = list(graph.initializer)
+    for node in graph.node:
+        concat = made.get(node.input[1]) if node.op_type == "Reshape" else None
+        if concat is None or concat.op_type != "Concat" or len(concat.input) < 2:
+            continue
+        first, *sizes = concat.input
+        if not _is_batch(made.get(first), graph) or not all(name in constants for name in sizes):
+            continue
+        values = [numpy_helper.to_array(constants[name]).reshape(-1) for name in sizes]
+        if any((value <= 0).any() for value in values):
+            continue
+        name = f"{node.output[0]}_shape"
+        shape = np.concatenate([np.int64([-1]), *values])
+        weights.append(numpy_helper.from_array(shape, name))
+        node.input[1] = name
+    set_nodes(graph, ancestors(graph, [value.name for value in graph.output]))
+    set_weights(graph, weights)
+
+
+def _is_batch(node: onnx.NodeProto | None, graph: onnx.GraphProto) -> bool:
+    """Whether it gives the first dimension of one of the graph's inputs, and no other."""
+    if node is None or node.op_type != "Shape":
+        return False
+    bounds = {item.name: item.i for item in node.attribute}
+    inputs = {value.name for value in graph.input}
+    return node.input[0] in inputs and (bounds.get("start", 0), bounds.get("end")) == (0, 1)
 
 
 def drop_notes(model: onnx.ModelProto) -> None:
