@@ -70,7 +70,7 @@ def _keep_batch(graph: onnx.GraphProto) -> None:
         if any((value <= 0).any() for value in values):
             continue
         name = f"{node.output[0]}_shape"
-        shape = np.concatenate([np.int64([-1]), *values])
+        shape = np.concatenate([np.array([-1], np.int64), *values])
         weights.append(numpy_helper.from_array(shape, name))
         node.input[1] = name
     set_nodes(graph, ancestors(graph, [value.name for value in graph.output]))
