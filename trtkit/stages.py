@@ -110,8 +110,10 @@ def check_tree(stages: Sequence[Stage]) -> None:
     for stage in stages:
         _check_parents(stage, by_name)
         _check_inputs(stage, by_name)
-        _check_classes(stage)
-        for file in stage.files():
+        _check_outputs(stage)
+        for file in (stage.file, stage.source):
+            if file is None:
+                continue
             if file in ("", ".", "..") or "/" in file or "\\" in file or "\0" in file:
                 raise ValueError(
                     f"the file {file!r} of stage {stage.name} is not in the bundle's folder"
@@ -136,6 +138,7 @@ def _check_parents(stage: Stage, by_name: dict[str, Stage]) -> None:
 def _check_inputs(stage: Stage, by_name: dict[str, Stage]) -> None:
     if not stage.inputs:
         raise ValueError(f"stage {stage.name} takes nothing")
+    _check_distinct(stage, stage.inputs, "input")
     parent = by_name[stage.parent] if stage.parent is not None else None
     outputs = {output.name: output for output in parent.outputs} if parent is not None else {}
     if parent is not None and all(spec.source is None for spec in stage.inputs):
@@ -147,7 +150,7 @@ def _check_inputs(stage: Stage, by_name: dict[str, Stage]) -> None:
         if output is None:
             raise ValueError(
                 f"the input {spec.name} of stage {stage.name} comes from `{spec.source}`, which its "
-                f"parent does not give; available: {listed(outputs) or 'no outputs'}"
+                f"parent does not give; available: {listed(outputs)}"
             )
         if not _fit(output, spec):
             raise ValueError(f"stage {stage.name} takes {spec}, but its parent gives {output}")
@@ -164,7 +167,17 @@ def _fit(output: TensorSpec, spec: TensorSpec) -> bool:
     )
 
 
-def _check_classes(stage: Stage) -> None:
+def _check_distinct(stage: Stage, specs: Sequence[TensorSpec], what: str) -> None:
+    names = [spec.name for spec in specs]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"stage {stage.name} has more than one {what} called {listed(twice)}")
+
+
+def _check_outputs(stage: Stage) -> None:
+    if not stage.outputs:
+        raise ValueError(f"stage {stage.name} gives nothing")
+    _check_distinct(stage, stage.outputs, "output")
     logits = [output for output in stage.outputs if output.kind == "logits"]
     if stage.role in ("head", "exit") and not logits:
         raise ValueError(f"the {stage.role} {stage.name} has no logits")
