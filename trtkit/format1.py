@@ -14,7 +14,9 @@ def as_format_2(manifest: dict[str, Any]) -> dict[str, Any]:
     try:
         outputs = {stage["name"]: stage["outputs"][0]["name"] for stage in manifest["stages"]}
         stages = [_stage(stage, outputs) for stage in manifest["stages"]]
-    except (KeyError, IndexError, TypeError) as error:
+    except IndexError as error:
+        raise ValueError("a stage has no outputs") from error
+    except (KeyError, TypeError) as error:
         raise ValueError(f"its stages lack {error}") from error
     return {**manifest, "format": 2, "stages": stages}
 
