@@ -129,8 +129,8 @@ class Planner:
         for stage in path:
             rows[stage.name] = images if stage.parent is None else rows[stage.parent]
             sources = sources_of(stage)
-            counts = {len(known[ref]) for ref in sources if ref in known}
-            if not counts:
+            counts = {len(known.get(ref, ())) for ref in sources}
+            if not any(counts):
                 continue
             used.update(sources)
             if len(counts) > 1 or len(sources) < len(stage.inputs):

@@ -184,11 +184,12 @@ def _configure(
     library: Library, builder: Any, config: Any, network: Any, request: PlanRequest
 ) -> None:
     trt, api, options = library.trt, library.api, request.options
-    value = network.get_input(0)
-    shape = tuple(value.shape)[1:]
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
     for profile in options.profiles:
         ranges = builder.create_optimization_profile()
-        ranges.set_shape(value.name, *((images, *shape) for images in profile))
+        for value in inputs:
+            shape = tuple(value.shape)[1:]
+            ranges.set_shape(value.name, *((images, *shape) for images in profile))
         config.add_optimization_profile(ranges)
     api.share_profiles(config)
     # On by default, and rounds what is called fp32 to 10 bits.

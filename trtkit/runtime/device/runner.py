@@ -107,7 +107,7 @@ class DeviceRunner:
         self._check(total)
         self.reserve(total)
         slot = self._next_slot()
-        if images:
+        if len(images):
             self._copy_images(slot, images)
         last = work.stages[-1].name
         placed: set[OutputRef] = set()
@@ -141,7 +141,7 @@ class DeviceRunner:
             _copied(self.submit(wanted, list(images[start : start + self.largest])).result())
             for start in range(0, len(images), self.largest)
         ]
-        return {ref: np.concatenate([part[ref] for part in parts]) for ref in wanted}
+        return {ref: np.concatenate([part[ref] for part in parts]) for ref in wanted if parts}
 
     def on_device(self, wanted: OutputRef, images: Any) -> Tensor:
         # Where a profile has one context alone, batches under way may be using it.
