@@ -70,10 +70,11 @@ class SharedBatches(Generic[Item, Output]):
         started = time.perf_counter()
         try:
             outputs = self._run([item for item, _ in batch])
+            for (_, future), output in zip(batch, outputs, strict=True):
+                future.set_result(output)
         except BaseException as error:  # noqa: BLE001
             for _, future in batch:
-                future.set_exception(error)
+                if not future.done():
+                    future.set_exception(error)
             return
         self._last_seconds = time.perf_counter() - started
-        for (_, future), output in zip(batch, outputs, strict=True):
-            future.set_result(output)

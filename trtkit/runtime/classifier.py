@@ -107,7 +107,7 @@ class StartedBatch:
     """Items that were given to the runner together.
 
     `places`: the row of the outputs for each item that did not fail; `computed`: the items whose
-    feature maps are computed, in order. `pending` is None when all of them failed.
+    feature maps are computed, in order. `pending` is None when there is nothing to compute.
     """
 
     items: Sequence[PreparedItem]
@@ -176,21 +176,15 @@ class Classifier:
         """Look for the item's feature map; read, decode and resize it only when there is none."""
         if item.error is not None:
             return PreparedItem(item.name, error=item.error)
-        if item.image is not None:
-            return PreparedItem(item.name, item.key, image=item.image)
-        if item.pixels is not None:
-            photo = DecodedPhoto(item.pixels, *item.pixels.shape[:2])
-            return PreparedItem(item.name, image=resize_and_crop(photo, self._preprocessing))
         try:
             key, data = item.key, None
-            if self.store is not None and key is None:
-                data = self._bytes(item)
+            if self.store is not None and key is None and item.read is not None:
+                data = item.read()
                 key = self.store.key(data)
             feature = self._known(key)
             if feature is not None:
                 return PreparedItem(item.name, key, feature=feature)
-            data = self._bytes(item) if data is None else data
-            return PreparedItem(item.name, key, image=load_image(data, self._preprocessing))
+            return PreparedItem(item.name, key, image=self._image(item, data))
         except ImageError as error:
             return PreparedItem(item.name, error=str(error))
 
@@ -208,17 +202,19 @@ class Classifier:
         hits = [item for item in good if item.feature is not None]
         misses = [item for item in good if item.feature is None]
         first, rows = _distinct(misses)
+        # Where nothing but the maps themselves is wanted, those of the hits have nowhere to go.
+        known = {}
+        if hits and self._guarded is not None and self.wanted != (self._guarded,):
+            known = {self._guarded: [item.feature for item in hits]}
         pending = None
         with self._lock:
             self._count(items, good, hits)
-            if good:
+            if first or known:
                 pending = self.runner.submit(
                     self._wanted(first),
                     [item.image for item in first if item.image is not None],
-                    {self._guarded: [item.feature for item in hits]}
-                    if hits and self._guarded
-                    else {},
-                    keys=[item.key for item in (*first, *hits)],
+                    known,
+                    keys=[item.key for item in (*first, *(hits if known else ()))],
                 )
         # A miss has its image's row; the hits have those behind.
         behind = count(len(first))
@@ -228,10 +224,10 @@ class Classifier:
 
     def finish(self, batch: StartedBatch) -> FinishedBatch:
         """Wait for a batch, keep its feature maps, and hand out its rows."""
-        if batch.pending is None:
+        if not batch.places:
             return FinishedBatch(batch.items, {})
         with self._lock:
-            outputs = batch.pending.result()
+            outputs = batch.pending.result() if batch.pending is not None else {}
             self._keep(batch.computed, outputs)
             rows = {ref: self._rows(ref, outputs, batch)[batch.places] for ref in self.wanted}
         return FinishedBatch(batch.items, rows)
@@ -245,14 +241,23 @@ class Classifier:
         hits = [item.feature for item in batch.items if item.feature is not None]
         return np.stack([*outputs.get(ref, ()), *hits])
 
-    def _bytes(self, item: Item) -> bytes:
-        return item.read() if item.read is not None else b""
+    def _image(self, item: Item, data: bytes | None) -> Array:
+        """The prepared image of an item, whose bytes are `data` if they were read already."""
+        if item.image is not None:
+            return item.image
+        if item.pixels is not None:
+            photo = DecodedPhoto(item.pixels, *item.pixels.shape[:2])
+            return resize_and_crop(photo, self._preprocessing)
+        if data is None:
+            data = item.read() if item.read is not None else b""
+        return load_image(data, self._preprocessing)
 
     def _known(self, key: Any) -> Any:
         if self.store is None or key is None:
             return None
         store = self.store
-        lease = self.runner.lease(key)
+        # What stays on the card cannot be handed out.
+        lease = self.runner.lease(key) if self._guarded not in self.wanted else None
         if lease is not None:
             return lease
         return self.runner.read_hit(lambda into: store.get(key, into))
@@ -290,8 +295,8 @@ def _distinct(misses: Sequence[PreparedItem]) -> tuple[list[PreparedItem], list[
     row_of: dict[Any, int] = {}
     first: list[PreparedItem] = []
     rows = []
-    for position, item in enumerate(misses):
-        name = item.key if item.key is not None else position
+    for item in misses:
+        name = item.key if item.key is not None else object()
         if name not in row_of:
             row_of[name] = len(first)
             first.append(item)
