@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trtkit.errors import TrtkitError
+from trtkit.errors import TrtkitError, first_line
 from trtkit.photos.images import read_file
 from trtkit.runtime.classifier import Item
 from trtkit.tensors import Array
@@ -46,7 +46,12 @@ def items_of(value: Any) -> list[Item]:
 
 
 def _file_item(file: Any) -> Item:
-    data = file.read()
+    try:
+        data = file.read()
+    except (OSError, ValueError) as error:
+        raise TrtkitError(
+            f"A file cannot be read ({first_line(error)}); give it open, with mode 'rb'."
+        ) from error
     if not isinstance(data, bytes):
         raise TrtkitError("A file of text is no picture; open it with mode 'rb'.")
     name = getattr(file, "name", "")
@@ -63,24 +68,31 @@ def _pil_pixels(image: Any) -> Array:
 def _images(value: Any) -> list[Array]:
     """The H x W x 3 pixels in an array or tensor."""
     array = _array(value)
-    if array.dtype != np.uint8:
-        raise TrtkitError(
-            f"Pixels are uint8 from 0 to 255, not {array.dtype}; convert them, for example with "
-            "(x * 255).round().astype('uint8')."
-        )
     if array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
-        shape = " x ".join(map(str, array.shape))
+        shape = " x ".join(map(str, array.shape)) or "no dimensions"
         raise TrtkitError(f"An array of {shape} is no picture; {FORMS}.")
     return [array] if array.ndim == 3 else list(array)
 
 
 def _array(value: Any) -> Array:
     if isinstance(value, np.ndarray):
+        _check_dtype(value.dtype)
         return value
     # A torch tensor, which may lie on a GPU; torchvision's are 3 x H x W.
     if callable(getattr(value, "detach", None)) and callable(getattr(value, "cpu", None)):
+        # Before the copy: NumPy lacks some of torch's.
+        _check_dtype(value.dtype)
         array = np.asarray(value.detach().cpu().numpy())
         if array.ndim in (3, 4) and array.shape[-1] != 3 and array.shape[-3] == 3:
             array = np.moveaxis(array, -3, -1)
         return array
-    raise TrtkitError(f"A {type(value).__name__} is no picture; {FORMS}.")
+    raise TrtkitError(f"An object of type {type(value).__name__} is no picture; {FORMS}.")
+
+
+def _check_dtype(dtype: Any) -> None:
+    name = str(dtype).removeprefix("torch.")
+    if name != "uint8":
+        raise TrtkitError(
+            f"Pixels are uint8 from 0 to 255, not {name}; convert them, for example with "
+            "(x * 255).round().astype('uint8')."
+        )
