@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 SHORTER, LONGEST_LABEL = 480, 40
 
 
-def draw_bars(path: str, title: str, scores: Mapping[str, float]) -> Figure:
-    """Scores, 0 to 1, as bars beside the picture in the file `path`. Raises TrtkitError."""
+def draw_bars(path: str, title: str, scores: Sequence[tuple[str, float]]) -> Figure:
+    """Labels with scores, 0 to 1, as bars beside the picture in the file `path`. Raises TrtkitError."""
     figure = new_figure(8, 3.2)
     axes = figure.add_subplot(1, 2, 2)
-    axes.barh([drawable(label, LONGEST_LABEL) for label in scores], list(scores.values()))
+    # By their places: two classes may have one name.
+    axes.barh(range(len(scores)), [score for _, score in scores])
+    labels = [drawable(label, LONGEST_LABEL) for label, _ in scores]
+    axes.set_yticks(range(len(scores)), labels, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("score")

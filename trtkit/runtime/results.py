@@ -32,7 +32,7 @@ class Result:
 
     `path` is the file's, empty for a picture without one. `predictions`, best first, are as many as were
     asked of the pipeline; `error` is a sentence, None when there are predictions. `cached`: the prefix
-    did not run. `tail` is the model; `scores` are those of all its `classes`, float32, 0 to 1.
+    did not run. `tail` is the model; `scores` are those of all its `classes`, 0 to 1.
 
     >>> import numpy as np
     >>> result = result_of("cat.jpg", np.float32([0.1, 0.7, 0.2]), ("ant", "cat", "dog"), "pets", top=2)
@@ -90,7 +90,7 @@ class Result:
         from trtkit.runtime.drawing import draw_bars
 
         best = self.predictions or self.top(5)
-        return draw_bars(self.path, self.tail, {one.label: one.score for one in best})
+        return draw_bars(self.path, self.tail, [(one.label, one.score) for one in best])
 
 
 def result_of(
@@ -102,7 +102,7 @@ def result_of(
     top: int,
     cached: bool = False,
 ) -> Result:
-    """The result of a picture by the scores of all classes, float32."""
+    """The result of a picture by the scores of all classes."""
     return Result(path, best_classes(scores, classes, top), None, cached, tail, scores, classes)
 
 
@@ -112,7 +112,8 @@ def best_classes(scores: Array, classes: Sequence[str], top: int) -> tuple[Predi
     if top < len(scores):
         # Sorting a thousand scores takes longer than all else that is done for a photo.
         least = scores[np.argpartition(scores, -top)[-top]]
-        candidates = np.flatnonzero(scores >= least)
+        # Not `>= least`: the scores of a network that overflows are no numbers.
+        candidates = np.flatnonzero(~(scores < least))
     order = candidates[np.argsort(-scores[candidates], kind="stable")[:top]]
     return tuple(
         Prediction(index, classes[index], score)
