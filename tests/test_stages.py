@@ -205,6 +205,16 @@ def test_a_bundle_without_a_tail(tmp_path):
         read_manifest(tmp_path)
 
 
+def test_tails_on_two_prefixes_have_no_cut_in_common():
+    second = prefix("second")
+    birds, fish = head("birds", second), head("fish", None)
+    found = manifest(*TREE, second, birds, fish)
+    assert found.cut_of(CATS, DOGS) == OutputRef("prefix", "map")
+    assert found.cut_of(birds) == OutputRef("second", "map")
+    for tails in ((CATS, birds), (birds, CATS, DOGS), (DOGS, fish), (fish, DOGS), (fish,)):
+        assert found.cut_of(*tails) is None
+
+
 def test_the_stages_to_several_tails_come_once():
     names = [stage.name for stage in paths_to(TREE, ["cats", "dogs", "cats"])]
     assert names == ["prefix", "cats-body", "cats", "dogs"]

@@ -79,10 +79,15 @@ class Manifest:
         """The prefix that `tail` shares with other models; None where nothing is split."""
         return next((stage for stage in self.path_to(tail) if stage.role == "prefix"), None)
 
-    def cut_of(self, tail: Stage) -> OutputRef | None:
-        """The edge that a feature store guards: the prefix's feature map. None where nothing is split."""
-        prefix = self.prefix_of(tail)
-        return prefix.ref("feature_map") if prefix is not None else None
+    def cut_of(self, *tails: Stage) -> OutputRef | None:
+        """The edge that a feature store guards: the feature map of the prefix of all these tails.
+
+        None where nothing is split, or not by one prefix.
+        """
+        first, *others = map(self.prefix_of, tails)
+        if first is None or any(prefix is not first for prefix in others):
+            return None
+        return first.ref("feature_map")
 
     def embedding_of(self, tail: Stage) -> OutputRef | None:
         """The embedding that the head of `tail` takes, a vector N x D; None without one."""

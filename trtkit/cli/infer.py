@@ -92,7 +92,8 @@ def infer(
     with pipeline:
         results = pipeline.infer(paths, top=top, batch=batch, workers=workers)
         with destination(output) as stream:
-            follow(results, choose_format(format, output), stream)
+            form = choose_format(format, output)
+            follow(results, form, stream, tails=len(pipeline.tails))
     report = pipeline.stats_json(options.mode)
     note(summary(report))
     if pipeline.cache_decision is not None:

@@ -68,15 +68,19 @@ class Writable(Protocol):
     def write(self, text: str, /) -> object: ...
 
 
-def follow(results: Iterator[Result], format: str, stream: TextIO | None) -> None:
+def follow(
+    results: Iterator[Result], format: str, stream: TextIO | None, *, tails: int = 1
+) -> None:
     """Write every result as it comes, name the failures on stderr, show progress on a terminal.
 
-    `stream` None is stdout.
+    A photo has as many results as there are `tails`, one after the other. `stream` None is stdout.
     """
     with _display() as display:
-        write = FORMATS[format](stream if stream is not None else display.stdout)
-        for result in results:
+        write = FORMATS[format](stream if stream is not None else display.stdout, tails)
+        for place, result in enumerate(results, start=1):
             write(result)
+            if place % tails:
+                continue
             if result.error is not None:
                 display.note(f"{result.path}: {result.error}")
             display.advance(result)
@@ -94,7 +98,7 @@ def summary(stats: dict[str, Any]) -> str:
     return f"{text}; cache: {cache['hits']} hits{on_card}, {cache['misses']} misses."
 
 
-def _jsonl(stream: Writable) -> Callable[[Result], None]:
+def _jsonl(stream: Writable, tails: int) -> Callable[[Result], None]:
     def write(result: Result) -> None:
         # ASCII only, so that names that are not valid Unicode survive as escapes.
         stream.write(json.dumps(result.to_dict()) + "\n")
@@ -102,7 +106,7 @@ def _jsonl(stream: Writable) -> Callable[[Result], None]:
     return write
 
 
-def _csv(stream: Writable) -> Callable[[Result], None]:
+def _csv(stream: Writable, tails: int) -> Callable[[Result], None]:
     rows = csv.writer(_Printable(stream), lineterminator="\n")
     rows.writerow(["path", "rank", "index", "label", "score", "error", "tail"])
 
@@ -118,16 +122,17 @@ def _csv(stream: Writable) -> Callable[[Result], None]:
     return write
 
 
-def _table(stream: Writable) -> Callable[[Result], None]:
-    """A line a photo: columns would need all rows first, and there may be ten million."""
+def _table(stream: Writable, tails: int) -> Callable[[Result], None]:
+    """A line a result: columns would need all rows first, and there may be ten million."""
     printable = _Printable(stream)
 
     def write(result: Result) -> None:
+        name = f"{result.path}\t{result.tail}" if tails > 1 else result.path
         if result.error is not None:
-            printable.write(f"{result.path}\terror: {result.error}\n")
+            printable.write(f"{name}\terror: {result.error}\n")
             return
         best = "\t".join(f"{item.score:7.2%} {item.label}" for item in result.predictions)
-        printable.write(f"{result.path}\t{best}\n")
+        printable.write(f"{name}\t{best}\n")
 
     return write
 

@@ -45,7 +45,7 @@ def load_runner(
         return HostRunner(stages, engines)
     from trtkit.runtime.device.runner import DeviceRunner
 
-    guarded = manifest.cut_of(tails[0])
+    guarded = manifest.cut_of(*tails)
     return DeviceRunner(stages, engines, guarded=guarded, gpu_cache=gpu_cache)
 
 

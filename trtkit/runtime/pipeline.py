@@ -63,7 +63,7 @@ class Pipeline:
         self.tails = tuple(tails)
         self.tail = self.tails[0]
         self.runner = runner
-        self.cut = manifest.cut_of(self.tail)
+        self.cut = manifest.cut_of(*self.tails)
         self.cache = cache if self.cut is not None else None
         self.cache_decision = cache_decision
         self._logits = [(tail, output_of(tail, "logits")) for tail in self.tails]
@@ -295,7 +295,7 @@ def load(
     folder = Path(folder)
     manifest = read_manifest(folder)
     tails = choose_tails(manifest, tail)
-    cut = manifest.cut_of(tails[0])
+    cut = manifest.cut_of(*tails)
     used = cache is not None and cache.mode != "off"
     if gpu_cache and not (used and cut is not None):
         why = (
@@ -307,7 +307,7 @@ def load(
     runner = load_runner(folder, manifest, tails, gpu_cache=gpu_cache)
     decision, prefix_cache = None, None
     if cache is not None and used:
-        prefix = manifest.prefix_of(tails[0])
+        prefix = manifest.prefix_of(tails[0]) if cut is not None else None
         maps = prefix.output("feature_map") if prefix is not None else None
         cache.check_dtype(maps.dtype if maps is not None else "float32", manifest.name)
         if prefix is not None:
@@ -325,8 +325,12 @@ def choose_tails(manifest: Manifest, tail: str | Sequence[str] | None) -> tuple[
     """The tails of these names, each once; all for "all", the first for None. Raises TrtkitError."""
     names = [tail] if tail is None or isinstance(tail, str) else list(tail)
     if ALL_TAILS in names and ALL_TAILS not in [one.name for one in manifest.tails]:
+        for name in names:
+            if name != ALL_TAILS:
+                manifest.tail(name)
         return manifest.tails
-    return tuple({stage.name: stage for stage in map(manifest.tail, names)}.values())
+    chosen = map(manifest.tail, names or [None])
+    return tuple({stage.name: stage for stage in chosen}.values())
 
 
 def _weigh(
