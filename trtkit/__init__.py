@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trtkit.api.tune import tune
     from trtkit.engines.options import BuildOptions
     from trtkit.runtime.pipeline import Pipeline, load
+    from trtkit.runtime.results import Result
     from trtkit.store.cache import CacheOptions
     from trtkit.video.options import IngestOptions
 
@@ -38,6 +39,7 @@ __all__ = [
     "ImageError",
     "IngestOptions",
     "Pipeline",
+    "Result",
     "TrtkitError",
     "__version__",
     "bench",
@@ -68,6 +70,7 @@ _HOMES = {
     "CacheOptions": "trtkit.store.cache",
     "IngestOptions": "trtkit.video.options",
     "Pipeline": "trtkit.runtime.pipeline",
+    "Result": "trtkit.runtime.results",
     "load": "trtkit.runtime.pipeline",
     "open_bundle": "trtkit.api.infer",
 }
@@ -78,3 +81,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'trtkit' has no attribute {name!r}")
     home = _HOMES.get(name, f"trtkit.api.{name.partition('_')[0]}")
     return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -176,9 +176,11 @@ def test_an_unknown_class_names_the_nearest(filled, workspace):
         query("clas 1", store=filled, workspace=workspace)
 
 
-def test_an_unknown_camera_names_the_nearest(filled, workspace):
+@pytest.mark.parametrize("camera", ["gates", ["gates"]])
+def test_an_unknown_camera_names_the_nearest(filled, workspace, camera):
     with pytest.raises(TrtkitError, match="Camera 'gates' not found; available: gate"):
-        query("class 1", store=filled, workspace=workspace, camera=["gates"])
+        query("class 1", store=filled, workspace=workspace, camera=camera)
+    query("class 1", store=filled, workspace=workspace, camera="gate").close()
 
 
 def test_clusters_are_those_of_the_store_unless_they_are_given(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
 import re
@@ -15,9 +16,15 @@ from hypothesis.extra import numpy as arrays
 import trtkit
 from tests.small import BUNDLE, CLASSES, FILES, write_files
 from trtkit import TrtkitError
+from trtkit.runtime import batching, results
 from trtkit.runtime.results import Prediction, Result, best_classes, result_of, softmax
 
 SCORES = np.array([0.125, 0.625, 0.25], np.float32)
+
+
+def test_the_examples_of_the_docstrings():
+    assert doctest.testmod(results).failed == 0
+    assert doctest.testmod(batching).failed == 0
 
 
 def result(path: str = "photos/cat.jpg", top: int = 2) -> Result:

@@ -10,6 +10,7 @@ from trtkit.benchmark.results import BenchReport
 from trtkit.benchmark.session import BenchRequest, BenchSession
 from trtkit.benchmark.spec import MEASURES
 from trtkit.cpu import usable_cores
+from trtkit.names import names_of
 from trtkit.workspace import Workspace
 
 DEFAULT_PHOTOS = 32
@@ -17,12 +18,12 @@ DEFAULT_BATCHES = (1, 8)
 
 
 def bench(
-    photos: Sequence[str | Path] = (),
+    photos: str | Path | Sequence[str | Path] = (),
     *,
-    bundles: Sequence[str | Path] = (),
-    tails: Sequence[str] = (),
+    bundles: str | Path | Sequence[str | Path] = (),
+    tails: str | Sequence[str] = (),
     batches: Sequence[int] = DEFAULT_BATCHES,
-    measures: Sequence[str] | None = None,
+    measures: str | Sequence[str] | None = None,
     baseline: str | None = None,
     count: int = DEFAULT_PHOTOS,
     quick: bool = False,
@@ -50,9 +51,9 @@ def bench(
     """
     place = Workspace.at(workspace)
     request = BenchRequest(
-        photos=tuple(photos) or (place.calibration,),
+        photos=names_of(photos) or (place.calibration,),
         batches=tuple(batches),
-        measures=tuple(measures or MEASURES),
+        measures=names_of(measures or MEASURES),
         baseline=baseline,
         count=count,
         threads=usable_cores() if threads is None else threads,
@@ -60,4 +61,4 @@ def bench(
         seconds=seconds,
         width=width,
     )
-    return BenchSession(place, groups_of(place, bundles, tails), request).run()
+    return BenchSession(place, groups_of(place, names_of(bundles), names_of(tails)), request).run()

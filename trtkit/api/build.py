@@ -9,11 +9,12 @@ from typing import Any
 from trtkit.building.assemble import BuildReport, build_bundle
 from trtkit.building.request import DEFAULT_VERIFY_IMAGES, BuildSettings, Calibration
 from trtkit.engines.options import BuildOptions
+from trtkit.names import names_of
 from trtkit.workspace import Workspace
 
 
 def build(
-    names: Sequence[str] = (),
+    names: str | Sequence[str] = (),
     *,
     cut: int | str | None = None,
     hit_rate: float | None = None,
@@ -64,4 +65,4 @@ def build(
         min_agreement=min_agreement,
         calibration=Calibration(calibration, calibration_images, calibration_method),
     )
-    return build_bundle(Workspace.at(workspace), names, settings)
+    return build_bundle(Workspace.at(workspace), names_of(names), settings)

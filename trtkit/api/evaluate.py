@@ -11,6 +11,7 @@ from trtkit.evaluation.dataset import AUTO
 from trtkit.evaluation.plots import draw_confusion
 from trtkit.evaluation.scoring import EvaluateReport, score_subjects
 from trtkit.evaluation.subjects import open_subjects
+from trtkit.names import names_of
 from trtkit.plotting import check_picture
 from trtkit.workspace import Workspace
 
@@ -18,9 +19,9 @@ from trtkit.workspace import Workspace
 def evaluate(
     data: str | Path,
     *,
-    checkpoints: Sequence[str | Path] = (),
-    bundles: Sequence[str | Path] = (),
-    tails: Sequence[str] = (),
+    checkpoints: str | Path | Sequence[str | Path] = (),
+    bundles: str | Path | Sequence[str | Path] = (),
+    tails: str | Sequence[str] = (),
     part: str = AUTO,
     split_seed: int = 0,
     batch: int | None = None,
@@ -53,8 +54,9 @@ def evaluate(
         check_picture(picture)
     place = Workspace.at(workspace)
     with open_subjects(
-        place, checkpoints, bundles, tails, batch=batch, image_size=image_size
-    ) as subjects:
+        place, names_of(checkpoints), names_of(bundles), names_of(tails), batch=batch,
+        image_size=image_size,
+    ) as subjects:  # fmt: skip
         report = score_subjects(subjects, Path(data), part, seed=split_seed, workers=workers)
     if picture is not None:
         first = report.subjects[0]

@@ -31,7 +31,7 @@ def ingest_options(
 
 
 def ingest(
-    sources: Sequence[str],
+    sources: str | Sequence[str],
     *,
     store: str | Path = DEFAULT_STORE,
     bundle: str | Path | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trtkit.names import names_of
 from trtkit.video.answers import Query
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.settings import QuerySettings
@@ -22,7 +23,7 @@ def query(
     store: str | Path = DEFAULT_STORE,
     bundle: str | Path | None = None,
     tail: str | None = None,
-    camera: Sequence[str] = (),
+    camera: str | Sequence[str] = (),
     since: str | None = None,
     until: str | None = None,
     limit: int | None = None,
@@ -53,7 +54,7 @@ def query(
         tuned = QuerySettings.of(database)
         question = Question(
             label,
-            spans_of(source_rows(database), camera, since, until),
+            spans_of(source_rows(database), names_of(camera), since, until),
             top=tuned.top if top is None else top,
             least=tuned.least if top is None else 0.0,
             confidence=min_confidence,

@@ -13,6 +13,7 @@ from typing import Any
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.engines.base import Backend, Tensor
 from trtkit.errors import TrtkitError
+from trtkit.names import names_of
 from trtkit.photos.files import FoundImage, find_images
 from trtkit.photos.images import read_file
 from trtkit.photos.prefetch import default_workers, ordered_map
@@ -323,7 +324,7 @@ def load(
 
 def choose_tails(manifest: Manifest, tail: str | Sequence[str] | None) -> tuple[Stage, ...]:
     """The tails of these names, each once; all for "all", the first for None. Raises TrtkitError."""
-    names = [tail] if tail is None or isinstance(tail, str) else list(tail)
+    names = names_of(tail) if tail is not None else ()
     if ALL_TAILS in names and ALL_TAILS not in [one.name for one in manifest.tails]:
         for name in names:
             if name != ALL_TAILS:

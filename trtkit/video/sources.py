@@ -10,6 +10,7 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from trtkit.errors import TrtkitError
+from trtkit.names import names_of
 from trtkit.video.container import correction
 from trtkit.video.frames import Footage
 from trtkit.video.stream import LiveStream, without_password
@@ -57,8 +58,7 @@ def find_sources(texts: Iterable[str]) -> tuple[Source, ...]:
     Raises TrtkitError without any, for one that is named twice in any way, or that cannot be parsed.
     """
     by_place: dict[str, Source] = {}
-    texts = [texts] if isinstance(texts, str) else texts
-    for text in texts:
+    for text in names_of(texts):
         source = parse_source(text)
         place = source.location
         if source.kind != "stream":
