@@ -14,6 +14,7 @@ import trtkit as package
 from tests.small import BUNDLE, TAILS, write_files
 from trtkit import TrtkitError
 from trtkit.cli.predictions import follow
+from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.runtime.pipeline import choose_tails
 from trtkit.runtime.results import Result
 from trtkit.runtime.runner import Planner
@@ -245,6 +246,20 @@ def test_names_from_python():
         assert [tail.name for tail in choose_tails(manifest, names)] == wanted
     with pytest.raises(TrtkitError, match="^Tail `all-of-them` not found in bundle format1; "):
         choose_tails(manifest, "all-of-them")
+
+
+@pytest.mark.parametrize(("tail", "loaded"), [("resnet34", 3), ("all", 5)])
+def test_each_engine_is_loaded_once(monkeypatch, tail, loaded):
+    files = []
+    load = OnnxRuntimeBackend.load
+
+    def counting(self, path, *arguments):
+        files.append(path.name)
+        return load(self, path, *arguments)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "load", counting)
+    package.load(BUNDLE, tail=tail).close()
+    assert len(set(files)) == len(files) == loaded
 
 
 def test_a_call_gives_a_list_for_each_picture(photos):

@@ -73,7 +73,8 @@ def test_scores_sum_to_one_and_keep_the_order_of_the_logits(logits):
     scores = softmax(logits)
     np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-9)
     for row, of_row in zip(logits, scores, strict=True):
-        assert of_row.argmax() in np.flatnonzero(row == row.max())
+        # Differences below the precision of the scores are lost, but none is turned round.
+        assert (np.diff(of_row[np.argsort(row)]) >= 0).all()
 
 
 def test_the_best_class_and_the_k_best():
@@ -185,6 +186,11 @@ def test_strange_labels_and_names_are_drawn(tmp_path):
     _, _, lengths, pictures = bars_of(one.plot())
     assert len(lengths) == 3
     assert len(pictures) == 1
+
+
+def test_no_images_have_no_logits():
+    with trtkit.load(BUNDLE) as pipeline:
+        assert pipeline.logits(np.zeros((0, 32, 32, 3), np.uint8)).shape == (0, 3)
 
 
 def test_the_result_of_a_pipeline_has_all_scores():

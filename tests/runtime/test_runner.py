@@ -71,6 +71,8 @@ def test_any_outputs_of_any_images_and_maps_are_the_whole_model_s(tree, method):
             engine.rows.clear()
         if method == "run":
             outputs = runner.run(wanted, IMAGES[images], values(known))
+            assert list(outputs) == wanted
+            outputs = {ref: value for ref, value in outputs.items() if len(value)}
         else:
             outputs = runner.submit(wanted, list(IMAGES[images]), values(known)).result()
         assert_whole(outputs, wanted, images, known)
@@ -90,11 +92,16 @@ def test_a_stage_gives_all_its_outputs_in_one_run(runner, tree):
     assert tree[1]["prefix"].rows == [3]
 
 
-def test_an_output_without_rows_is_left_out(runner, tree):
-    outputs = runner.run([MAPS, A], IMAGES[:0], {EMBEDDING: WHOLE[EMBEDDING][:2]})
-    assert outputs.keys() == {A}
-    assert {name: engine.rows for name, engine in tree[1].items() if engine.rows} == {"a": [2]}
-    assert runner.run([A], IMAGES[:0]) == {}
+def test_an_output_without_rows_is_empty_or_left_out(runner, tree):
+    known = {EMBEDDING: WHOLE[EMBEDDING][:2]}
+    outputs = runner.run([MAPS, A], IMAGES[:0], known)
+    assert (outputs[MAPS].shape, outputs[MAPS].dtype) == ((0, 4, 8, 8), np.float32)
+    assert_whole({A: outputs[A]}, [A], [], {EMBEDDING: [0, 1]})
+    assert runner.submit([MAPS, A], [], known).result().keys() == {A}
+    assert {name: engine.rows for name, engine in tree[1].items() if engine.rows} == {"a": [2, 2]}
+    assert runner.run([A], IMAGES[:0])[A].shape == (0, 5)
+    with pytest.raises(TrtkitError, match="^Output a:logits not found; "):
+        runner.run([OutputRef("a", "logits")], IMAGES[:0])
 
 
 def test_maps_come_as_an_array_as_well(runner):

@@ -72,7 +72,7 @@ class Runner(Protocol):
     ) -> dict[OutputRef, Array]:
         """The outputs `wanted` for uint8 images N x H x W x 3, RGB, and known maps, as in `submit`.
 
-        All of them are the caller's.
+        All of them are the caller's; one without rows is empty.
         """
         ...
 
@@ -147,6 +147,11 @@ class Planner:
             )
         return PassPlan(tuple(stage for stage in path if rows[stage.name]), rows)
 
+    def empty(self, ref: OutputRef) -> Array:
+        """An output without rows."""
+        spec = self.outputs[ref]
+        return np.empty((0, *(size or 1 for size in spec.shape[1:])), dtype=spec.dtype)
+
     def _path(self, wanted: tuple[OutputRef, ...]) -> tuple[Stage, ...]:
         if wanted not in self._paths:
             for ref in wanted:
@@ -201,7 +206,10 @@ class HostRunner:
         self, wanted: Sequence[OutputRef], images: Array, known: Known = NOTHING
     ) -> dict[OutputRef, Array]:
         values = self._run(wanted, images if len(images) else None, known, len(images))
-        return {ref: np.array(values[ref].numpy()) for ref in wanted if ref in values}
+        return {
+            ref: np.array(values[ref].numpy()) if ref in values else self._planner.empty(ref)
+            for ref in wanted
+        }
 
     def on_device(self, wanted: OutputRef, images: Any) -> Tensor:
         value: Tensor = self._run([wanted], images, NOTHING, 1)[wanted]

@@ -260,9 +260,22 @@ def test_maps_come_as_an_array_as_well(monkeypatch, tmp_path):
     assert_whole(outputs, [A, B], [0, 1], {MAPS: [4, 5, 6], EARLY: [4, 5, 6]})
 
 
-def test_no_images_give_no_outputs(monkeypatch, tmp_path):
+def test_an_output_without_rows_is_empty(monkeypatch, tmp_path):
     install(monkeypatch)
-    assert runner_of(tmp_path).run([A, MAPS], IMAGES[:0]) == {}
+    runner = runner_of(tmp_path)
+    outputs = runner.run([A, MAPS], IMAGES[:0])
+    assert {ref: value.shape for ref, value in outputs.items()} == {A: (0, 5), MAPS: (0, 4, 8, 8)}
+    outputs = runner.run([A, MAPS], IMAGES[:0], {EMBEDDING: WHOLE[EMBEDDING][:2]})
+    assert outputs[MAPS].shape == (0, 4, 8, 8)
+    assert_whole({A: outputs[A]}, [A], [], {EMBEDDING: [0, 1]})
+    with pytest.raises(TrtkitError, match="^Output a:logits not found; "):
+        runner.run([OutputRef("a", "logits")], IMAGES[:0])
+
+
+def test_empty_known_maps_are_as_none(monkeypatch, tmp_path):
+    install(monkeypatch)
+    outputs = runner_of(tmp_path).run([A], IMAGES[:13], {MAPS: [], EMBEDDING: []})
+    assert_whole(outputs, [A], range(13), {})
 
 
 WRONG = {

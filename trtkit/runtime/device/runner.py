@@ -135,13 +135,18 @@ class DeviceRunner:
     def run(
         self, wanted: Sequence[OutputRef], images: Array, known: Known = NOTHING
     ) -> dict[OutputRef, Array]:
-        if known:
-            return _copied(self.submit(wanted, list(images), known).result())
+        if any(map(len, known.values())):
+            outputs = _copied(self.submit(wanted, list(images), known).result())
+            return {ref: outputs.get(ref, self._planner.empty(ref)) for ref in wanted}
+        self._planner.plan(wanted, len(images), NOTHING)
         parts = [
             _copied(self.submit(wanted, list(images[start : start + self.largest])).result())
             for start in range(0, len(images), self.largest)
         ]
-        return {ref: np.concatenate([part[ref] for part in parts]) for ref in wanted if parts}
+        return {
+            ref: np.concatenate([self._planner.empty(ref), *(part[ref] for part in parts)])
+            for ref in wanted
+        }
 
     def on_device(self, wanted: OutputRef, images: Any) -> Tensor:
         # Where a profile has one context alone, batches under way may be using it.
