@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import trtkit
 from tests.thin import make_thin, thin_networks
@@ -41,27 +43,48 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_once(name, make)`: the folder `name` that `make` filled; the processes of a run share it."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    place = place.resolve()
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        root, done = place / f"once-{name}", place / f"once-{name}.done"
+        with FileLock(place / f"once-{name}.lock"):
+            if not done.exists():
+                # Of a process that failed.
+                shutil.rmtree(root, ignore_errors=True)
+                root.mkdir()
+                make(root)
+                done.touch()
+        return root
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exports(make_once: Callable[..., Path]) -> Path:
     """A folder with resnet18 and resnet34, which share two blocks, and `other`, which shares none.
 
     All at 64 x 64 with random weights and an eighth of the channels; `other` is a resnet18 of another
     seed.
     """
-    root = tmp_path_factory.mktemp("exports")
-    with thin_networks():
-        export_random("resnet18", root)
-        export_random("resnet34", root)
-        export_random("resnet18", root, name="other", seed=1)
-    return root / "export"
+
+    def make(root: Path) -> None:
+        with thin_networks():
+            export_random("resnet18", root)
+            export_random("resnet34", root)
+            export_random("resnet18", root, name="other", seed=1)
+
+    return make_once("exports", make) / "export"
 
 
 @pytest.fixture(scope="session")
-def full_exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with resnet18 and resnet34 with all their channels, which int8 needs to agree."""
-    root = tmp_path_factory.mktemp("full-exports")
-    export_random("resnet18", root)
-    export_random("resnet34", root)
-    return root / "export"
+def full_exports(make_once: Callable[..., Path]) -> Path:
+    """A folder with resnet18 with all its channels, at 64 x 64 with random weights."""
+    return make_once("full-exports", lambda root: export_random("resnet18", root)) / "export"
 
 
 @pytest.fixture
@@ -95,30 +118,35 @@ def make_workspace(tmp_path: Path, exports: Path) -> Callable[..., Workspace]:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits(make_once: Callable[..., Path]) -> Path:
     """Class folders 0 to 3 with 20 photos of handwritten digits each. Do not change them."""
     from scripts.digits import write_digits
 
-    folder = tmp_path_factory.mktemp("digits")
-    write_digits(folder, size=64, classes=range(4), count=20)
-    return folder
+    return make_once(
+        "digits", lambda folder: write_digits(folder, size=64, classes=range(4), count=20)
+    )
 
 
 @pytest.fixture(scope="session")
-def cheap(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
-    """A workspace with the training `cheap` of resnet18 on `digits` at 32 x 32. Do not change it."""
-    root = tmp_path_factory.mktemp("cheap")
-    trtkit.train(
-        digits, arch="resnet18", name="cheap", weights="random", image_size=32, epochs=2,
-        optimizer="adamw", lr=1e-3, augmentation="none", workspace=root,
-    )  # fmt: skip
-    return root
+def cheap(make_once: Callable[..., Path], digits: Path) -> Path:
+    """A workspace with the training `cheap` of a thin resnet18 on `digits` at 32 x 32. Do not change it."""
+
+    def make(root: Path) -> None:
+        with thin_networks():
+            trtkit.train(
+                digits, arch="resnet18", name="cheap", weights="random", image_size=32, epochs=2,
+                optimizer="adamw", lr=1e-2, augmentation="none", workspace=root,
+            )  # fmt: skip
+
+    return make_once("cheap", make)
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, exports: Path) -> Path:
+def built(make_once: Callable[..., Path], exports: Path) -> Path:
     """A workspace with one bundle: resnet18 and resnet34 on one prefix, cut 2, fp16. Do not change it."""
-    root = tmp_path_factory.mktemp("built")
-    (root / "export").symlink_to(exports)
-    trtkit.build(["resnet18", "resnet34"], cut=2, precision="fp16", workspace=root)
-    return root
+
+    def make(root: Path) -> None:
+        (root / "export").symlink_to(exports)
+        trtkit.build(["resnet18", "resnet34"], cut=2, precision="fp16", workspace=root)
+
+    return make_once("built", make)

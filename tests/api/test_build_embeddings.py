@@ -148,6 +148,7 @@ def test_photos_and_their_feature_maps_give_the_same(make_workspace, tmp_path):
         assert one.predictions == other.predictions
 
 
+@pytest.mark.usefixtures("thin")
 def test_it_is_evaluated_as_any_other(cheap, digits, tmp_path):
     checkpoint = Workspace(cheap).find_checkpoint("cheap")
     trtkit.export(str(checkpoint), name="cheap", workspace=tmp_path)

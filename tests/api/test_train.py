@@ -20,14 +20,14 @@ from trtkit.models.checkpoint import load, read_checkpoint
 from trtkit.training.interrupt import TrainingInterrupted
 
 SMALL = {
-    "arch": "resnet18", "weights": "random", "image_size": 32, "optimizer": "adamw", "lr": 1e-3,
+    "arch": "resnet18", "weights": "random", "image_size": 32, "optimizer": "adamw", "lr": 1e-2,
     "augmentation": "none", "epochs": 2,
 }  # fmt: skip
 
 
 @pytest.fixture
-def place(cheap, tmp_path) -> Path:
-    """A workspace of the test's own with the training `cheap`."""
+def place(cheap, thin, tmp_path) -> Path:
+    """A workspace of the test's own with the training `cheap`, whose network is thin, as all then are."""
     shutil.copytree(cheap / "checkpoints", tmp_path / "checkpoints")
     return tmp_path
 
@@ -91,6 +91,7 @@ def test_a_checkpoint_says_where_it_comes_from(cheap):
     assert said["metrics"]["top1"] == metrics["top1"]
 
 
+@pytest.mark.usefixtures("thin")
 def test_gradient_descent_learns(digits, tmp_path):
     report = trtkit.train(digits, **{**SMALL, "epochs": 8}, workspace=tmp_path)
     first, last = report.metrics["epochs"][0], report.metrics["epochs"][-1]
@@ -222,6 +223,7 @@ def test_a_training_that_has_ended_is_not_done_again(place, digits):
     assert report.up_to_date and report.metrics["top1"] >= 0
 
 
+@pytest.mark.usefixtures("thin")
 def test_early_stopping(digits, tmp_path):
     report = trtkit.train(
         digits, **{**SMALL, "lr": 1e-9, "epochs": 9}, patience=2, workspace=tmp_path
@@ -233,6 +235,7 @@ def test_early_stopping(digits, tmp_path):
     assert all(epoch["val_top1"] <= epochs[best - 1]["val_top1"] for epoch in epochs)
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_diverging_loss_ends_the_training_and_keeps_the_checkpoints(
     digits, tmp_path, monkeypatch
 ):
@@ -249,6 +252,7 @@ def test_a_diverging_loss_ends_the_training_and_keeps_the_checkpoints(
     assert all(torch.isfinite(value).all() for value in kept.values() if value.is_floating_point())
 
 
+@pytest.mark.usefixtures("thin")
 def test_damaged_photos_are_skipped_listed_and_counted(digits, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(digits, data)
@@ -275,7 +279,7 @@ def test_resuming_what_is_not_there_or_not_the_same(place, digits, monkeypatch):
         digits, name="nothing", resume=True, workspace=place
     )
     interrupted(monkeypatch, 1, digits, **SMALL, name="broken", workspace=place)
-    assert "--lr 0.5 cannot change a training that was begun with 0.001" in refused(
+    assert "--lr 0.5 cannot change a training that was begun with 0.01" in refused(
         digits, name="broken", resume=True, lr=0.5, workspace=place
     )
     fewer = place / "fewer"
@@ -312,6 +316,7 @@ def test_nothing_is_left_of_a_request_that_makes_no_sense(digits, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_full_disk_keeps_the_checkpoints_that_are_there(digits, tmp_path, monkeypatch):
     from trtkit.models import checkpoint
 
@@ -323,13 +328,13 @@ def test_a_full_disk_keeps_the_checkpoints_that_are_there(digits, tmp_path, monk
             raise OSError(28, "No space left on device")
         real(state, path, metadata)
 
-    monkeypatch.setattr(checkpoint, "save_file", save)
-    said = refused(digits, **{**SMALL, "epochs": 3}, workspace=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", save)
+        said = refused(digits, **{**SMALL, "epochs": 3}, workspace=tmp_path)
     assert "cannot be written (No space left on device); free space there" in said
     folder = tmp_path / "checkpoints" / "resnet18"
     assert weights(folder / "best.safetensors")
     assert [path.name for path in folder.glob(".*.safetensors")] == []
-    monkeypatch.undo()
     resumed = trtkit.train(digits, name="resnet18", resume=True, workspace=tmp_path)
     unbroken = trtkit.train(digits, **{**SMALL, "epochs": 3}, name="other", workspace=tmp_path)
     assert same(resumed.folder / "last.safetensors", unbroken.folder / "last.safetensors")
