@@ -59,7 +59,7 @@ def test_weights_have_the_names_of_the_state_dict(exports):
     assert "fc.weight" in names
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize(("name", "size"), [("vgg11", 64), ("vgg13_bn", 80), ("resnet50", 72)])
 def test_it_agrees_with_torch_at_any_batch(tmp_path, name, size):
     labels = tmp_path / "labels.txt"
