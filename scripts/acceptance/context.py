@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # fp16 carries most of the targets; fp32 is there for its parity.
 MAIN = "fp16"
 PRECISIONS = (MAIN, "int8", "fp32")
-# Kinds of which there is one case, which has their name.
+# Kinds with a single case, which is named after its kind.
 ONCE = ("environment", "host time", "loops", "end to end", "leaks")
 
 

@@ -195,3 +195,15 @@ def test_many_threads_many_times():
     assert results == [[[2 * number, 2 * turn] for turn in range(25)] for number in range(16)]
     assert max(map(len, run.batches)) <= 8
     assert len(run.batches) < 400, "calls share batches"
+
+
+def test_ctrl_c_ends_the_caller_at_once():
+    batches = []
+
+    def run(items):
+        batches.append(items)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        SharedBatches(run, limit=1)(lambda: [1, 2])
+    assert batches == [[1]], "the second batch is not run"

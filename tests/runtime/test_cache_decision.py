@@ -118,6 +118,15 @@ def test_each_tail_is_weighed_by_its_own_time(bundle_with, photos):
     assert used == {"resnet18": False, "resnet34": True}
 
 
+def test_the_times_of_several_tails_add_up(bundle_with, photos):
+    # Where decoding and reading overlap with the engines, two tails hide a read that one does not.
+    bundle = bundle_with(costs(DEAR, overlaps=True))
+    for tail, used in (("resnet18", False), ("all", True)):
+        with load(bundle, tail=tail, cache=CacheOptions()) as pipeline:
+            assert (pipeline.cache is not None) == pipeline.cache_decision.use == used
+    assert "a photo takes 10 ms, computed anew 13 ms" in pipeline.cache_decision.why
+
+
 def test_what_does_not_fit_into_memory_is_weighed_as_on_the_disk(
     bundle_with, photos, own_cache, monkeypatch
 ):

@@ -110,7 +110,7 @@ def test_an_open_file(pipeline, paths):
         file.write(FILES[4])
         file.seek(0)
         nameless = pipeline(file)
-    # The name of such a file is a number.
+    # `name` of a file that was opened by its descriptor is a number.
     assert (nameless.path, nameless.predictions) == ("", result.predictions)
 
 

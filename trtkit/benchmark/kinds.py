@@ -21,8 +21,8 @@ class Kind(NamedTuple):
     """A kind of competitor.
 
     `modules`: what it imports that is not in the base install. `torch`: how torch runs it, None for
-    other libraries. `per_precision`: it builds an engine in the precision of a bundle, so that there is
-    one for each precision. `compute_only`: it runs on numbers of its own, and tells times alone.
+    other libraries. `per_precision`: it builds one engine for each precision of the bundles.
+    `compute_only`: it runs on numbers of its own, and tells times alone.
     """
 
     name: str

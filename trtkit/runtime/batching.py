@@ -72,9 +72,12 @@ class SharedBatches(Generic[Item, Output]):
             outputs = self._run([item for item, _ in batch])
             for (_, future), output in zip(batch, outputs, strict=True):
                 future.set_result(output)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
+            if not isinstance(error, Exception):
+                # Ctrl-C is for this thread, whoever's items were in the batch.
+                raise
             return
         self._last_seconds = time.perf_counter() - started

@@ -119,7 +119,7 @@ class StartedBatch:
 class Classifier:
     """A runner, the outputs `wanted` of it, and a store of the maps of the edge `guarded`.
 
-    `prepare` may be called from any thread, and so may `classify`; a batch at a time is run.
+    `prepare` and `run` may be called from any thread; the runner works on one batch at a time.
     """
 
     def __init__(

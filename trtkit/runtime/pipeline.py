@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -314,7 +315,7 @@ def load(
         if prefix is not None:
             if cache.mode == "auto":
                 name = "Cache on disk" if gpu_cache else "Cache"
-                decision = _weigh(manifest, tails[0], backend_of(manifest), cache, name)
+                decision = _weigh(manifest, tails, backend_of(manifest), cache, name)
             idle = decision is not None and not decision.use
             # Asked for by its size, the one on the card is used all the same; it needs the keys.
             if gpu_cache or not idle:
@@ -335,18 +336,25 @@ def choose_tails(manifest: Manifest, tail: str | Sequence[str] | None) -> tuple[
 
 
 def _weigh(
-    manifest: Manifest, tail: Stage, backend: Backend, cache: CacheOptions, name: str
+    manifest: Manifest, tails: Sequence[Stage], backend: Backend, cache: CacheOptions, name: str
 ) -> CacheDecision:
-    """Whether the cache on disk, called `name`, is worth it by what the build measured."""
+    """Whether the cache on disk, called `name`, is worth it by what the build measured.
+
+    Several tails run one after the other, so their times add up.
+    """
     try:
         costs = from_plain(manifest.costs, CacheCosts) if manifest.costs is not None else None
     except ValueError:
         # Of a trtkit that measured otherwise; the engines are as good as their digests say.
         costs = None
+    names = [tail.name for tail in tails]
+    together = ", ".join(names)
+    if costs is not None and costs.tails.keys() >= {*names}:
+        costs = replace(costs, tails={together: sum(costs.tails[name] for name in names)})
     return weigh(
         costs,
         machine_of(backend),
-        tail.name,
+        together,
         format_name(cache.floats, cache.codec),
         resident=fits_memory(cache_folder(cache.folder)),
         name=name,
