@@ -38,16 +38,12 @@ CAN_EXPORT = "import torch, torchvision, onnx, onnxscript, safetensors"
 
 def main(arguments: Sequence[str], description: str | None = None) -> int:
     """Exit status: 0 when no case failed, 1 when some did, 2 when nothing can be run."""
-    # Modules are no garbage: do not scan them before each measurement.
-    gc.freeze()
     try:
         with terminal_reporter():
             return _run(parse(arguments, description), arguments)
     except TrtkitError as error:
         note(str(error))
         return CANNOT_RUN
-    finally:
-        gc.unfreeze()
 
 
 def _run(settings: AcceptanceSettings, arguments: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import doctest
 import gc
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count, pairwise
 
 import pytest
@@ -28,15 +28,6 @@ from trtkit.errors import TrtkitError
 from trtkit.reporting import reporting
 
 Cost = Callable[[int], float]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_to_collect() -> Iterator[None]:
-    """What the tests before have loaded is not looked through at every turn of these."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Machine:
@@ -323,6 +314,21 @@ def test_garbage_is_collected_between_and_not_inside():
     assert seen == [False] * 14
     assert sorted(set(collected)) == list(range(14))
     assert gc.isenabled()
+
+
+def test_what_was_there_before_is_not_scanned_between():
+    scanned: list[bool] = []
+    before = [object()]
+
+    def cost(number: int) -> float:
+        gc.collect()
+        scanned.append(any(item is before for item in gc.get_objects()))
+        return 1.0
+
+    machine = Machine()
+    turns(machine, [machine.contestant("A", cost)], warmup=0)
+    assert scanned and not any(scanned)
+    assert any(item is before for item in gc.get_objects())
 
 
 def test_garbage_collection_that_was_off_stays_off():

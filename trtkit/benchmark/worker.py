@@ -7,6 +7,7 @@ does nothing. The parent sends `load` with the spec, `round` and `labels`, each 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import time
@@ -194,7 +195,10 @@ def main(cores: str) -> None:
             if command == "load":
                 if work is not None:
                     work.close()
+                gc.unfreeze()
                 work = _load(request["spec"])
+                # Rounds do not scan what was loaded for garbage.
+                gc.freeze()
             answer = _answer(command, cast(Loaded, work))
         except Exception as error:
             parent.send({"error": f"failed at {command}: {_reason(error)}"})
