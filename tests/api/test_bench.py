@@ -110,40 +110,43 @@ def held(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def full_built(tmp_path_factory, full_exports):
+def full_built(make_once, full_exports):
     """A workspace with resnet18 as torch rebuilds it, cut 2, fp16."""
-    root = tmp_path_factory.mktemp("full-built")
-    (root / "export").symlink_to(full_exports)
-    trtkit.build(["resnet18"], cut=2, precision="fp16", workspace=root)
-    return root
+
+    def make(root: Path) -> None:
+        (root / "export").symlink_to(full_exports)
+        trtkit.build(["resnet18"], cut=2, precision="fp16", workspace=root)
+
+    return make_once("full-built", make)
 
 
 @pytest.mark.slow
-def test_a_bundle_against_its_baselines(full_built, photos, baselines, scratch):
+@pytest.mark.parametrize(("measure", "competitors"), [("compute", 3), ("end to end", 5)])
+def test_a_bundle_against_its_baselines(
+    full_built, photos, baselines, scratch, measure, competitors
+):
     with recorded() as reports:
         report = trtkit.bench(
-            [photos], tails=["resnet18"], batches=[2], count=4, seconds=0.01, workspace=full_built,
-            threads=1,
+            [photos], tails=["resnet18"], batches=[2], count=4, seconds=0.01, threads=1,
+            measures=measure, workspace=full_built,
         )  # fmt: skip
-    compute, whole = report.contests
-    assert [compute.measure, whole.measure] == ["compute", "end to end"]
-    assert reports.messages == [
-        f"{compute.bundle}, resnet18: {m}, batch 2" for m in ("compute", "end to end")
-    ]
+    (contest,) = report.contests
+    assert contest.measure == measure
+    assert reports.messages == [f"{contest.bundle}, resnet18: {measure}, batch 2"]
     assert any(phase.startswith("measuring ") for phase, _ in reports.phases)
-    for one in report.contests:
-        assert one.photos == 3 and one.baseline == "torch" and one.rounds == 1
-        assert one.clocks.after.seconds > one.clocks.before.seconds
-        for figure in one.figures:
-            assert figure.problem is None, figure
-            assert figure.agreement == 1 and figure.images_per_second > 0
-    assert len(compute.figures) == 3 and len(whole.figures) == 5
+    assert contest.photos == 3 and contest.baseline == "torch" and contest.rounds == 1
+    assert contest.clocks.after.seconds > contest.clocks.before.seconds
+    for figure in contest.figures:
+        assert figure.problem is None, figure
+        assert figure.agreement == 1 and figure.images_per_second > 0
+    assert len(contest.figures) == competitors
     assert "Only 3 of 4 photos can be read: they are measured." in report.notes
     again = json.loads(json.dumps(to_plain(report)))
     assert [*again] == [
         "created", "command", "machine", "threads", "settings", "notes", "contests", "interrupted",
     ]  # fmt: skip
-    assert again["contests"][1]["figures"][4]["competitor"].endswith("cache warm")
+    last = again["contests"][0]["figures"][-1]["competitor"]
+    assert last.endswith("cache warm") == (measure == "end to end")
     assert again["contests"][0]["clocks"]["before"]["seconds"] > 0
     assert again["machine"]["processor"]
     assert (again["threads"], again["interrupted"]) == (1, False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,15 +27,23 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, full_exports: Path) -> Path:
     """A workspace for the networks as they are, which int8 needs."""
-    return tmp_path_factory.mktemp("workspace")
+    return with_exports(tmp_path_factory.mktemp("workspace"), full_exports)
 
 
 @pytest.fixture(scope="module")
-def thin_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def thin_place(tmp_path_factory: pytest.TempPathFactory, exports: Path) -> Path:
     """A workspace for thin networks."""
-    return tmp_path_factory.mktemp("thin-workspace")
+    return with_exports(tmp_path_factory.mktemp("thin-workspace"), exports)
+
+
+def with_exports(root: Path, exports: Path, size: int = 64) -> Path:
+    """The workspace `root`, where the session's exports, at 64 x 64, stand for those of `size`."""
+    (root / "export").mkdir()
+    for model in exports.glob("resnet*.onnx"):
+        shutil.copy(model, root / "export" / f"{model.stem}-{size}.onnx")
+    return root
 
 
 def run(*words: object, script: Path = MEASURE) -> str:
@@ -165,26 +174,25 @@ def test_tree(thin_place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_cases_share_a_workspace(thin_place: Path) -> None:
+def test_cases_share_a_workspace(tmp_path: Path, exports: Path) -> None:
+    place = with_exports(tmp_path, exports, 224)
     small = ("--model", "resnet18", "--cut", 2, "--rounds", 1)
-    chain = measured(
-        "chain", thin_place, *small, "--batch", 1, "--precision", "fp16", networks="thin"
-    )
+    chain = measured("chain", place, *small, "--batch", 1, "--precision", "fp16", networks="thin")
     (timing,) = chain["results"].values()
     assert [*timing["medians"]] == ["unsplit", "chain", "unsplit again"]
-    exported = (thin_place / "export" / "resnet18-224.onnx").stat().st_mtime_ns
+    exported = (place / "export" / "resnet18-224.onnx").stat().st_mtime_ns
     few = ("--photos", 4, "--batch", 2)
-    warm = measured("warm", thin_place, *small, *few, networks="thin")
+    warm = measured("warm", place, *small, *few, networks="thin")
     (timing,) = warm["results"].values()
     assert [*timing["medians"]] == ["tail alone", "warm", "off", "cold"]
     assert [value is not None for value in met(warm)] == [False, True, False, False]
-    ended = measured("endtoend", thin_place, *small, *few, networks="thin")
+    ended = measured("endtoend", place, *small, *few, networks="thin")
     (timing,) = ended["results"].values()
     decoding, engines, _, both = timing["samples"].values()
     assert both == [decoding[0] + engines[0]]
-    saved = measured("saved", thin_place, *small, *few, networks="thin")["saved"]["2"]
+    saved = measured("saved", place, *small, *few, networks="thin")["saved"]["2"]
     assert saved["compute"] < 1 and 0 < saved["flops_share"] < 1 and saved["published"] is None
-    assert (thin_place / "export" / "resnet18-224.onnx").stat().st_mtime_ns == exported
+    assert (place / "export" / "resnet18-224.onnx").stat().st_mtime_ns == exported
 
 
 @pytest.mark.slow
@@ -310,12 +318,16 @@ def test_int8_accuracy(place: Path) -> None:
     assert met(result) == [None, None, True, True]
 
 
-@pytest.mark.slow
-def test_video(thin_place: Path) -> None:
+def video(place: Path, *parts: str) -> dict[str, Any]:
     trained = ("--image-size", 32, "--crops", 20, "--epochs", 1, "--reached", 0.2, "--sample", 200)
     clip = ("--seconds", 12, "--size", "320x240", "--density", 2, "--ingests", 1)
     rest = ("--objects", 500, "--kills", 2, "--rounds", 1)
-    result = measured("video", thin_place, *trained, *clip, *rest, networks="thin")
+    return measured("video", place, *trained, *clip, *rest, "--parts", *parts, networks="thin")
+
+
+@pytest.mark.slow
+def test_video_questions(thin_place: Path) -> None:
+    result = video(thin_place, "ingest", "questions")
     accuracy = result["found"]["the expensive model on everything"]
     assert 0 < accuracy["recall"] <= 1 and 0 < accuracy["precision"] <= 1
     assert result["ingest"]["frames"] == 360
@@ -323,6 +335,11 @@ def test_video(thin_place: Path) -> None:
     ratios = result["results"]["a question, mean of 10 classes, cut 2"]["ratios"]
     assert {*ratios} == {"everything", "candidates", "feature maps", "clusters", "remembered"}
     assert ratios["remembered"] < 1 < ratios["everything"]
+
+
+@pytest.mark.slow
+def test_video_first_answer_and_kills(thin_place: Path) -> None:
+    result = video(thin_place, "first", "kills")
     for seconds in result["first"].values():
         assert 0 < len(seconds) <= 10 and min(seconds) > 0
     assert [*result["first"]] == ["kept", "off"]
