@@ -16,7 +16,6 @@ from onnx import TensorProto, helper
 
 from tests.graph.onnx_graphs import make_model
 from tests.pictures import encoded
-from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError
 from trtkit.graph.card import ModelCard
 from trtkit.graph.quantize import SYMMETRIC, UNSIGNED
@@ -25,6 +24,7 @@ from trtkit.preprocessing import Preprocessing
 from trtkit.quantization import accuracy as module
 from trtkit.quantization.accuracy import Accuracy, AccuracyGate, relative_errors
 from trtkit.quantization.photos import CalibrationPhoto, CalibrationPhotos
+from trtkit.runtime.models import load_graphs
 from trtkit.serialization import to_plain
 
 SIZE = 8
@@ -191,12 +191,11 @@ def test_a_processor_that_saturates_is_left_out_of_what_tensorrt_computes(
 ):
     flags = []
 
-    class Recorded(OnnxRuntimeBackend):
-        def __init__(self, *, exact: bool = False) -> None:
-            flags.append(exact)
-            super().__init__(exact=exact)
+    def recorded(*files, exact):
+        flags.append(exact)
+        return load_graphs(*files, exact=exact)
 
-    monkeypatch.setattr(module, "OnnxRuntimeBackend", Recorded)
+    monkeypatch.setattr(module, "load_graphs", recorded)
     make_gate(chosen(tmp_path, NINE), form).accuracy(colours())
     assert set(flags) == {exact}
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trtkit.atomic import whole_file
 from trtkit.benchmark.network import merged, source_graphs
 from trtkit.bundle import Manifest, check_files
@@ -22,11 +20,9 @@ from trtkit.engines.registry import RTX, TENSORRT, get_backend
 from trtkit.engines.tensorrt.engine import TensorRTEngine
 from trtkit.engines.tensorrt.library import load_library
 from trtkit.errors import TrtkitError
-from trtkit.runtime.device.runs import PreparedRuns
-from trtkit.runtime.device.slot import Slot
+from trtkit.runtime.device.runner import DeviceRunner
 from trtkit.runtime.loading import backend_of
-from trtkit.runtime.models import bare_stages, output_of
-from trtkit.runtime.runner import Planner
+from trtkit.runtime.models import LoadedModel, bare_stages, output_of
 from trtkit.serialization import from_plain, write_json
 from trtkit.stages import Role, Stage
 from trtkit.tensors import Array
@@ -37,27 +33,21 @@ WARM_UPS = 4
 
 
 class PlacedEngines:
-    """The engines of a model that run one after the other on batches of up to `rows` images.
+    """A runner of engines that follow each other, timed on batches of up to `rows` images.
 
-    They are alone on the GPU. As in a runner one's output buffer is the next one's input buffer, and
-    with `graphs` a run that comes again is recorded into a CUDA graph. Not for several threads at once.
+    The batches lie on the GPU, and nothing else runs there. With `graphs` a run that comes again is
+    recorded into a CUDA graph. Not for several threads at once.
     """
 
     def __init__(
         self, engines: Sequence[tuple[Role, TensorRTEngine]], rows: int, *, graphs: bool = True
     ) -> None:
-        self._stages = bare_stages(engines)
-        names = [stage.name for stage in self._stages]
-        by_name = {name: engine for name, (_, engine) in zip(names, engines, strict=True)}
-        self._smallest = {name: engine.batch[0] for name, engine in by_name.items()}
-        self._stream = Stream()
-        most = max(by_name.values(), key=lambda engine: engine.scratch_bytes)
-        scratch = DeviceMemory(most.scratch_bytes, f"the intermediate results of {most.name}")
-        self._runs = PreparedRuns(by_name, scratch, self._stream, graphs=graphs)
-        self._logits = output_of(self._stages[-1], "logits")
-        outputs = Planner(self._stages).outputs
-        rows = max(rows, *self._smallest.values())
-        self._slot = Slot(0, rows, self._stages[0].inputs[0], outputs)
+        stages = bare_stages(engines)
+        by_name = {stage.name: engine for stage, (_, engine) in zip(stages, engines, strict=True)}
+        self._runner = DeviceRunner(stages, by_name, graphs=graphs)
+        self._runner.reserve(rows)
+        self._slot, self._stream = self._runner.slots[0], self._runner.compute
+        self._model = LoadedModel(self._runner, output_of(stages[-1], "logits"))
 
     def place(self, images: Array) -> tuple[DeviceMemory, int]:
         """The images, uint8 N x H x W x 3, in device memory of their own, and how many they are."""
@@ -78,7 +68,7 @@ class PlacedEngines:
             start, end = Event(timing=True), Event(timing=True)
             self._stream.copy(self._slot.image, memory.pointer, memory.nbytes)
             start.record(self._stream)
-            self._enqueue(count)
+            self._runner.enqueue(self._slot, count)
             end.record(self._stream)
             marks.append((start, end))
         self._stream.synchronize()
@@ -92,14 +82,14 @@ class PlacedEngines:
     @property
     def recorded(self) -> int:
         """How many runs were recorded into CUDA graphs."""
-        return self._runs.recorded
+        return self._runner.runs.recorded
 
     def fill(self, images: Array) -> None:
         """Bring images to where the first engine reads them, for `device_seconds` and `host_seconds`."""
         memory, count = self.place(images)
         self._stream.copy(self._slot.image, memory.pointer, memory.nbytes)
         for _ in range(WARM_UPS):
-            self._enqueue(count)
+            self._runner.enqueue(self._slot, count)
         self._stream.synchronize()
 
     def device_seconds(self, images: int, repeats: int) -> float:
@@ -107,7 +97,7 @@ class PlacedEngines:
         start, end = Event(timing=True), Event(timing=True)
         start.record(self._stream)
         for _ in range(repeats):
-            self._enqueue(images)
+            self._runner.enqueue(self._slot, images)
         end.record(self._stream)
         end.synchronize()
         return end.seconds_since(start) / repeats
@@ -116,29 +106,17 @@ class PlacedEngines:
         """Seconds of one batch by the host's clock, from the first call to the end of the last batch."""
         started = time.perf_counter()
         for _ in range(repeats):
-            self._enqueue(images)
+            self._runner.enqueue(self._slot, images)
         self._stream.synchronize()
         return (time.perf_counter() - started) / repeats
 
     def logits(self, images: Array) -> Array:
         """float32 N x classes on the host, of uint8 images N x H x W x 3."""
-        memory, count = self.place(images)
-        self.seconds([(memory, count)])
-        host = self._slot.outgoing(self._logits)[:count]
-        self._stream.copy(address(host), self._slot.buffers[self._logits], host.nbytes)
-        self._stream.synchronize()
-        return np.array(host)
+        return self._model.classify(images)
 
     def close(self) -> None:
         """Wait for what is under way and let go of what was prepared."""
-        self._stream.synchronize()
-        self._runs.clear()
-
-    def _enqueue(self, images: int) -> None:
-        for stage in self._stages:
-            # Fewer than the engine takes: the rows behind them hold whatever was there.
-            count = max(images, self._smallest[stage.name])
-            self._runs.enqueue(stage.name, 0, count, self._slot.addresses(stage))
+        self._runner.close()
 
 
 class BareLoop:

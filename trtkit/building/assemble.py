@@ -22,13 +22,12 @@ from trtkit.building.verification import Comparison, check, compare, limits_for
 from trtkit.bundle import MANIFEST, Manifest, check_files, read_manifest
 from trtkit.costs.caching import EngineCosts, engine_costs, measure_costs
 from trtkit.engines.base import StageBuild
-from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
 from trtkit.identity import file_digest
 from trtkit.photos.samples import SampleImages
 from trtkit.runtime.loading import load_runner
-from trtkit.runtime.models import LoadedModel, model_of
+from trtkit.runtime.models import LoadedModel, load_graphs
 from trtkit.serialization import to_plain
 from trtkit.stages import Stage, StageInput, StageOutput
 from trtkit.store.costs import machine_of
@@ -195,10 +194,10 @@ class _Assembly:
 
     def _graph_model(self, manifest: Manifest, tail: Stage) -> LoadedModel:
         """The graphs that the engines were built from, on ONNX Runtime."""
-        backend = OnnxRuntimeBackend(exact=True)
         path = manifest.path_to(tail)
-        engines = [(stage.role, backend.load(self._graph_file(stage.name))) for stage in path]
-        return model_of(engines, backend)
+        return load_graphs(
+            *((stage.role, self._graph_file(stage.name)) for stage in path), exact=True
+        )
 
 
 def _name_by_content(raw: Path, stage: str, suffix: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from trtkit.extras import require
 from trtkit.models.names import ARCHITECTURES, CHECKPOINTS
 from trtkit.photos.samples import SampleImages, choose_samples
 from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from trtkit.runtime.models import load_graphs
 from trtkit.runtime.results import softmax
 from trtkit.tensors import Array
 from trtkit.workspace import BEST, Workspace
@@ -215,17 +216,12 @@ def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -
 
 def _run_one_by_one(source: Path, original: onnx.ModelProto, values: Array) -> Array:
     """The original file's own output for normalised images, N x H x W x 3, each in its fixed batch."""
-    from trtkit.engines.onnxruntime import OnnxRuntimeBackend
     from trtkit.graph.values import image_input, shape_of
 
-    engine = OnnxRuntimeBackend().load(source)
+    model = load_graphs(("head", source))
     values = np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
     batch = shape_of(image_input(original))[0] or 1
-    rows = []
-    for value in values:
-        feed = np.repeat(value[None], batch, axis=0)
-        output = engine.run({engine.inputs[0].name: feed})[engine.outputs[0].name].numpy()
-        rows.append(np.array(output[:1]))
+    rows = [model.classify(np.repeat(value[None], batch, axis=0))[:1] for value in values]
     return np.concatenate(rows)
 
 
@@ -241,14 +237,11 @@ def _class_names(labels: list[str] | None, count: int) -> list[str]:
 
 def _write_verified(origin: _Origin, destination: Path, samples: SampleImages) -> Comparison:
     """Write beside `destination`, compare, and only then take its place."""
-    from trtkit.engines.onnxruntime import OnnxRuntimeBackend
     from trtkit.graph.files import write_model
 
     with whole_file(destination) as temporary:
         write_model(origin.graph, temporary)
-        engine = OnnxRuntimeBackend().load(temporary)
-        feed = {engine.inputs[0].name: samples.images}
-        logits = engine.run(feed)[engine.outputs[0].name].numpy()
+        logits = load_graphs(("head", temporary)).classify(samples.images)
         output = softmax(logits) if origin.probabilities else logits
         comparison = compare(output, origin.reference(samples.images), LIMITS["fp32"])
         check(comparison, LIMITS["fp32"], f"The exported {destination.stem}", samples.describe())

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trtkit.bundle import Manifest, check_files
-from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError, os_reason
 from trtkit.identity import file_digest
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.models import LoadedModel, model_of
+from trtkit.runtime.models import LoadedModel, load_graphs
 from trtkit.stages import Stage
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class ExportSources:
 
     def reference(self, tail: str) -> LoadedModel:
         path = self.exports[self.names.index(tail)]
-        return _reference(path)
+        return load_graphs(("head", path), exact=True)
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class QuantizedSources(ExportSources):
 
         path = self.folder / f"{tail}.onnx"
         write_model(self.int8[self.names.index(tail)].graph, path)
-        return _reference(path)
+        return load_graphs(("head", path), exact=True)
 
 
 @dataclass(frozen=True)
@@ -139,10 +138,7 @@ class BundleSources:
 
     def reference(self, tail: str) -> LoadedModel:
         path = self.manifest.path_to(self.manifest.tail(tail))
-        backend = OnnxRuntimeBackend(exact=True)
-        return model_of(
-            [(stage.role, backend.load(self._source(stage))) for stage in path], backend
-        )
+        return load_graphs(*((stage.role, self._source(stage)) for stage in path), exact=True)
 
     def check(self) -> None:
         """Raise TrtkitError when one of the ONNX files is missing or damaged."""
@@ -157,11 +153,6 @@ class BundleSources:
                 "from; give the exported models and --cut."
             )
         return self.folder / stage.source
-
-
-def _reference(path: Path) -> LoadedModel:
-    backend = OnnxRuntimeBackend(exact=True)
-    return model_of([("head", backend.load(path))], backend)
 
 
 def load_model(name: str, path: Path) -> Model:

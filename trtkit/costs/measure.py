@@ -24,7 +24,6 @@ from trtkit.costs.timed import Timed
 from trtkit.costs.workbench import Workbench, repeated, rounds_for
 from trtkit.cpu import usable_cores
 from trtkit.engines.base import Backend, LayerTime
-from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.engines.options import BuildOptions
 from trtkit.graph.boundaries import CutPoint, cut_points, label_segments, segment_of
 from trtkit.graph.files import write_model
@@ -32,6 +31,7 @@ from trtkit.graph.tree import Model
 from trtkit.graph.values import image_input, tensor_infos
 from trtkit.photos.samples import SampleImages
 from trtkit.reporting import advance
+from trtkit.runtime.models import load_graphs
 from trtkit.store.cache import CacheOptions
 from trtkit.store.costs import StoreCosts, format_name, machine_of
 from trtkit.tensors import Array
@@ -225,13 +225,13 @@ class _Bench:
         graph.graph.output.extend(outputs)
         path = self._bench.folder / "maps.onnx"
         write_model(graph, path)
-        engine = OnnxRuntimeBackend(exact=True).load(path)
+        model = load_graphs(("head", path), exact=True)
         dtype = "float32" if self._request.precision == "fp32" else "float16"
         maps: dict[int, list[Array]] = {point.cut: [] for point in self._points}
         for image in self._request.samples.images[:MAPS]:
-            values = engine.run({engine.inputs[0].name: image[None]})
+            values = model.values((point.tensor for point in self._points), image[None])
             for point in self._points:
-                value = values[point.tensor].numpy()[0]
+                (value,) = values[point.tensor]
                 # Quantized maps keep their dtype.
                 maps[point.cut].append(value.astype(dtype) if value.dtype.kind == "f" else value)
         return maps

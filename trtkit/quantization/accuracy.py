@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError
 from trtkit.graph.files import write_model
 from trtkit.graph.quantize import Form
 from trtkit.graph.tree import Model
 from trtkit.quantization.photos import CalibrationPhoto, CalibrationPhotos, prepared
+from trtkit.runtime.models import load_graphs
 from trtkit.tensors import Array
 
 BATCH = 8
@@ -116,12 +116,11 @@ class AccuracyGate:
         """The logits, and the median seconds per photo."""
         path = self._folder / "tried.onnx"
         write_model(graph, path)
-        engine = OnnxRuntimeBackend(exact=self._exact).load(path)
-        image, output = engine.inputs[0].name, engine.outputs[0].name
+        model = load_graphs(("head", path), exact=self._exact)
         logits, times = [], []
         for images in decoded.batches:
             started = time.perf_counter()
-            logits.append(engine.run({image: images})[output].numpy())
+            logits.append(model.classify(images))
             times.append((time.perf_counter() - started) / len(images))
         return np.concatenate(logits), float(np.median(times))
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
 from trtkit.graph.files import write_model
@@ -28,6 +27,7 @@ from trtkit.quantization.photos import (
 from trtkit.quantization.ranges import METHODS, Ranges, ranges_path, read_ranges
 from trtkit.quantization.worker import CalibrationAnswer, CalibrationRequest
 from trtkit.reporting import advance, message
+from trtkit.runtime.models import load_graphs
 from trtkit.serialization import from_plain, to_plain
 from trtkit.subprocesses import Worker, WorkerFailed
 
@@ -154,16 +154,14 @@ def _check_values(
     graph, names = _with_outputs(model)
     path = folder / "values.onnx"
     write_model(graph, path)
-    engine = OnnxRuntimeBackend(exact=True).load(path)
-    image = engine.inputs[0].name
+    loaded = load_graphs(("head", path), exact=True)
     low: dict[str, float] = {}
     high: dict[str, float] = {}
     # Spread over all photos: the first few may be of one class.
     few = photos[:: max(1, len(photos) // CHECKED)][:CHECKED]
     for (photo,), images in prepared(few, model.card.preprocessing, 1):
-        values = engine.run({image: images})
-        for name in names:
-            least, most = (float(f(values[name].numpy())) for f in (np.min, np.max))
+        for name, value in loaded.values(names, images).items():
+            least, most = float(np.min(value)), float(np.max(value))
             if not np.isfinite([least, most]).all():
                 raise TrtkitError(
                     f"The value {name} of {model.name} is infinite or NaN on {photo.path} and so has no "

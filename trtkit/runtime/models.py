@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trtkit.bundle import Manifest
@@ -34,6 +35,12 @@ class LoadedModel:
         """Logits, float32 N x classes, of uint8 images N x H x W x 3, RGB."""
         return self.runner.run([self.logits], images)[self.logits]
 
+    def values(self, names: Iterable[str], images: Array) -> dict[str, Array]:
+        """The outputs of these names, beside the logits, of the stage that ends the model."""
+        refs = {name: OutputRef(self.logits.stage, name) for name in names}
+        outputs = self.runner.run([*refs.values()], images)
+        return {name: outputs[ref] for name, ref in refs.items()}
+
 
 def output_of(stage: Stage, kind: OutputKind) -> OutputRef:
     """The stage's output of that kind. Raises TrtkitError when it has none."""
@@ -62,8 +69,23 @@ def model_of(engines: Sequence[tuple[Role, Any]], backend: Backend) -> LoadedMod
     return LoadedModel(runner, output_of(stages[-1], "logits"), cut)
 
 
+def load_graphs(*files: tuple[Role, Path], exact: bool = False) -> LoadedModel:
+    """ONNX graphs that follow each other, with their roles, the last one a head, on ONNX Runtime.
+
+    `exact`: compute what quantized graphs say, in fp32 between their Q/DQ pairs. Raises TrtkitError for
+    a file that cannot be loaded.
+    """
+    from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+
+    backend = OnnxRuntimeBackend(exact=exact)
+    return model_of([(role, backend.load(path)) for role, path in files], backend)
+
+
 def bare_stages(engines: Sequence[tuple[Role, Any]]) -> list[Stage]:
-    """Stages for engines with one input and one output that follow each other, named by their roles."""
+    """Stages for engines that follow each other, each by its first output, named by their roles.
+
+    Further outputs of an engine are feature maps.
+    """
     stages: list[Stage] = []
     for role, engine in engines:
         parent = stages[-1] if stages else None
@@ -79,7 +101,8 @@ def bare_stages(engines: Sequence[tuple[Role, Any]]) -> list[Stage]:
                 digest="",
                 inputs=tuple(StageInput(s.name, s.dtype, s.shape, source) for s in engine.inputs),
                 outputs=tuple(
-                    StageOutput(s.name, s.dtype, s.shape, KINDS[role]) for s in engine.outputs
+                    StageOutput(s.name, s.dtype, s.shape, "feature_map" if place else KINDS[role])
+                    for place, s in enumerate(engine.outputs)
                 ),
             )
         )

@@ -122,7 +122,7 @@ def test_recorded_runs_are_bounded_and_stay_right(monkeypatch, tmp_path):
     simulation = install(monkeypatch)
     chain = device_chain(engines(tmp_path))
     chain.runner.runs = PreparedRuns(
-        chain.runner._engines, chain.runner._scratch, chain.runner._compute, limit=3
+        chain.runner._engines, chain.runner._scratch, chain.runner.compute, limit=3
     )
     random = np.random.default_rng(1)
     for _ in range(40):
@@ -327,7 +327,7 @@ def test_a_run_is_dropped_only_after_it_ran(monkeypatch, tmp_path):
     simulation = install(monkeypatch, busy=0.0)
     chain = device_chain(engines(tmp_path))
     chain.runner.runs = PreparedRuns(
-        chain.runner._engines, chain.runner._scratch, chain.runner._compute, limit=1
+        chain.runner._engines, chain.runner._scratch, chain.runner.compute, limit=1
     )
     waiting = [chain.submit(list(PHOTOS[i : i + 3]), ()) for i in range(2)]
     for i, pending in enumerate(waiting):

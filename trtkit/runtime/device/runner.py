@@ -64,28 +64,28 @@ class DeviceRunner:
         self._row_bytes = {ref: row_bytes(spec) for ref, spec in self._planner.outputs.items()}
         self._smallest = {name: engine.batch[0] for name, engine in engines.items()}
         self.largest = min(engine.batch[1] for engine in engines.values())
-        self._inward, self._compute, self._outward = Stream(), Stream(), Stream()
+        self._inward, self.compute, self._outward = Stream(), Stream(), Stream()
         most = max(engines.values(), key=lambda engine: engine.scratch_bytes)
         self._scratch = DeviceMemory(
             most.scratch_bytes, f"the intermediate results of {most.name}", "--batch"
         )
-        self.runs = PreparedRuns(engines, self._scratch, self._compute, graphs=graphs)
+        self.runs = PreparedRuns(engines, self._scratch, self.compute, graphs=graphs)
         self._guarded = guarded
         self.resident: ResidentCache | None = None
         if gpu_cache and guarded is not None:
             self.resident = ResidentCache(gpu_cache, self._row_bytes[guarded])
         self._rows: PinnedRows | None = None
-        self._slots: list[Slot] = []
+        self.slots: list[Slot] = []
         self._pending: dict[int, DevicePending] = {}
         self._turn = 0
 
     def reserve(self, images: int, read_ahead: int = 0) -> None:
         rows = max(images, *self._smallest.values())
-        if not self._slots or rows > self._slots[0].rows:
+        if not self.slots or rows > self.slots[0].rows:
             # Batches under way keep their own slots until they are collected.
             self.runs.clear()
-            self._slots = []
-            self._slots = [
+            self.slots = []
+            self.slots = [
                 Slot(number, rows, self._image, self._planner.outputs)
                 for number in range(IN_FLIGHT)
             ]
@@ -117,13 +117,13 @@ class DeviceRunner:
                     placed.add(ref)
                     self._place(slot, ref, known[ref], work.rows[ref.stage])
             self._run(stage, slot, work.rows[stage.name])
-            slot.made[stage.name].record(self._compute)
+            slot.made[stage.name].record(self.compute)
             early = [ref for ref in wanted if ref.stage == stage.name != last]
             if early:
                 self._outward.wait(slot.made[stage.name])
                 self._copy_out(slot, early, work)
         self._remember(slot, keys, known, len(images))
-        slot.computed.record(self._compute)
+        slot.computed.record(self.compute)
         self._outward.wait(slot.computed)
         self._copy_out(slot, [ref for ref in wanted if ref.stage == last], work)
         slot.done.record(self._outward)
@@ -131,6 +131,11 @@ class DeviceRunner:
         pending = DevicePending(self, slot, rows, known)
         self._pending[slot.number] = pending
         return pending
+
+    def enqueue(self, slot: Slot, images: int) -> None:
+        """Queue all engines, on so many images that lie in the slot already, on the stream `compute`."""
+        for stage in self._stages:
+            self._run(stage, slot, images)
 
     def run(
         self, wanted: Sequence[OutputRef], images: Array, known: Known = NOTHING
@@ -150,7 +155,7 @@ class DeviceRunner:
 
     def on_device(self, wanted: OutputRef, images: Any) -> Tensor:
         # Where a profile has one context alone, batches under way may be using it.
-        self._compute.synchronize()
+        self.compute.synchronize()
         return HostRunner(self._stages, self._engines).on_device(wanted, images)
 
     def lease(self, key: bytes) -> Lease | None:
@@ -161,11 +166,11 @@ class DeviceRunner:
 
     def close(self) -> None:
         """Wait for what is under way and let go of the buffers."""
-        for stream in (self._inward, self._compute, self._outward):
+        for stream in (self._inward, self.compute, self._outward):
             stream.synchronize()
         self.runs.clear()
         self._pending.clear()
-        self._slots = []
+        self.slots = []
 
     def is_logits(self, ref: OutputRef) -> bool:
         return self._planner.outputs[ref].kind == "logits"
@@ -182,8 +187,8 @@ class DeviceRunner:
             )
 
     def _next_slot(self) -> Slot:
-        slot = self._slots[self._turn]
-        self._turn = (self._turn + 1) % len(self._slots)
+        slot = self.slots[self._turn]
+        self._turn = (self._turn + 1) % len(self.slots)
         waiting = self._pending.get(slot.number)
         if waiting is not None:
             waiting.settle()
@@ -194,7 +199,7 @@ class DeviceRunner:
             slot.images[row] = image
         self._inward.copy(slot.image, address(slot.images), len(images) * row_bytes(self._image))
         slot.images_in.record(self._inward)
-        self._compute.wait(slot.images_in)
+        self.compute.wait(slot.images_in)
 
     def _run(self, stage: Stage, slot: Slot, images: int) -> None:
         # Fewer than the engine takes: the rows behind them hold whatever was there, and go nowhere.
@@ -211,13 +216,13 @@ class DeviceRunner:
         for row, value in enumerate(known, start=first):
             target = slot.buffers[ref] + row * size
             if isinstance(value, ResidentLease):
-                self._compute.copy(target, value.address, size)
+                self.compute.copy(target, value.address, size)
                 continue
             from_host = True
             self._inward.copy(target, self._pinned_address(slot, ref, row, value), size)
         if from_host:
             slot.known_in.record(self._inward)
-            self._compute.wait(slot.known_in)
+            self.compute.wait(slot.known_in)
 
     def _pinned_address(self, slot: Slot, ref: OutputRef, row: int, value: Array) -> int:
         spec = self._planner.outputs[ref]
@@ -238,7 +243,7 @@ class DeviceRunner:
             held = row >= fresh and isinstance(hits[row - fresh], ResidentLease)
             place = None if key is None or held else self.resident.place(key)
             if place is not None:
-                self._compute.copy(place, slot.buffers[self._guarded] + row * size, size)
+                self.compute.copy(place, slot.buffers[self._guarded] + row * size, size)
 
     def _copy_out(self, slot: Slot, refs: Sequence[OutputRef], work: PassPlan) -> None:
         for ref in refs:
