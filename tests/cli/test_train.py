@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import trtkit as trtkit_package
 from trtkit.models.checkpoint import read_checkpoint
 
 SMALL = (
@@ -103,7 +105,9 @@ def test_what_it_prints(trtkit, digits, tmp_path):
     assert header[:3] == ["training", "architecture", "mode"]
     checkpoint = tmp_path / "checkpoints" / "resnet18" / "best.safetensors"
     assert row[:4] == ["resnet18", "resnet18", "finetune", "4"] and row[-1] == str(checkpoint)
-    assert "4 classes, 64 photos to train on and 16 to validate on (4:1, seed 0)." in ended.err
+    assert ended.err.startswith(
+        "4 classes: 0, 1, 2, 3.\n64 photos to train on and 16 to validate on (4:1, seed 0).\n"
+    )
     assert "epoch 1/1: loss " in ended.err and " images/s, " in ended.err
     assert ended.err.splitlines()[-1] == f"Next: trtkit export {checkpoint}"
 
@@ -132,9 +136,8 @@ def test_the_rate_with_and_without_the_feature_store_is_told(trtkit, digits, che
         ((), "Error: Training needs an architecture; give --arch"),
         (("--arch", "resnet18", "--lr", "0"), "Error: --lr 0.0 is out of range; give more than 0."),
         (("--arch", "resnet18", "--cut", "2"), "Error: --cut 2 needs --prefix-from"),
-        (("--arch", "resnet18", "--augment", "2"), "Error: --augment has no effect: finetune"),
-        (("--arch", "resnet18", "--mode", "bottleneck", "--epochs", "2"), "fitted in one go"),
         (("--arch", "resnet18", "--device", "cuda"), "Error: --device cuda cannot be used"),
+        (("--arch", "resnet18", "--device", "gpu"), "Error: --device gpu is unknown"),
         (("--arch", "resnet18", "--cache-size", "much"), "'much' is not a size for the cache"),
         (("--arch", "resnet18", "--name", "../x"), "cannot be the name"),
         (("--resume",), "Error: --resume needs the name of a training"),
@@ -146,6 +149,53 @@ def test_bad_options(trtkit, digits, tmp_path, options, sentence):
     assert ended.code == 2
     assert sentence in ended.err
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("nowhere", "--arch", "resnet18"), "Error: There is no folder nowhere;"),
+        ((".", "--arch", "resnet18"), "Error: . has no class folders;"),
+        (("data", "--arch", "resnet5"), "Error: Architecture 'resnet5' not found; did you mean"),
+        (
+            ("data", "--arch", "resnet18", "--weights", "no.pth"),
+            "Error: Checkpoint `no.pth` not found",
+        ),
+    ],
+)
+def test_a_request_that_makes_no_sense_ends_before_torch_is_imported(
+    digits, tmp_path, monkeypatch, options, sentence
+):
+    (tmp_path / "empty").mkdir()
+    data, *rest = options
+    data = digits if data == "data" else data
+    # Whoever imports torch fails with a traceback.
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "torch.py").write_text("raise SystemError('torch was imported')")
+    paths = [str(tmp_path / "blocked"), str(Path(trtkit_package.__file__).parents[1])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    command = [sys.executable, "-m", "trtkit", "train", str(data), *rest]
+    ended = subprocess.run(
+        command, cwd=tmp_path / "empty", capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(sentence) and len(ended.stderr.splitlines()) == 1
+
+
+def test_classes_and_options_without_effect_are_told_first(trtkit, digits, tmp_path):
+    ended = trtkit(
+        "train", digits, "--arch", "resnet18", "--weights", "random", "--image-size", "32",
+        "--mode", "bottleneck", "--epochs", "2", "--augment", "2", "--augmentation", "none",
+        "--workspace", tmp_path,
+    )  # fmt: skip
+    assert ended.code == 0
+    first, *warnings = ended.err.splitlines()[:3]
+    names = sorted(folder.name for folder in digits.iterdir())
+    assert first == f"{len(names)} classes: {', '.join(names)}."
+    assert [line.split(" because ")[0] for line in warnings] == [
+        "Warning: --augment has no effect",
+        "Warning: --epochs has no effect with --mode bottleneck, which is fitted in one go.",
+    ]
 
 
 def test_bad_data(trtkit, tmp_path):

@@ -188,6 +188,12 @@ def test_a_photo_that_cannot_be_read_is_skipped(data):
 def test_hidden_and_other_files_are_no_photos(data):
     fill(data / ".cache", range(3))
     fill(data / "cat", [200], name=".{}.png")
+    for junk in ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "#recycle"):
+        fill(data / junk, range(4))
+        fill(data / junk / "cat", range(4))
+        fill(data / "cat" / junk, range(4))
+    (data / "Thumbs.db").write_bytes(b"x")
+    (data / "cat" / "desktop.ini").write_bytes(b"x")
     (data / "cat" / "notes.txt").write_text("nine lives")
     (data / "labels.csv").write_text("cat,dog")
     dataset = read_dataset(data)
@@ -240,7 +246,7 @@ def test_one_class_is_too_few(data, split_data):
 def test_a_class_without_a_readable_photo_is_named(data, split_data):
     (data / "bird").mkdir()
     with pytest.raises(
-        TrtkitError, match=r"class folder .*/bird has no readable image \(.* hold no image but no"
+        TrtkitError, match=r"class folder .*/bird has no readable image \(.* hold no image;"
     ):
         read_dataset(data)
     (data / "bird" / "a.jpg").write_bytes(b"")

@@ -25,6 +25,13 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "photos/notes.txt",
         "photos/.hidden.jpg",
         "photos/.git/y.jpg",
+        "photos/@eaDir/a.png/SYNOPHOTO_THUMB_M.png",
+        "photos/cats/@eaDir/thumb.jpg",
+        "photos/__MACOSX/._a.png",
+        "photos/__MACOSX/a.png",
+        "photos/$RECYCLE.BIN/gone.jpg",
+        "photos/System Volume Information/i.jpg",
+        "photos/Thumbs.db",
         "photos/folder.jpg/inside.bmp",
         "empty/readme.md",
         "odd.dat",
@@ -62,6 +69,7 @@ class TestFolders:
 
     def test_a_hidden_folder_that_is_named(self) -> None:
         assert names("photos/.git") == ["photos/.git/y.jpg"]
+        assert names("photos/__MACOSX") == ["photos/__MACOSX/a.png"]
 
     def test_absolute_paths_stay_absolute(self, tree: Path) -> None:
         assert names(tree / "photos" / "cats" / "deep") == [f"{tree}/photos/cats/deep/er/x.tif"]
@@ -71,10 +79,10 @@ class TestFolders:
         assert [str(item.path) for item in find_images(Path("photos/cats/deep"))] == [ALL[2]]
 
     def test_a_folder_without_images_says_what_it_holds(self) -> None:
-        with pytest.raises(TrtkitError, match=r"empty: .* no image but files ending in \.md;"):
+        with pytest.raises(TrtkitError, match=r"empty: .* no image, only files ending in \.md;"):
             find_images(["empty"])
         Path("nothing").mkdir()
-        with pytest.raises(TrtkitError, match="no image but no files"):
+        with pytest.raises(TrtkitError, match="hold no image; images end"):
             find_images(["nothing"])
         assert names("empty", "odd.dat", "photos/cats/deep") == ["empty!", "odd.dat", ALL[2]]
 

@@ -41,10 +41,13 @@ def train(
         print(report.checkpoint, report.metrics["top1"])
     """
     require("train", "Training")
+    from trtkit.training.request import check_request
+
+    place = Workspace.at(workspace)
+    request = check_request(place, Path(data), name, options, resume=resume, device=device)
+    # torch, which takes seconds to import, only for a request that can be carried out.
     from trtkit.training.network import choose_device
     from trtkit.training.session import Resources, run_training
 
     folder = Path(cache_dir) if cache_dir else None
-    resources = Resources(choose_device(device), workers, folder, cache_size)
-    place = Workspace.at(workspace)
-    return run_training(place, Path(data), name, options, resume=resume, resources=resources)
+    return run_training(request, Resources(choose_device(device), workers, folder, cache_size))

@@ -13,7 +13,7 @@ from trtkit.atomic import whole_file
 from trtkit.building.verification import LIMITS, Comparison, check, compare
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
-from trtkit.models.names import ARCHITECTURES, CHECKPOINTS
+from trtkit.models.names import ARCHITECTURES, CHECKPOINTS, check_architecture
 from trtkit.photos.samples import SampleImages, choose_samples
 from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from trtkit.runtime.models import load_graphs
@@ -141,7 +141,7 @@ def _default_name(source: Path, model: str) -> str:
 
 
 def _weighted(model: str, labels: list[str] | None, settings: ExportSettings) -> Weighted:
-    from trtkit.models import architectures, checkpoint
+    from trtkit.models import checkpoint
     from trtkit.models import weights as sources
 
     path, weights = Path(model), settings.weights
@@ -153,7 +153,7 @@ def _weighted(model: str, labels: list[str] | None, settings: ExportSettings) ->
             f"{model} is neither an architecture nor a model file; give one of "
             f"{listed(ARCHITECTURES, 20)} or a file that ends in {listed([*CHECKPOINTS, '.onnx'])}."
         )
-    architectures.check_architecture(model)
+    check_architecture(model)
     if weights is None or weights == "imagenet":
         return sources.imagenet(model)
     if weights == "random":

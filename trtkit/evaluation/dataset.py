@@ -17,8 +17,7 @@ from trtkit.evaluation.folders import (
     LabelledPhoto,
     Listing,
     SkippedPhoto,
-    check_same,
-    check_two,
+    class_folders,
     class_names,
     list_photos,
     part_folders,
@@ -114,18 +113,12 @@ def read_dataset(root: Path, *, seed: int = 0, workers: int | None = None) -> Da
     Raises TrtkitError when `root` has no such folders, there are fewer than two classes, train/ and
     val/ differ in their classes, or a class has no photo, or too few to be split.
     """
-    parts = part_folders(root)
-    folders = parts or (root,)
-    names = [class_names(folder) for folder in folders]
-    classes = names[0]
-    if parts is not None:
-        check_same(root, *names)
-    check_two(folders[0], classes)
+    folders, classes = class_folders(root)
     listings = [list_photos(folder, classes) for folder in folders]
     photos, skipped = _scan(root, listings, workers)
     for folder, readable in zip(folders, photos, strict=True):
         _check_every_class(folder, classes, readable, skipped)
-    if parts is not None:
+    if len(folders) > 1:
         return Dataset(root, classes, photos[0], photos[1], skipped, FOLDERS)
     train, val = split_photos(photos[0], classes, seed)
     return Dataset(root, classes, train, val, skipped, f"{_ONE_IN - 1}:1, seed {seed}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from trtkit.errors import TrtkitError, listed, os_reason
-from trtkit.photos.files import IMAGE_EXTENSIONS, find_images
+from trtkit.photos.files import IMAGE_EXTENSIONS, find_images, is_hidden
 
 TRAIN: Final = "train"
 VAL: Final = "val"
@@ -54,6 +54,21 @@ def part_folders(root: Path) -> tuple[Path, Path] | None:
     return None
 
 
+def class_folders(root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """The folders that hold the class folders of `root` (train/ and val/, or itself), and the classes.
+
+    Reads the names of folders alone. Raises TrtkitError unless there are two classes or more, the same
+    in train/ and val/.
+    """
+    parts = part_folders(root)
+    folders = parts or (root,)
+    names = [class_names(folder) for folder in folders]
+    if parts is not None:
+        check_same(root, *names)
+    check_two(folders[0], names[0])
+    return folders, names[0]
+
+
 def class_names(root: Path) -> tuple[str, ...]:
     """The class folders in `root`, sorted. Raises TrtkitError when there are none."""
     names, photos = _look_into(root)
@@ -73,7 +88,7 @@ def class_names(root: Path) -> tuple[str, ...]:
 def _look_into(root: Path) -> tuple[set[str], int]:
     """The names of the folders in `root`, hidden ones aside, and the number of photos beside them."""
     try:
-        entries = [path for path in root.iterdir() if not path.name.startswith(".")]
+        entries = [path for path in root.iterdir() if not is_hidden(path.name)]
     except (FileNotFoundError, NotADirectoryError) as error:
         missing = isinstance(error, FileNotFoundError)
         raise TrtkitError(

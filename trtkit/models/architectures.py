@@ -8,9 +8,9 @@ from torchvision import models
 from torchvision.models.resnet import ResNet
 from torchvision.models.vgg import VGG
 
-from trtkit.errors import TrtkitError, listed, nearest
+from trtkit.errors import TrtkitError
 from trtkit.models.blocks import Block, BlockModel
-from trtkit.models.names import ARCHITECTURES
+from trtkit.models.names import check_architecture
 
 IMAGENET_CLASSES = 1000
 
@@ -25,17 +25,6 @@ def create(architecture: str, classes: int = IMAGENET_CLASSES, device: str = "cp
     with torch.device(device):
         network = models.get_model(architecture, weights=None, num_classes=classes)
     return as_blocks(architecture, network.eval())
-
-
-def check_architecture(architecture: str) -> None:
-    """Raise TrtkitError, naming the nearest ones, unless `architecture` is one of ARCHITECTURES."""
-    if architecture in ARCHITECTURES:
-        return
-    near = nearest(architecture, ARCHITECTURES)
-    hint = (
-        f"did you mean {' or '.join(near)}?" if near else f"available: {listed(ARCHITECTURES, 20)}."
-    )
-    raise TrtkitError(f"Architecture {architecture!r} not found; {hint}")
 
 
 def as_blocks(architecture: str, network: nn.Module) -> BlockModel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from trtkit.errors import TrtkitError, listed, nearest
+
 ARCHITECTURES = (
     "resnet18",
     "resnet34",
@@ -20,3 +22,14 @@ ARCHITECTURES = (
 
 # What a checkpoint's file name ends in.
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
+
+
+def check_architecture(architecture: str) -> None:
+    """Raise TrtkitError, naming the nearest ones, unless `architecture` is one of ARCHITECTURES."""
+    if architecture in ARCHITECTURES:
+        return
+    near = nearest(architecture, ARCHITECTURES)
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else f"available: {listed(ARCHITECTURES, 20)}."
+    )
+    raise TrtkitError(f"Architecture {architecture!r} not found; {hint}")

@@ -14,8 +14,9 @@ from torch import nn
 from torchvision import models
 
 from trtkit.errors import TrtkitError
-from trtkit.models.architectures import as_blocks, check_architecture, create
+from trtkit.models.architectures import as_blocks, create
 from trtkit.models.blocks import BlockModel, last_linear
+from trtkit.models.names import check_architecture
 from trtkit.preprocessing import Preprocessing
 
 # The last batch norm of each residual branch starts at this gain. At 1 the variance doubles with

@@ -20,6 +20,14 @@ IMAGE_EXTENSIONS: Final = frozenset(
     }
 )  # fmt: skip
 
+# Folders that systems and network drives put beside photos, in lower case.
+_SYSTEM_FOLDERS: Final = frozenset(
+    {
+        "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb",
+        "__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found",
+    }
+)  # fmt: skip
+
 # A misspelt name is compared with this many names of its folder, which may hold millions.
 _COMPARED: Final = 10_000
 
@@ -57,12 +65,23 @@ def file_state(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is left out where it is not named itself.
+
+    Names that begin with a dot, and the folders of thumbnails and deleted files that macOS, Windows
+    and network drives make.
+
+        is_hidden(".DS_Store"), is_hidden("@eaDir"), is_hidden("cats")  # True, True, False
+    """
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
 def find_images(paths: Iterable[str | Path] | str | Path) -> Iterator[FoundImage]:
     """The photos that `paths` name, path by path in the order given.
 
     - A file is yielded as it is, whatever its extension.
     - A folder is walked with all that is below it, in the order of its names: files with an image
-      extension (in either case), but nothing whose name starts with a dot. Links are followed; one
+      extension (in either case), but nothing hidden (see `is_hidden`). Links are followed; one
       that leads back to a folder above it is not.
     - A glob (`*`, `?`, `[...]`, and `**` for any number of folders) is expanded as a shell would,
       in order and without hidden names. It yields files with an image extension unless the pattern
@@ -145,11 +164,10 @@ def _walk_or_say_why(path: Path) -> Iterator[FoundImage]:
         none = False
         yield item
     if none:
-        others = f"files ending in {listed(sorted(extensions))}" if extensions else "no files"
+        others = f", only files ending in {listed(sorted(extensions))}" if extensions else ""
         yield FoundImage(
             path,
-            f"The folder and those below it hold no image but {others}; images end in "
-            f"{_extensions()}.",
+            f"The folder and those below it hold no image{others}; images end in {_extensions()}.",
         )
 
 
@@ -187,7 +205,7 @@ def _open(path: Path, other_extensions: set[str], wanted: Callable[[str], bool])
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith("."):
+            if is_hidden(name):
                 continue
             if _is_folder(entry):
                 subfolders.add(name)
@@ -287,7 +305,7 @@ def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
 
 
 def _part_fits(name: str, part: str) -> bool:
-    if name.startswith(".") and not part.startswith("."):
+    if is_hidden(name) and not part.startswith(name[0]):
         return False
     return fnmatch.fnmatch(name, part)
 

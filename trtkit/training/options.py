@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Any
 
@@ -121,15 +121,15 @@ class TrainOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> TrainOptions:
-        """These options, the others by default. Raises TrtkitError for one that has no effect."""
+        """These options, the others by default, as are those that change nothing. Raises TrtkitError."""
         _check_names(options)
         if "arch" not in options:
             raise TrtkitError(
                 "Training needs an architecture; give --arch, such as --arch resnet50."
             )
         result = cls(**options)
-        result._check_effect(options)
-        return result
+        defaults: dict[str, Any] = {field.name: field.default for field in fields(cls)}
+        return replace(result, **{name: defaults[name] for name in result.without_effect(options)})
 
     @property
     def learning_rate(self) -> float:
@@ -144,9 +144,10 @@ class TrainOptions:
     def check_same(self, options: Mapping[str, Any]) -> None:
         """Raise TrtkitError unless options for a training that is resumed are its own."""
         _check_names(options)
+        useless = self.without_effect(options)
         for name, value in options.items():
             own = getattr(self, name)
-            if value == own:
+            if value == own or name in useless:
                 continue
             # A switch has no value to show.
             new, old = ("", "without it") if name in _SWITCHES else (f" {value}", f"with {own}")
@@ -155,37 +156,34 @@ class TrainOptions:
                 "begin another one with --name."
             )
 
-    def _check_effect(self, options: Mapping[str, Any]) -> None:
-        """Refuse what would be silently ignored."""
+    def without_effect(self, options: Collection[str]) -> dict[str, str]:
+        """Those of the names of options given that change nothing, each with a sentence that says why."""
         fitted = self.mode == BOTTLENECK
         useless = _OF_EPOCHS if fitted else {"regularization"}
         reason = "is fitted in one go" if fitted else "has no such fit"
-        for name in sorted(useless & options.keys()):
-            raise TrtkitError(
-                f"{_flag(name)} has no effect with --mode {self.mode}, which {reason}; leave it out."
-            )
-        if not self.frozen:
-            for name in sorted({"augment", "feature_store"} & options.keys()):
-                raise TrtkitError(
-                    f"{_flag(name)} has no effect: {self.mode} without --prefix-from freezes no blocks "
-                    "whose outputs could be stored; leave it out."
-                )
+        why = dict.fromkeys(useless, f"with --mode {self.mode}, which {reason}")
         stored = self.frozen and (self.feature_store or fitted)
-        if self.augment and (self.augmentation == "none" or not stored):
-            raise TrtkitError(
-                f"--augment {self.augment} has no effect: without "
-                f"{'an --augmentation' if stored else 'the feature store'} a photo has a single view; "
-                "leave it out."
+        if not self.frozen:
+            nothing = (
+                f"because {self.mode} without --prefix-from freezes no blocks whose outputs could be "
+                "stored"
             )
-        plain = stored and self.augment == 0
-        if plain and options.get("augmentation", "none") != "none":
-            raise TrtkitError(
-                f"--augmentation {self.augmentation} has no effect: the outputs of the frozen blocks are "
-                "stored for the plain photos; give --augment N for N augmented views of each, or "
-                "--no-feature-store."
+            why |= {"augment": nothing, "feature_store": nothing}
+        elif not stored:
+            why["augment"] = "because a photo has a single view without the feature store"
+        elif self.augmentation == "none":
+            why["augment"] = "because a photo has a single view without an --augmentation"
+        if self.augmentation == "none":
+            why["flip"] = "because photos are not augmented"
+        elif stored and self.augment == 0:
+            why["flip"] = why["augmentation"] = (
+                "because the outputs of the frozen blocks are stored for the plain photos; give "
+                "--augment N for N augmented views of each, or --no-feature-store"
             )
-        if "flip" in options and (plain or self.augmentation == "none"):
-            raise TrtkitError("--no-flip has no effect: photos are not augmented; leave it out.")
+        return {
+            name: f"{_flag(name)} has no effect {why[name]}."
+            for name in sorted(why.keys() & set(options))
+        }
 
 
 def _check_names(options: Mapping[str, Any]) -> None:

@@ -40,6 +40,7 @@ from trtkit.training.loop import (
 )
 from trtkit.training.network import TrainedNetwork
 from trtkit.training.options import BOTTLENECK
+from trtkit.training.request import TrainRequest
 from trtkit.training.results import write_results
 from trtkit.training.run import Run
 from trtkit.training.start import (
@@ -47,7 +48,7 @@ from trtkit.training.start import (
     begin_run,
     frozen_blocks,
     report_dataset,
-    resume_run,
+    resumed_dataset,
     starting_model,
 )
 from trtkit.training.state import Epoch, Progress, Trainee, load_state, save_state
@@ -89,31 +90,23 @@ class Resources:
     cache_size: int
 
 
-def run_training(
-    place: Workspace,
-    data: Path,
-    name: str | None,
-    options: Mapping[str, Any],
-    *,
-    resume: bool,
-    resources: Resources,
-) -> TrainReport:
+def run_training(request: TrainRequest, resources: Resources) -> TrainReport:
     """Begin or resume a training, and train to its end. Raises TrtkitError, TrainingInterrupted."""
     start: Start | None = None
-    if resume:
-        run, dataset = resume_run(place, data, name, options)
+    if request.run is not None:
+        run, dataset = request.run, resumed_dataset(request, request.run)
     else:
-        run, dataset, start = begin_run(place, data, name, options)
+        run, dataset, start = begin_run(request)
     report_dataset(dataset)
     ended = run.metrics
     if ended is not None:
         return TrainReport(run.name, run.folder, run.best, ended, up_to_date=True)
     try:
         with run.locked():
-            metrics = Session(place, run, dataset, resources, start).train()
+            metrics = Session(request.place, run, dataset, resources, start).train()
     except KeyboardInterrupt as error:
         raise TrainingInterrupted(
-            f"The training {run.name} was interrupted; `trtkit train {data} --name {run.name} "
+            f"The training {run.name} was interrupted; `trtkit train {request.data} --name {run.name} "
             "--resume` goes on with it."
         ) from error
     return TrainReport(run.name, run.folder, run.best, metrics)

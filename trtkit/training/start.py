@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from trtkit import __version__
 from trtkit.errors import TrtkitError
 from trtkit.evaluation.dataset import Dataset, read_dataset
 from trtkit.models import checkpoint, weights
-from trtkit.models.architectures import check_architecture
 from trtkit.models.blocks import BlockModel, copy_prefix, feature_size, prefix_digest
 from trtkit.models.weights import Weighted, check_finite, with_classes
 from trtkit.preprocessing import Preprocessing
 from trtkit.reporting import message
 from trtkit.serialization import to_plain
 from trtkit.training.options import FINETUNE, TrainOptions
-from trtkit.training.run import Run, check_free
+from trtkit.training.request import TrainRequest
+from trtkit.training.run import Run
 from trtkit.workspace import Workspace
 
 
@@ -36,13 +36,9 @@ class Start:
     prefix: dict[str, Any] | None = None
 
 
-def begin_run(
-    place: Workspace, data: Path, name: str | None, options: Mapping[str, Any]
-) -> tuple[Run, Dataset, Start]:
+def begin_run(request: TrainRequest) -> tuple[Run, Dataset, Start]:
     """A new run for the data. Nothing is written unless the request can be carried out."""
-    chosen = TrainOptions.of(options)
-    check_architecture(chosen.arch)
-    check_free(place, name or chosen.arch)
+    chosen, data, place = request.options, request.data, request.place
     dataset = read_dataset(data, seed=chosen.split_seed)
     start = starting_model(chosen, dataset.classes, place)
     record = {
@@ -64,36 +60,27 @@ def begin_run(
             "image": to_plain(start.image),
         },
     }
-    return Run.create(place, name or chosen.arch, record), dataset, start
+    return Run.create(place, request.name, record), dataset, start
 
 
-def resume_run(
-    place: Workspace, data: Path, name: str | None, options: Mapping[str, Any]
-) -> tuple[Run, Dataset]:
-    """An existing run, whose options and photos must be the same. Raises TrtkitError."""
-    name = name or options.get("arch")
-    if name is None:
-        raise TrtkitError(
-            "--resume needs the name of a training; give --name, or --arch where that is its name."
-        )
-    run = Run.open(place, name)
-    run.options.check_same(options)
-    dataset = read_dataset(data, seed=run.options.split_seed)
+def resumed_dataset(request: TrainRequest, run: Run) -> Dataset:
+    """The photos of a run that is resumed. Raises TrtkitError unless they are those it began with."""
+    dataset = read_dataset(request.data, seed=request.options.split_seed)
     recorded = run.record["dataset"]
     if dataset.fingerprint != recorded["fingerprint"]:
         raise TrtkitError(
-            f"The photos in {data} differ from those that training {run.name} began with "
+            f"The photos in {request.data} differ from those that training {run.name} began with "
             f"({recorded['train']} and {recorded['val']} then, {len(dataset.train)} and "
             f"{len(dataset.val)} now); restore them, or begin another training with --name."
         )
-    return run, dataset
+    return dataset
 
 
 def report_dataset(dataset: Dataset) -> None:
     """Report the numbers of photos, and what is unusual about them."""
     message(
-        f"{len(dataset.classes)} classes, {len(dataset.train)} photos to train on and "
-        f"{len(dataset.val)} to validate on ({dataset.split})."
+        f"{len(dataset.train)} photos to train on and {len(dataset.val)} to validate on "
+        f"({dataset.split})."
     )
     for skipped in dataset.skipped:
         message(f"Skipped {skipped.path}: {skipped.reason}")
@@ -113,7 +100,6 @@ def report_dataset(dataset: Dataset) -> None:
 
 def starting_model(options: TrainOptions, classes: Sequence[str], place: Workspace) -> Start:
     """The model that `options` describe, for these classes. Raises TrtkitError."""
-    check_architecture(options.arch)
     weighted = _weights(options, place)
     model = weighted.model
     check_finite(model)
