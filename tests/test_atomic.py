@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from trtkit.atomic import not_written, whole_file
+from trtkit import atomic
+from trtkit.atomic import (
+    SCRATCH_PREFIX,
+    not_written,
+    scratch_folder,
+    sweep,
+    whole_file,
+    written_file,
+)
 from trtkit.errors import TrtkitError
 
 KILLED = """
@@ -52,9 +61,9 @@ def test_the_file_has_its_name_once_it_is_whole(tmp_path):
     with whole_file(path) as temporary:
         temporary.write_bytes(b"new")
         assert not path.exists()
-        # Beside it, so that moving is a renaming, hidden, and of the same kind.
-        assert temporary.parent == path.parent
-        assert (temporary.name[0], temporary.suffix) == (".", ".json")
+        # In a hidden folder beside it, so that moving is a renaming, and under the same name.
+        assert temporary.parent.parent == path.parent
+        assert (temporary.parent.name[0], temporary.name) == (".", "file.json")
     assert path.read_bytes() == b"new"
     assert names(path.parent) == ["file.json"]
 
@@ -157,10 +166,135 @@ def test_a_kill_leaves_the_old_file(tmp_path):
     writer.send_signal(signal.SIGKILL)
     writer.communicate(timeout=60)
     assert path.read_bytes() == b"old"
-    # What it left is hidden and in nobody's way.
+    # What it left is hidden; the next process sweeps it away.
     assert [name for name in names(tmp_path) if name[0] != "."] == ["file"]
+    assert len(names(tmp_path)) == 2
     write(path, b"new")
     assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["file"]
+
+
+ENDED = """
+import sys, time
+from pathlib import Path
+from trtkit.atomic import remove_on_signals, whole_file
+remove_on_signals()
+with whole_file(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half of the new")
+    print("written", flush=True)
+    {wait}
+"""
+# A library that holds the main thread in its own code.
+BUSY = "import ctypes; ctypes.CDLL(None).usleep(60_000_000)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("wait", ["time.sleep(60)", BUSY])
+def test_a_signal_ends_the_process_and_leaves_nothing(tmp_path, number, wait):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    run = [sys.executable, "-c", ENDED.format(wait=wait), str(path)]
+    writer = subprocess.Popen(run, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "written\n"
+    writer.send_signal(number)
+    writer.communicate(timeout=60)
+    # By the signal itself, or as a shell says it.
+    assert writer.returncode in (-number, 128 + number)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from trtkit.atomic import *; "
+        "remove_on_signals(); signal.raise_signal(signal.SIGHUP); print('alive')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.stdout == "alive\n", run.stderr
+
+
+def test_a_fork_leaves_its_parent_s_files_alone(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from trtkit.atomic import *\n"
+        "remove_on_signals()\n"
+        "with whole_file(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_bytes(b'new')\n"
+        "    child = os.fork()\n"
+        "    if not child: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM\n"
+        "print('alive')"
+    )
+    run = [sys.executable, "-c", code, str(tmp_path / "file")]
+    assert subprocess.run(run, capture_output=True, text=True, timeout=60).stdout == "alive\n"
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_two_writers_of_one_file_each_write_a_whole_one(tmp_path):
+    path = tmp_path / "file"
+    with whole_file(path) as first, whole_file(path) as second:
+        assert first != second
+        first.write_bytes(b"first" * 1000)
+        second.write_bytes(b"second" * 1000)
+    assert path.read_bytes() == b"first" * 1000
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    place = tmp_path / "place"
+    place.mkdir()
+    # The next names that are tried are links, one at the file itself.
+    tokens = iter(["planted", "planted2", "free"])
+    monkeypatch.setattr("tempfile._get_candidate_names", lambda: tokens)
+    (place / f"{SCRATCH_PREFIX}planted").symlink_to(tmp_path)
+    (place / f"{SCRATCH_PREFIX}planted2").symlink_to(victim)
+    (place / "file").symlink_to(victim)
+    assert write(place / "file", b"new").parent.name == f"{SCRATCH_PREFIX}free"
+    assert victim.read_bytes() == b"precious"
+    assert (place / "file").read_bytes() == b"new"
+    assert not (place / "file").is_symlink()
+
+
+def test_a_user_s_own_link_is_followed_and_a_device_written_to(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with written_file(tmp_path / "link") as path:
+        path.write_bytes(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"new"
+    with written_file(Path(os.devnull)) as path:
+        assert path == Path(os.devnull)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with (
+        pytest.raises(TrtkitError, match="loop cannot be written"),
+        written_file(tmp_path / "loop"),
+    ):
+        pass
+
+
+def test_only_what_dead_processes_left_is_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_swept", set())
+    with scratch_folder(tmp_path) as living:
+        old, new = (tmp_path / f"{SCRATCH_PREFIX}{age}" for age in ("old", "new"))
+        for folder in (old, new):
+            folder.mkdir()
+        os.utime(old, (0, 0))
+        (tmp_path / f"{SCRATCH_PREFIX}link").symlink_to(living)
+        atomic._swept.clear()
+        sweep(tmp_path)
+        assert living.is_dir()
+        # Without a lock it may be one that is being made.
+        assert not old.exists()
+        assert new.exists()
+
+
+def test_removing_that_fails_hides_no_error(tmp_path, monkeypatch):
+    def refuse(path, ignore_errors):
+        assert ignore_errors
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(TrtkitError, match="No space left"), whole_file(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_the_mode_is_the_user_s_own(tmp_path):

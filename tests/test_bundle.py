@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trtkit import publishing
+from trtkit import atomic, publishing
 from trtkit.bundle import MANIFEST, Manifest, check_files, read_manifest
 from trtkit.errors import TrtkitError
 from trtkit.identity import file_digest
@@ -131,9 +131,13 @@ def test_staging_is_removed_whatever_happens(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_killed_builds_left_is_swept_away(tmp_path):
-    dead = tmp_path / f"{publishing.STAGING_PREFIX}999999999-x"
+def test_what_killed_builds_left_is_swept_away(tmp_path, monkeypatch):
+    with publishing.staging(tmp_path) as dead:
+        pass
     dead.mkdir()
+    # The lock of a dead process is free.
+    (dead / ".lock").touch()
+    monkeypatch.setattr(atomic, "_swept", set())
     with publishing.staging(tmp_path) as other, publishing.staging(tmp_path):
         assert not dead.exists()
         assert other.exists()

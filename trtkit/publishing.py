@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
-from trtkit.atomic import sync
+from trtkit.atomic import scratch_folder, sync
 from trtkit.bundle import MANIFEST, Manifest
 from trtkit.errors import TrtkitError, os_reason
 
-STAGING_PREFIX = ".building-"
 # Beside the bundles. The file stays; only its lock matters.
 LOCK = ".publishing.lock"
 
@@ -29,16 +26,10 @@ def staging(engines: Path) -> Iterator[Path]:
     """
     try:
         engines.mkdir(parents=True, exist_ok=True)
-        _sweep(engines)
-        folder = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=engines))
+        with scratch_folder(engines) as folder:
+            yield folder
     except OSError as error:
         raise _unwritable(engines, error) from error
-    try:
-        yield folder
-    except OSError as error:
-        raise _unwritable(engines, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(folder: Path, staged: Path, manifest: Manifest) -> None:
@@ -80,15 +71,6 @@ def _publish(folder: Path, staged: Path, manifest: Manifest) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.name not in {*wanted, MANIFEST}:
             path.unlink(missing_ok=True)
-
-
-def _sweep(engines: Path) -> None:
-    import psutil
-
-    for path in engines.glob(f"{STAGING_PREFIX}*"):
-        owner = path.name.removeprefix(STAGING_PREFIX).split("-")[0]
-        if not owner.isdigit() or not psutil.pid_exists(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _unwritable(folder: Path, error: OSError) -> TrtkitError:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.pictures import write_photos
+from trtkit.atomic import SCRATCH_PREFIX
 from trtkit.costs import caching as costing
 from trtkit.costs import timed as timing
 from trtkit.costs.caching import EngineCosts, engine_costs, entry_bytes, measure_costs
@@ -167,11 +168,11 @@ def test_a_store_does_not_see_the_folder_beside_its_files(photos, own_cache, mon
 
     monkeypatch.setattr(costing, "_fill", look)
     assert store_costs(photos).bytes == entry_bytes(MAPS[0], CacheOptions())
-    assert seen == [(costing.TEMPORARY, True)]
+    assert seen == [(SCRATCH_PREFIX[:7], True)]
 
 
 def test_what_killed_processes_left_is_swept_away(photos, own_cache):
-    old, new = own_cache / ".costs-old", own_cache / ".costs-new"
+    old, new = own_cache / f"{SCRATCH_PREFIX}old", own_cache / f"{SCRATCH_PREFIX}new"
     for folder in (old, new):
         folder.mkdir(parents=True)
         (folder / "segment-00000001.seg").write_bytes(b"maps")

@@ -17,6 +17,7 @@ import pytest
 import trtkit
 from tests.graph.onnx_graphs import classifier
 from tests.graph.test_quantize import measured, photos
+from trtkit.atomic import SCRATCH_PREFIX
 from trtkit.engines import optimised
 from trtkit.engines.base import StageBuild
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
@@ -240,12 +241,12 @@ def test_those_unused_longest_go_first(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_a_killed_load_left_goes_after_a_while(tmp_path: Path) -> None:
     graphs = KeptGraphs(tmp_path)
-    for name, age in ((".part-old", 2e9), (".part-new", 0)):
+    for name, age in ((f"{SCRATCH_PREFIX}old", 2e9), (f"{SCRATCH_PREFIX}new", 0)):
         (tmp_path / name).mkdir()
         stamp = (tmp_path / name).stat().st_mtime - age
         os.utime(tmp_path / name, (stamp, stamp))
     kept(graphs, "a", 10)
-    assert [path.name for path in entries(tmp_path)] == [".part-new", "a"]
+    assert [path.name for path in entries(tmp_path)] == [f"{SCRATCH_PREFIX}new", "a"]
 
 
 def test_the_faster_of_two_is_kept(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
+from trtkit.atomic import scratch_folder
 from trtkit.benchmark.contest import competitors_of, hold, source_of
 from trtkit.benchmark.groups import BundleGroup
 from trtkit.benchmark.kinds import BASELINES, GPU_BASELINES, baselines_for, missing, no_gpu
@@ -118,11 +119,9 @@ class BenchSession:
 
     def _hold_all(self, settings: ProtocolSettings) -> None:
         # What workers that crashed have left is removed with it, as far as the system lets it be.
-        with tempfile.TemporaryDirectory(
-            prefix="trtkit-bench-", ignore_cleanup_errors=True
-        ) as scratch:
+        with scratch_folder() as scratch:
             for group in self.groups:
-                for contest in self._contests(group, settings, Path(scratch)):
+                for contest in self._contests(group, settings, scratch):
                     self.contests.append(contest)
                     if contest.stopped == INTERRUPTED:
                         raise KeyboardInterrupt

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import cycle, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trtkit import __version__, publishing, reporting
+from trtkit.atomic import scratch_folder
 from trtkit.building.cut import resolve_cut
 from trtkit.building.quantized import quantized
 from trtkit.building.request import BuildRequest, BuildSettings, from_bundle, from_exports
@@ -268,8 +268,8 @@ def _costs(
     """What the cache costs and saves with the measured engines; None where no cache can be made."""
     reporting.message("Measuring what the cache costs and saves")
     try:
-        with TemporaryDirectory(prefix="trtkit-photos-") as folder:
-            photos = samples.some(COST_PHOTOS).photos(Path(folder))
+        with scratch_folder() as folder:
+            photos = samples.some(COST_PHOTOS).photos(folder)
             # Enough to keep all threads busy, however few there are.
             photos = tuple(islice(cycle(photos), COST_PHOTOS))
             machine = machine_of(request.backend)

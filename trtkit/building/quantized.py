@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from trtkit.atomic import scratch_folder
 from trtkit.building.request import BuildRequest
 from trtkit.building.sources import ExportSources, QuantizedSources
 from trtkit.errors import TrtkitError, listed
@@ -54,9 +53,8 @@ def quantized(request: BuildRequest) -> Iterator[BuildRequest]:
     if sources.embeddings:
         # Fails for a model without embeddings, before minutes of measuring.
         sources.tree(request.cut, "fp32")
-    with TemporaryDirectory(prefix="trtkit-int8-") as name:
+    with scratch_folder() as folder:
         form = FORMS[request.backend.int8_form]
-        folder = Path(name)
         int8 = quantize_models(models, sources.digests(), request.cut, form, options, folder)
         exports = (sources.names, sources.exports, sources.embeddings)
         yield replace(request, sources=QuantizedSources(*exports, int8.models, folder, int8.record))

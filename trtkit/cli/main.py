@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from trtkit import __version__
+from trtkit.atomic import remove_on_signals
 from trtkit.cli import (
     bench,
     build,
@@ -84,6 +85,7 @@ def main(
 def run() -> None:
     """Run the command of sys.argv and exit: 0 done, 1 some inputs failed, 2 cannot be carried out."""
     own_process()
+    remove_on_signals()
     options = sys.argv[1:]
     end = options.index("--") if "--" in options else len(options)
     debug = DEBUG in options[:end]

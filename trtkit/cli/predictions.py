@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from trtkit.atomic import written_file
 from trtkit.cli.output import note
-from trtkit.errors import TrtkitError, os_reason
 from trtkit.runtime.results import SCORE_DIGITS, Result
 
 if TYPE_CHECKING:
@@ -35,24 +35,8 @@ def destination(output: Path | None) -> Iterator[TextIO | None]:
     if output is None:
         yield None
         return
-    if output.exists() and not output.is_file():
-        # A device or a pipe, /dev/null for one, is written to: it must not be replaced by a file.
-        try:
-            with output.open("w", encoding="utf-8", newline="") as stream:
-                yield stream
-        except OSError as error:
-            raise _unwritable(output, error) from error
-        return
-    output = output.resolve()  # a link is followed, not replaced
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
-        partial.replace(output)
-    except OSError as error:
-        raise _unwritable(output, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_file(output) as path, path.open("w", encoding="utf-8", newline="") as stream:
+        yield stream
 
 
 def write_stats(path: Path, text: str) -> None:
@@ -207,9 +191,3 @@ class _AboveTheBar:
 
     def write(self, text: str) -> None:
         self._console.print(text, end="", soft_wrap=True, markup=False, highlight=False)
-
-
-def _unwritable(path: Path, error: OSError) -> TrtkitError:
-    return TrtkitError(
-        f"{path} cannot be written ({os_reason(error)}); mend that or choose another file."
-    )

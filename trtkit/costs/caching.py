@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trtkit.atomic import sweep
+from trtkit.atomic import scratch_folder
 from trtkit.costs.timed import Timed
 from trtkit.errors import TrtkitError, os_reason
 from trtkit.identity import bytes_digest
@@ -34,7 +33,6 @@ from trtkit.tensors import Array
 PASSES = 5
 # More than the fewest only while they take less than this: a GPU's first runs prepare the others.
 FEWEST_ROUNDS, MOST_ROUNDS, ROUNDS_SECONDS = 2, 12, 0.1
-TEMPORARY = ".costs-"
 # The cache asks for the id of a prefix; a cache of its own needs none.
 NO_PREFIX = "0" * 64
 
@@ -218,20 +216,17 @@ def _temporary_folder(folder: Path) -> Iterator[tuple[Path, bool]]:
 
     A store knows its files by their names and never looks into folders.
     """
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder, TEMPORARY)
-    for place in (folder, None):
-        try:
-            temporary = tempfile.TemporaryDirectory(
-                prefix=TEMPORARY, dir=place, ignore_cleanup_errors=True
-            )
-            break
-        except OSError as error:
-            if place is None:
-                raise TrtkitError(
-                    f"Neither {folder} nor the system's temporary folder can be written "
-                    f"({os_reason(error)}); free space there or name another cache folder."
-                ) from error
-    with temporary as name:
-        yield Path(name), place is not None
+    with ExitStack() as stack:
+        for place in (folder, None):
+            try:
+                if place is not None:
+                    place.mkdir(parents=True, exist_ok=True)
+                temporary = stack.enter_context(scratch_folder(place))
+                break
+            except OSError as error:
+                if place is None:
+                    raise TrtkitError(
+                        f"Neither {folder} nor the system's temporary folder can be written "
+                        f"({os_reason(error)}); free space there or name another cache folder."
+                    ) from error
+        yield temporary, place is not None

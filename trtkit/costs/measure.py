@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx
 
+from trtkit.atomic import scratch_folder
 from trtkit.costs.caching import decode_seconds, entry_bytes, reading_threads, store_costs
 from trtkit.costs.profile import BlockTime, CutCost, KindTime, Profile
 from trtkit.costs.serving import serving_seconds
@@ -72,14 +72,14 @@ def measure_profile(request: ProfileRequest) -> Profile:
     Raises TrtkitError when an engine cannot be built or run.
     """
     points = cut_points(request.model.graph, request.model.card)
-    with TemporaryDirectory(prefix="trtkit-profile-") as folder:
-        bench = _Bench(request, Path(folder), points)
+    with scratch_folder() as folder:
+        bench = _Bench(request, folder, points)
         advance("Measuring the blocks", 0.0)
         blocks, kinds = bench.layers()
         whole = statistics.median(bench.whole_seconds)
         # Time between layers is spread over all blocks.
         shares = [whole * seconds / sum(blocks) for seconds in blocks]
-        photos = request.samples.photos(Path(folder))
+        photos = request.samples.photos(folder)
         cuts = _cuts(bench, request, points, shares, photos)
         workers = reading_threads(overlaps=request.backend.on_device)
         decode = decode_seconds(photos, request.model.card.preprocessing, workers)

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
 
+from trtkit.atomic import scratch_folder
 from trtkit.costs.profile import USUAL, Profile
 from trtkit.costs.timed import Timed
 from trtkit.engines.base import Backend, StageBuild
@@ -107,8 +107,8 @@ def measure_cuts(
     """
     batch, precision = profiles[0].batch, profiles[0].precision
     batched = repeated(images, batch)
-    with TemporaryDirectory(prefix="trtkit-cuts-") as folder:
-        bench = Workbench(backend, precision, options, Path(folder), timing)
+    with scratch_folder() as folder:
+        bench = Workbench(backend, precision, options, folder, timing)
         timed: dict[int, list[Timed]] = {}
         for number, cut in enumerate(cuts):
             advance(f"Building cut {cut}", number / (len(cuts) + 1))

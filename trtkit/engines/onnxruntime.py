@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from trtkit.atomic import scratch_folder
 from trtkit.cpu import (
     adds_byte_products_exactly,
     process_is_ours,
@@ -159,10 +159,10 @@ class OnnxRuntimeBackend:
     def layer_times(
         self, path: Path, record: Mapping[str, Any], inputs: Mapping[str, Array], runs: int
     ) -> list[LayerTime]:
-        with tempfile.TemporaryDirectory(prefix="trtkit-profile-") as folder:
+        with scratch_folder() as folder:
             options = onnxruntime.SessionOptions()
             options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "layers")
+            options.profile_file_prefix = str(folder / "layers")
             session = self._session(path, options, "trtkit build")
             engine = OnnxRuntimeEngine(session)
             try:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from trtkit.atomic import sweep
+from trtkit.atomic import scratch_folder
 from trtkit.identity import file_digest
 from trtkit.workspace import user_cache
 
@@ -25,7 +24,6 @@ ENVIRONMENT, OFF = "TRTKIT_GRAPHS", "off"
 GRAPH, WEIGHTS, RECORD = "graph.onnx", "weights.bin", "digests.json"
 # All graphs together, and the free space that one more needs.
 MOST_BYTES = 4 << 30
-TEMPORARY = ".part-"
 
 Loaded = TypeVar("Loaded")
 
@@ -68,9 +66,8 @@ class KeptGraphs:
             self.folder.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self.folder).free < MOST_BYTES:
                 return None
-            sweep(self.folder, TEMPORARY)
-            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self.folder) as name:
-                part = Path(name) / key
+            with scratch_folder(self.folder) as folder:
+                part = folder / key
                 part.mkdir()
                 loaded = load(part / GRAPH)
                 (part / RECORD).write_text(json.dumps(_digests(part)), encoding="utf-8")

@@ -36,7 +36,6 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
             f"{path.name} is larger than the 2 GB an ONNX file may have; use a smaller model."
         ) from error
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise TrtkitError(
             f"{path} cannot be written ({os_reason(error)}); free space there or choose another "
             "--workspace."

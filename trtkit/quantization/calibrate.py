@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtkit.atomic import scratch_folder
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
 from trtkit.graph.files import write_model
@@ -88,8 +88,7 @@ def measure_ranges(model: Model, digest: str, photos: CalibrationPhotos, method:
     or NaN.
     """
     require("quantize", "Calibrating for int8")
-    with tempfile.TemporaryDirectory(prefix="trtkit-calibrate-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         constant = _check_values(model, photos.chosen, folder)
         answer = _run_modelopt(model, photos, method, _touching(model, constant), folder)
     return Ranges(
