@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 import urllib.error
@@ -40,7 +39,8 @@ def service(tmp_path):
         try:
             yield process.stdout.readline().strip()
         finally:
-            process.send_signal(signal.SIGINT)
+            # A job in the background ignores Ctrl-C, and so do the processes that it starts.
+            process.terminate()
             _, errors = process.communicate(timeout=SECONDS)
     assert "Exception occurred" not in errors, errors
 
