@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -131,6 +134,17 @@ def test_an_unstarted_or_abandoned_iteration_leaves_no_threads() -> None:
     assert not _prefetch_threads()
 
 
+def test_a_program_ends_while_an_iteration_is_suspended() -> None:
+    program = (
+        "from trtkit.photos.prefetch import ordered_map\n"
+        "results = ordered_map(str, range(9), workers=2, ahead=4)\n"
+        "print(next(results))"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    assert (ended.stdout, ended.stderr) == ("0\n", "")
+
+
 def test_memory_does_not_grow_with_the_number_of_items() -> None:
     results = ordered_map(lambda item: bytes(20_000), range(3000), workers=2, ahead=16)
     next(results)
@@ -148,3 +162,17 @@ def test_memory_does_not_grow_with_the_number_of_items() -> None:
 def test_senseless_numbers_are_refused_at_once(workers: int, ahead: int) -> None:
     with pytest.raises(TrtkitError, match="1 or more"):
         ordered_map(str, [], workers=workers, ahead=ahead)
+
+
+def test_a_result_is_held_by_nobody_once_it_is_handed_on() -> None:
+    class Output:
+        pass
+
+    results = ordered_map(lambda item: Output(), range(2), workers=1, ahead=1)
+    output = weakref.ref(next(results))
+    # The thread may be about to let go of it.
+    end = time.monotonic() + 10
+    while output() is not None and time.monotonic() < end:
+        time.sleep(0.001)
+    assert output() is None
+    results.close()
