@@ -26,22 +26,30 @@ def _prefetch_threads() -> list[threading.Thread]:
     delays=st.lists(st.integers(0, 3), max_size=30),
     workers=st.integers(1, 5),
     ahead=st.integers(1, 9),
+    group=st.integers(1, 12),
 )
 def test_results_come_in_the_order_of_the_inputs(
-    delays: list[int], workers: int, ahead: int
+    delays: list[int], workers: int, ahead: int, group: int
 ) -> None:
     def slow(item: tuple[int, int]) -> int:
         time.sleep(item[1] / 2000)
         return item[0]
 
-    results = ordered_map(slow, enumerate(delays), workers=workers, ahead=ahead)
+    results = ordered_map(slow, enumerate(delays), workers=workers, ahead=ahead, group=group)
     assert list(results) == list(range(len(delays)))
     assert not _prefetch_threads()
 
 
 @settings(deadline=None, max_examples=20)
-@given(workers=st.integers(1, 4), ahead=st.integers(1, 8), eaten=st.integers(1, 20))
-def test_no_more_than_ahead_items_are_taken(workers: int, ahead: int, eaten: int) -> None:
+@given(
+    workers=st.integers(1, 4),
+    ahead=st.integers(1, 8),
+    eaten=st.integers(1, 20),
+    group=st.integers(1, 9),
+)
+def test_no_more_than_ahead_items_are_taken(
+    workers: int, ahead: int, eaten: int, group: int
+) -> None:
     taken = 0
 
     def items() -> Iterator[int]:
@@ -50,7 +58,7 @@ def test_no_more_than_ahead_items_are_taken(workers: int, ahead: int, eaten: int
             taken += 1
             yield taken - 1
 
-    results = ordered_map(lambda item: item, items(), workers=workers, ahead=ahead)
+    results = ordered_map(lambda item: item, items(), workers=workers, ahead=ahead, group=group)
     assert taken == 0
     for index in range(eaten):
         assert next(results) == index
@@ -58,6 +66,22 @@ def test_no_more_than_ahead_items_are_taken(workers: int, ahead: int, eaten: int
     # As many as allowed, or the work would not be ahead.
     assert taken == eaten - 1 + ahead
     results.close()
+
+
+def test_results_of_a_group_come_once_all_of_it_are_there() -> None:
+    done: list[int] = []
+
+    def function(item: int) -> int:
+        time.sleep(0.001)
+        done.append(item)
+        return item
+
+    results = ordered_map(function, range(9), workers=1, ahead=6, group=4)
+    for index in (0, 4):
+        assert next(results) == index
+        assert done[: index + 4] == list(range(index + 4))
+        assert [next(results) for _ in range(3)] == [index + 1, index + 2, index + 3]
+    assert list(results) == [8]
 
 
 def test_the_workers_run_at_the_same_time() -> None:

@@ -17,7 +17,14 @@ import trtkit
 from tests.small import BUNDLE, CLASSES, FILES, write_files
 from trtkit import TrtkitError
 from trtkit.runtime import batching, results
-from trtkit.runtime.results import Prediction, Result, best_classes, result_of, softmax
+from trtkit.runtime.results import (
+    SORTED_WHOLE,
+    Prediction,
+    Result,
+    best_classes,
+    result_of,
+    softmax,
+)
 
 SCORES = np.array([0.125, 0.625, 0.25], np.float32)
 
@@ -34,7 +41,8 @@ def result(path: str = "photos/cat.jpg", top: int = 2) -> Result:
 @given(
     scores=arrays.arrays(
         np.float32,
-        st.integers(1, 40),
+        # Above and below the number that is sorted as a whole.
+        st.one_of(st.integers(1, 20), st.integers(SORTED_WHOLE - 1, SORTED_WHOLE + 40)),
         # Few values, so that most are equal to others.
         elements=st.sampled_from([0.0, 0.125, 0.25, 0.5, 1.0, math.inf, -1.0]),
     ),

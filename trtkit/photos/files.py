@@ -122,7 +122,7 @@ def photo_paths(folder: Path) -> list[Path]:
 
 
 def _find(name: str | Path) -> Iterator[FoundImage]:
-    path = Path(name)
+    path = name if isinstance(name, Path) else Path(name)
     if name == "":
         yield FoundImage(path, "The path is empty; name a file, a folder or a quoted glob.")
         return

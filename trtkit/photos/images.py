@@ -27,6 +27,9 @@ MAX_BYTES: Final = 512 * 1024 * 1024
 # Pixels kept around the crop: one for the blur, one for the interpolation, one for rounding.
 _MARGIN: Final = 3
 
+# Should a pipe take a file's place just now, opening it must not wait for a writer.
+_READING: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
 
 def read_file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of the regular file at `path`, or of the one that it links to.
@@ -37,10 +40,8 @@ def read_file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     """
     try:
         # Asked before opening, because opening a device can already act on it.
-        _regular_size(Path(path).stat(), max_bytes)
-        # Should a pipe take the file's place now, opening it must not wait for a writer.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags)
+        _regular_size((path if isinstance(path, Path) else Path(path)).stat(), max_bytes)
+        descriptor = os.open(path, _READING)
         try:
             size = _regular_size(os.fstat(descriptor), max_bytes)
             # One byte more than expected shows a file that is still growing.
@@ -59,9 +60,9 @@ def read_file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def _regular_size(status: os.stat_result, max_bytes: int) -> int:
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError("A folder cannot be read as one photo.")
     if not stat.S_ISREG(status.st_mode):
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("A folder cannot be read as one photo.")
         raise ImageError("Only regular files are read; this is a pipe, a socket or a device.")
     if status.st_size > max_bytes:
         raise ImageError(

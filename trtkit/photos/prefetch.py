@@ -16,13 +16,19 @@ Output = TypeVar("Output")
 
 
 def ordered_map(
-    function: Callable[[Item], Output], items: Iterable[Item], *, workers: int, ahead: int
+    function: Callable[[Item], Output],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    ahead: int,
+    group: int = 1,
 ) -> Generator[Output, None, None]:
     """`function` of every item, in the order of `items`, computed by `workers` threads.
 
     At most `ahead` items are taken from `items` and not yet handed on, whether they wait, run or
     are done: memory does not grow with the number of items, which may be endless. Items are taken
     by the consumer's thread when it asks for the next result, so `items` need not be thread-safe.
+    A consumer that takes results in batches of `group` waits once for each batch.
 
     An exception, from `function` or from `items` itself, is raised where its result would have
     come, and ends the iteration. Whenever it ends early (that way, by `close()` or by Ctrl-C) items
@@ -34,29 +40,36 @@ def ordered_map(
         raise TrtkitError(
             f"The numbers of worker threads ({workers}) and of items ahead ({ahead}) must be 1 or more."
         )
-    return _ordered_map(function, items, workers, ahead)
+    return _ordered_map(function, items, workers, ahead, group)
 
 
 def _ordered_map(
-    function: Callable[[Item], Output], items: Iterable[Item], workers: int, ahead: int
+    function: Callable[[Item], Output],
+    items: Iterable[Item],
+    workers: int,
+    ahead: int,
+    group: int,
 ) -> Generator[Output, None, None]:
     # Newest work is dropped and running work awaited on the way out of this block.
     with _Threads(function, min(workers, ahead)) as threads:
         pending: deque[_Task[Item, Output]] = deque()
         iterator = iter(items)
+        handed_on = 0
         while True:
             try:
-                item = next(iterator)
+                while len(pending) < ahead:
+                    pending.append(threads.submit(next(iterator)))
             except StopIteration:
-                break
+                iterator = iter(())
             except Exception:
                 while pending:
                     yield pending.popleft().result()
                 raise
-            pending.append(threads.submit(item))
-            if len(pending) == ahead:
-                yield pending.popleft().result()
-        while pending:
+            if not pending:
+                break
+            if handed_on % group == 0:
+                pending[min(group, len(pending)) - 1].wait()
+            handed_on += 1
             yield pending.popleft().result()
 
 
@@ -72,9 +85,13 @@ class _Task(Generic[Item, Output]):
         self.done = threading.Lock()
         self.done.acquire()
 
+    def wait(self) -> None:
+        with self.done:
+            pass
+
     def result(self) -> Output:
         """Wait for it."""
-        self.done.acquire()
+        self.wait()
         if self.error is not None:
             raise self.error
         return self.output

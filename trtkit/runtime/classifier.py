@@ -154,7 +154,9 @@ class Classifier:
             # Hits are held by items that are read ahead and by batches under way.
             self.runner.reserve(batch, ahead + self.runner.depth * batch if self.store else 0)
         # Closed, so that no thread goes on decoding for a caller who has stopped listening.
-        with closing(ordered_map(self.prepare, items, workers=workers, ahead=ahead)) as prepared:
+        with closing(
+            ordered_map(self.prepare, items, workers=workers, ahead=ahead, group=batch)
+        ) as prepared:
             under_way: deque[StartedBatch] = deque()
             while batch_items := list(islice(prepared, batch)):
                 under_way.append(self.start(batch_items))

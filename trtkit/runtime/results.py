@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCORE_DIGITS = 6
+# Scores of so many classes are sorted. Sorting a thousand takes longer than all else that is done for a
+# photo; of more than these only those that may be among the best are sorted.
+SORTED_WHOLE = 64
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,13 @@ def result_of(
 
 def best_classes(scores: Array, classes: Sequence[str], top: int) -> tuple[Prediction, ...]:
     """The `top` best classes, best first; equal scores keep the order of their classes."""
-    candidates = np.arange(len(scores))
-    if top < len(scores):
-        # Sorting a thousand scores takes longer than all else that is done for a photo.
-        least = scores[np.argpartition(scores, -top)[-top]]
+    if top >= len(scores) or len(scores) <= SORTED_WHOLE:
+        order = (-scores).argsort(kind="stable")[:top]
+    else:
+        least = scores[scores.argpartition(-top)[-top]]
         # Not `>= least`: the scores of a network that overflows are no numbers.
-        candidates = np.flatnonzero(~(scores < least))
-    order = candidates[np.argsort(-scores[candidates], kind="stable")[:top]]
+        (candidates,) = (~(scores < least)).nonzero()
+        order = candidates[(-scores[candidates]).argsort(kind="stable")[:top]]
     return tuple(
         Prediction(index, classes[index], score)
         for index, score in zip(order.tolist(), scores[order].tolist(), strict=True)

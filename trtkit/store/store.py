@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -108,7 +108,7 @@ class FeatureStore:
         self._requested = DTYPE_CODES[dtype]
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._stats = StoreStats()
+        self._counts = dict.fromkeys((field.name for field in fields(StoreStats)), 0)
         self._used: dict[int, int] = {}
         self._touched = time.monotonic()
         self._warned: set[str] = set()
@@ -139,7 +139,7 @@ class FeatureStore:
     def stats(self) -> StoreStats:
         """The counters at this moment."""
         with self._lock:
-            return self._stats
+            return StoreStats(**self._counts)
 
     def get(self, key: bytes, into: Array | None = None) -> Array | None:
         """The array stored under `key`, as it is stored (fp16, fp32, int8 or uint8), or None.
@@ -353,8 +353,8 @@ class FeatureStore:
 
     def _count(self, **added: int) -> None:
         with self._lock:
-            stats = self._stats
-            self._stats = replace(stats, **{n: getattr(stats, n) + k for n, k in added.items()})
+            for name, count in added.items():
+                self._counts[name] += count
 
     def _warn(self, kind: str, message: str) -> None:
         with self._lock:
