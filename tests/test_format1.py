@@ -19,7 +19,7 @@ from tests.pictures import encoded
 from tests.recorded.fingerprint import fingerprint
 from trtkit.bundle import MANIFEST, read_manifest
 from trtkit.errors import TrtkitError
-from trtkit.runtime.results import softmax
+from trtkit.scores import softmax
 from trtkit.stages import OutputRef
 
 DATA = Path(__file__).parent / "data"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from trtkit.errors import listed
+from trtkit.scores import Scoring
 from trtkit.tensors import TensorSpec
 
 # prefix: what several models share. body: a tail's stage that ends in the embedding. head: ends in the
@@ -40,9 +41,14 @@ class StageInput(TensorSpec):
 
 @dataclass(frozen=True)
 class StageOutput(TensorSpec):
-    """An output of a stage, and what it is."""
+    """An output of a stage, and what it is.
+
+    `scores`: how logits become scores; None for other outputs, and in earlier bundles, whose logits
+    become scores by softmax.
+    """
 
     kind: OutputKind = "feature_map"
+    scores: Scoring | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +85,12 @@ class Stage:
     def output(self, kind: OutputKind) -> StageOutput | None:
         """The stage's first output of that kind, None without one."""
         return next((output for output in self.outputs if output.kind == kind), None)
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the stage's logits become scores."""
+        logits = self.output("logits")
+        return (logits.scores if logits is not None else None) or "softmax"
 
     def ref(self, kind: OutputKind) -> OutputRef | None:
         """The name of `output(kind)` in the tree."""

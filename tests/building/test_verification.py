@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trtkit.building.verification import LIMITS, Limits, check, compare, limits_for
+from trtkit.building.verification import LIMITS, Limits, check, compare, limits_for, remedy_of
 from trtkit.errors import TrtkitError
 
 LIMIT = Limits(relative_error=0.01, agreement=0.9)
@@ -43,27 +43,48 @@ def test_logits_that_are_no_numbers_never_pass(bad):
     assert found.relative_error == np.inf
     for limits in (LIMIT, LIMITS["int8"]):
         with pytest.raises(TrtkitError, match=r"disagrees .* nothing was kept"):
-            check(found, limits, "m at fp16", "2 photos")
+            check(found, limits, "m at fp16", "2 photos", "retrain")
 
 
 def test_check_compares_with_both_limits():
     near = compare(REFERENCE + np.float32(0.01), REFERENCE, LIMIT)
-    check(near, LIMIT, "m", "photos")
+    check(near, LIMIT, "m", "photos", "retrain")
     with pytest.raises(TrtkitError, match=r"m at fp32 disagrees with its reference on 2 photos"):
-        check(near, Limits(0.001, 0.0), "m at fp32", "2 photos")
-    with pytest.raises(TrtkitError, match=r"top-1 agreement 100\.0% \(at least 101%\)"):
-        check(near, Limits(1.0, 1.01), "m", "photos")
+        check(near, Limits(0.001, 0.0), "m at fp32", "2 photos", "retrain")
+    with pytest.raises(TrtkitError, match=r"top-1 agreement 100\.0% \(at least 1\.01\)"):
+        check(near, Limits(1.0, 1.01), "m", "photos", "retrain")
 
 
-def test_without_a_limit_on_the_error_no_two_classes_are_tied():
+def test_without_a_limit_on_the_error_classes_of_nearly_equal_score_are_tied():
+    reference = np.array([[10.0, 9.95, 0.0], [10.0, 2.0, 0.0]], dtype=np.float32)
+    logits = np.array([[9.9, 10.0, 0.0], [10.0, 2.0, 0.0]], dtype=np.float32)
+    comparison = compare(logits, reference, LIMITS["int8"])
+    assert (comparison.agreement, comparison.ties) == (1.0, 1)
+    check(comparison, LIMITS["int8"], "m at int8", "2 photos", "retrain")
+
+
+def test_the_message_counts_errors_and_ties_and_names_the_remedy():
+    reference = np.array([[10.0, 9.95, 0.0], [10.0, 2.0, 0.0]], dtype=np.float32)
+    logits = np.array([[9.9, 10.0, 0.0], [2.0, 10.0, 0.0]], dtype=np.float32)
+    comparison, limits = compare(logits, reference, LIMITS["int8"]), LIMITS["int8"]
+    assert (comparison.agreement, comparison.ties) == (0.5, 1)
+    with pytest.raises(
+        TrtkitError,
+        match=r"1 get another class, and 1 more one of nearly equal score.*--verify-images",
+    ):
+        check(comparison, limits, "m", "2 photos", remedy_of("int8", comparison, limits))
+
+
+def test_without_a_limit_on_the_error_other_classes_disagree():
     logits = REFERENCE.copy()
     logits[1] = [0.0, 1.9, 2.0]
     found = compare(logits, REFERENCE, LIMITS["int8"])
     assert (found.agreement, found.ties) == (0.5, 0)
     with pytest.raises(
-        TrtkitError, match=r"relative error 0\.5, top-1 agreement 50\.0% \(at least 99%"
+        TrtkitError,
+        match=r"relative error 0\.5, top-1 agreement 50\.0% \(at least 0\.99\): 1 get another class",
     ):
-        check(found, LIMITS["int8"], "m at int8", "2 photos")
+        check(found, LIMITS["int8"], "m at int8", "2 photos", "retrain")
 
 
 def test_the_limits_of_a_build():

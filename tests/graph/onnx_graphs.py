@@ -53,8 +53,12 @@ def classifier(
     reshape: Sequence[int] | None = None,
     input_name: str = "x",
     seed: int = 0,
+    ending: Sequence[str] = (),
 ) -> onnx.ModelProto:
-    """A float NCHW classifier as others export it: two convolutions with a skip, pool, Gemm."""
+    """A float NCHW classifier as others export it: two convolutions with a skip, pool, Gemm.
+
+    `ending`: operators that follow, each of the one before.
+    """
     random = np.random.default_rng(seed)
     weights = {
         "w1": random.standard_normal((4, 3, 3, 3)).astype(np.float32) * 0.3,
@@ -75,6 +79,9 @@ def classifier(
     if softmax:
         nodes.append(helper.make_node("Softmax", ["g"], ["p"], "softmax", axis=1))
         last = "p"
+    for place, operator in enumerate(ending):
+        nodes.append(_behind(operator, last, f"ending_{place}", weights))
+        last = f"ending_{place}"
     if constant_nodes:
         constants = [
             helper.make_node("Constant", [], [name], f"const_{name}",
@@ -90,3 +97,21 @@ def classifier(
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _behind(
+    operator: str, source: str, name: str, weights: dict[str, np.ndarray]
+) -> onnx.NodeProto:
+    """A node that reads `source` and keeps the shape N x classes, its constants added to `weights`."""
+    inputs, attributes = [source], {}
+    if operator in ("Softmax", "LogSoftmax"):
+        attributes = {"axis": -1}
+    elif operator == "Cast":
+        attributes = {"to": TensorProto.FLOAT}
+    elif operator == "Reshape":
+        weights[f"{name}_shape"] = np.array([0, -1], dtype=np.int64)
+        inputs.append(f"{name}_shape")
+    elif operator in ("Unsqueeze", "Squeeze"):
+        weights[f"{name}_axes"] = np.array([2], dtype=np.int64)
+        inputs.append(f"{name}_axes")
+    return helper.make_node(operator, inputs, [name], name, **attributes)

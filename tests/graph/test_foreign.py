@@ -48,7 +48,7 @@ def test_the_adopted_graph_takes_photos_in_any_batch(options):
     value = adopted.model.graph.input[0]
     assert (value.name, value.type.tensor_type.elem_type) == ("image", TensorProto.UINT8)
     np.testing.assert_allclose(run(adopted.model, images), expected, rtol=1e-4, atol=1e-5)
-    assert (adopted.classes, adopted.softmax_removed) == (5, False)
+    assert (adopted.classes, adopted.ending.activation, adopted.single) == (5, None, False)
     assert (adopted.preprocessing.height, adopted.preprocessing.width) == (8, 8)
 
 
@@ -61,7 +61,7 @@ def test_the_original_is_not_changed():
 
 def test_a_final_softmax_is_removed():
     adopted = take(classifier(softmax=True))
-    assert adopted.softmax_removed
+    assert adopted.ending.activation == "Softmax"
     logits = run(adopted.model, photos(2))
     expected = run(classifier(), normalised(photos(2)))
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)

@@ -16,8 +16,8 @@ from trtkit.photos.images import load_image
 from trtkit.runtime import classifier
 from trtkit.runtime import pipeline as module
 from trtkit.runtime.pipeline import Pipeline, load
-from trtkit.runtime.results import softmax
 from trtkit.runtime.runner import Planner
+from trtkit.scores import softmax
 from trtkit.sizes import parse_size
 from trtkit.store.cache import cache_folder
 

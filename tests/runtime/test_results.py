@@ -17,14 +17,8 @@ import trtkit
 from tests.small import BUNDLE, CLASSES, FILES, write_files
 from trtkit import TrtkitError
 from trtkit.runtime import batching, results
-from trtkit.runtime.results import (
-    SORTED_WHOLE,
-    Prediction,
-    Result,
-    best_classes,
-    result_of,
-    softmax,
-)
+from trtkit.runtime.results import SORTED_WHOLE, Prediction, Result, best_classes, result_of
+from trtkit.scores import softmax
 
 SCORES = np.array([0.125, 0.625, 0.25], np.float32)
 

@@ -20,7 +20,7 @@ from trtkit.evaluation.dataset import read_dataset
 from trtkit.models import weights
 from trtkit.models.blocks import Normalise
 from trtkit.preprocessing import Preprocessing
-from trtkit.runtime.results import softmax
+from trtkit.scores import softmax
 from trtkit.training.augment import PRESETS
 from trtkit.training.batches import PhotoBatches
 from trtkit.training.bottleneck import Fitted, extract, fit, install

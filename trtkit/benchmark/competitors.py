@@ -61,7 +61,7 @@ def load(spec: Spec | Mapping[str, Any]) -> Loaded:
     network = _network(spec, manifest)
     if spec.measure == COMPUTE:
         return _compute(spec, manifest, network)
-    return EndToEnd(network, spec, manifest.preprocessing)
+    return EndToEnd(network, spec, manifest.preprocessing, manifest.tail(spec.tail).scoring)
 
 
 def _load_several(spec: Spec, manifest: Manifest) -> Loaded:
@@ -177,7 +177,8 @@ def _load_tensorrt(spec: Spec, manifest: Manifest) -> Loaded:
     if spec.measure == COMPUTE:
         return _on_gpu(spec, manifest, [("head", engine)])
     (stage,) = bare_stages([("head", engine)])
-    stage = replace(stage, name=tail.name, classes=tail.classes)
+    outputs = tuple(replace(output, scores=tail.scoring) for output in stage.outputs)
+    stage = replace(stage, name=tail.name, classes=tail.classes, outputs=outputs)
     whole = replace(manifest, stages=(stage,))
     return Inference(spec, whole, DeviceRunner([stage], {stage.name: engine}))
 

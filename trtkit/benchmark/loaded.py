@@ -21,8 +21,9 @@ from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.models import output_of
 from trtkit.runtime.pipeline import Pipeline, choose_tails
-from trtkit.runtime.results import Result, softmax
+from trtkit.runtime.results import Result
 from trtkit.runtime.runner import Runner
+from trtkit.scores import Scoring, scores_of
 from trtkit.store.cache import CacheOptions, PrefixCache
 from trtkit.tensors import Array
 
@@ -83,12 +84,15 @@ class Compute(Loaded):
 class EndToEnd(Loaded):
     """Files to their best classes by one network, decoded in threads as a pipeline does."""
 
-    def __init__(self, network: Network, spec: Spec, image: Preprocessing) -> None:
+    def __init__(
+        self, network: Network, spec: Spec, image: Preprocessing, scoring: Scoring
+    ) -> None:
         self.images = len(spec.photos)
         self.note = network.note
         self._network = network
         self._spec = spec
         self._image = image
+        self._scoring = scoring
 
     def run(self) -> float | None:
         self._best()
@@ -101,7 +105,7 @@ class EndToEnd(Loaded):
         """For each photo the indices of its best classes, best first, and their scores."""
         best = []
         for batch in batches_of(self._spec.photos, self._image, self._spec.batch):
-            for scores in softmax(self._network.logits(batch)):
+            for scores in scores_of(self._network.logits(batch), self._scoring):
                 order = np.argsort(-scores, kind="stable")[:TOP]
                 best.append((order, scores[order]))
         return best

@@ -18,7 +18,7 @@ from trtkit.building.cut import resolve_cut
 from trtkit.building.quantized import quantized
 from trtkit.building.request import BuildRequest, BuildSettings, from_bundle, from_exports
 from trtkit.building.sources import BundleSources, QuantizedSources, Tree
-from trtkit.building.verification import Comparison, check, compare, limits_for
+from trtkit.building.verification import Comparison, check, compare, limits_for, remedy_of
 from trtkit.bundle import MANIFEST, Manifest, check_files, read_manifest
 from trtkit.costs.caching import EngineCosts, engine_costs, measure_costs
 from trtkit.engines.base import StageBuild
@@ -126,7 +126,7 @@ class _Assembly:
                 model = LoadedModel.of(manifest, tail, runner)
             else:
                 model = self._graph_model(manifest, tail)
-            tails[tail.name] = _verify(model, request, samples, tail.name)
+            tails[tail.name] = _verify(model, request, samples, tail)
             if model.cut is not None and blocked is None:
                 # A tail without measured costs uses the cache.
                 with suppress(TrtkitError):
@@ -180,7 +180,13 @@ class _Assembly:
                 StageInput(spec.name, spec.dtype, spec.shape, source) for spec in engine.inputs
             ),
             outputs=tuple(
-                StageOutput(spec.name, spec.dtype, spec.shape, stage.gives)
+                StageOutput(
+                    spec.name,
+                    spec.dtype,
+                    spec.shape,
+                    stage.gives,
+                    stage.scores if stage.gives == "logits" else None,
+                )
                 for spec in engine.outputs
             ),
             classes=stage.classes,
@@ -242,13 +248,16 @@ def _quantization(request: BuildRequest) -> dict[str, Any] | None:
 
 
 def _verify(
-    model: LoadedModel, request: BuildRequest, samples: SampleImages, name: str
+    model: LoadedModel, request: BuildRequest, samples: SampleImages, tail: Stage
 ) -> Comparison:
     """Compare the engines with the exported model on the same images. Raises TrtkitError."""
+    name, scoring = tail.name, tail.scoring
     whole = request.sources.reference(name)
     limits = limits_for(request.precision, request.backend.name, request.min_agreement)
-    comparison = compare(model.classify(samples.images), whole.classify(samples.images), limits)
-    check(comparison, limits, f"{name} at {request.precision}", samples.describe())
+    outputs, reference = model.classify(samples.images), whole.classify(samples.images)
+    comparison = compare(outputs, reference, limits, scoring)
+    remedy = remedy_of(request.precision, comparison, limits)
+    check(comparison, limits, f"{name} at {request.precision}", samples.describe(), remedy)
     return comparison
 
 

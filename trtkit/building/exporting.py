@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtkit.atomic import whole_file
-from trtkit.building.verification import LIMITS, Comparison, check, compare
+from trtkit.building.origin import Origin, write_verified
+from trtkit.building.verification import Comparison
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
 from trtkit.models.names import ARCHITECTURES, CHECKPOINTS, check_architecture
-from trtkit.photos.samples import SampleImages, choose_samples
+from trtkit.photos.samples import choose_samples
 from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from trtkit.runtime.models import load_graphs
-from trtkit.runtime.results import softmax
+from trtkit.scores import SCORINGS, Scoring
 from trtkit.tensors import Array
 from trtkit.workspace import BEST, Workspace
 
 if TYPE_CHECKING:
     import onnx
 
-    from trtkit.graph.card import ModelCard
     from trtkit.models.weights import Weighted
 
 VERIFY_IMAGES = 4
@@ -43,6 +42,13 @@ class ExportSettings:
     image_size: int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    scores: Scoring | None = None
+
+    def __post_init__(self) -> None:
+        if self.scores not in (None, *SCORINGS):
+            raise TrtkitError(
+                f"Scores {self.scores!r} not found; available: {listed(SCORINGS)}, for --scores."
+            )
 
     def refuse(self, option: str, model: str | Path) -> None:
         """Raise TrtkitError for an option that would be silently ignored for this model."""
@@ -53,7 +59,10 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was exported: `bytes` of the file; the comparison with its origin and the images used."""
+    """What was exported: `bytes` of the file; the comparison with its origin and the images used.
+
+    `scores`: how outputs become scores; `notes`: sentences that a user should read.
+    """
 
     name: str
     path: str
@@ -66,20 +75,8 @@ class ExportReport:
     bytes: int
     images: str
     verified: Comparison
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """A graph to be written and what it must agree with.
-
-    `reference` gives the origin's own output, float32 N x classes, for prepared images: logits, or
-    probabilities where `probabilities` says so.
-    """
-
-    graph: onnx.ModelProto
-    card: ModelCard
-    reference: Callable[[Array], Array]
-    probabilities: bool = False
+    scores: Scoring
+    notes: tuple[str, ...] = ()
 
 
 def export_model(place: Workspace, model: str | Path, settings: ExportSettings) -> ExportReport:
@@ -99,10 +96,10 @@ def export_model(place: Workspace, model: str | Path, settings: ExportSettings) 
         settings.refuse("mean", model)
         settings.refuse("std", model)
         weighted = _weighted(str(source), labels, settings)
-        origin = _from_torch(weighted, labels, settings.image_size)
-    card = origin.card
-    images = samples.load(card.preprocessing)
-    verified = _write_verified(origin, destination, images)
+        origin = _from_torch(weighted, labels, settings)
+    images = samples.load(origin.card.preprocessing)
+    verified = write_verified(origin, destination, images)
+    card = verified.card
     return ExportReport(
         name=destination.stem,
         path=str(destination),
@@ -114,7 +111,9 @@ def export_model(place: Workspace, model: str | Path, settings: ExportSettings) 
         opset=next(o.version for o in origin.graph.opset_import if o.domain in ("", "ai.onnx")),
         bytes=destination.stat().st_size,
         images=images.describe(),
-        verified=verified,
+        verified=verified.comparison,
+        scores=card.scores,
+        notes=verified.notes,
     )
 
 
@@ -166,7 +165,7 @@ def _weighted(model: str, labels: list[str] | None, settings: ExportSettings) ->
     return checkpoint.load(checkpoint.read_checkpoint(Path(weights)), model)
 
 
-def _from_torch(weighted: Weighted, labels: list[str] | None, image_size: int | None) -> _Origin:
+def _from_torch(weighted: Weighted, labels: list[str] | None, settings: ExportSettings) -> Origin:
     from trtkit.graph.card import ModelCard
     from trtkit.graph.export import export_graph, reference_logits
     from trtkit.models.weights import check_finite
@@ -174,18 +173,19 @@ def _from_torch(weighted: Weighted, labels: list[str] | None, image_size: int | 
     model = weighted.model
     check_finite(model)
     image = weighted.preprocessing or Preprocessing()
-    if image_size is not None:
-        image = Preprocessing.for_image_size(image_size)
+    if settings.image_size is not None:
+        image = Preprocessing.for_image_size(settings.image_size)
     names = _class_names(labels or weighted.classes, model.classes)
     card = ModelCard(
-        model.architecture, weighted.source, names, image, [], trained_on=weighted.trained_on
-    )
+        model.architecture, weighted.source, names, image, [],
+        trained_on=weighted.trained_on, scores=settings.scores or "softmax",
+    )  # fmt: skip
     graph = export_graph(model, card)
     card = ModelCard.read_from(graph, model.architecture)
-    return _Origin(graph, card, lambda images: reference_logits(model, images, image))
+    return Origin(graph, card, lambda images: reference_logits(model, images, image))
 
 
-def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -> _Origin:
+def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -> Origin:
     from trtkit.graph.card import ModelCard
     from trtkit.graph.files import read_model
     from trtkit.graph.foreign import adopt
@@ -202,16 +202,29 @@ def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -
             f"{source} was exported by trtkit already; copy it into the workspace's export folder, "
             "or give its original."
         )
-    adopted = adopt(original, mean=mean, std=std, image_size=settings.image_size, name=source.name)
+    adopted = adopt(
+        original, mean=mean, std=std, image_size=settings.image_size, name=source.name,
+        scoring=settings.scores,
+    )  # fmt: skip
     names = _class_names(labels, adopted.classes)
-    card = ModelCard("foreign", f"file {source.name}", names, adopted.preprocessing, [])
+    card = ModelCard(
+        "foreign",
+        f"file {source.name}",
+        names,
+        adopted.preprocessing,
+        [],
+        scores=adopted.ending.scoring,
+    )
     card.write_to(adopted.model)
 
     def reference(images: Array) -> Array:
         values = (images / 255.0 - np.asarray(mean)) / np.asarray(std)
         return _run_one_by_one(source, original, values)
 
-    return _Origin(adopted.model, card, reference, adopted.softmax_removed)
+    return Origin(
+        adopted.model, card, reference, adopted.ending.activation, adopted.single,
+        stated=settings.scores is not None,
+    )  # fmt: skip
 
 
 def _run_one_by_one(source: Path, original: onnx.ModelProto, values: Array) -> Array:
@@ -233,16 +246,3 @@ def _class_names(labels: list[str] | None, count: int) -> list[str]:
             "the order of its outputs."
         )
     return names
-
-
-def _write_verified(origin: _Origin, destination: Path, samples: SampleImages) -> Comparison:
-    """Write beside `destination`, compare, and only then take its place."""
-    from trtkit.graph.files import write_model
-
-    with whole_file(destination) as temporary:
-        write_model(origin.graph, temporary)
-        logits = load_graphs(("head", temporary)).classify(samples.images)
-        output = softmax(logits) if origin.probabilities else logits
-        comparison = compare(output, origin.reference(samples.images), LIMITS["fp32"])
-        check(comparison, LIMITS["fp32"], f"The exported {destination.stem}", samples.describe())
-    return comparison

@@ -127,7 +127,7 @@ class BundleSources:
             parent = stages[stage.parent] if stage.parent is not None else None
             graph = read_model(self._source(stage))
             stages[stage.name] = restored_stage(
-                stage.name, stage.role, graph, precision, parent, stage.classes
+                stage.name, stage.role, graph, precision, parent, stage.classes, stage.scoring
             )
         return Tree(
             list(stages.values()),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trtkit.errors import TrtkitError
+from trtkit.scores import Scoring, agreement
 from trtkit.tensors import Array
 
 
@@ -46,8 +47,8 @@ class Comparison:
 
     `relative_error`: the largest absolute difference of an image's logits divided by the largest
     absolute reference logit of that image, the worst image. `agreement`: the share of images, 0 to
-    1, with the same top-1 class; `ties` of them have another class that the reference itself puts
-    within the allowed error of its best.
+    1, with the same top-1 class, or the same labels of independent ones; `ties` of them have another
+    class, but one to which the reference gives a nearly equal score, or a logit within the allowed error.
     """
 
     images: int
@@ -56,7 +57,9 @@ class Comparison:
     ties: int
 
 
-def compare(logits: Array, reference: Array, limits: Limits) -> Comparison:
+def compare(
+    logits: Array, reference: Array, limits: Limits, scoring: Scoring = "softmax"
+) -> Comparison:
     """Compare two float arrays N x classes, N at least 1. Non-finite logits have an infinite error."""
     if logits.shape != reference.shape:
         raise TrtkitError(
@@ -67,25 +70,20 @@ def compare(logits: Array, reference: Array, limits: Limits) -> Comparison:
     scale = np.where(scale > 0, scale, 1.0)
     errors = np.abs(logits - reference).max(axis=1) / scale
     errors = np.where(np.isfinite(errors), errors, np.inf)
-    rows = np.arange(len(reference))
-    best, reference_best = logits.argmax(axis=1), reference.argmax(axis=1)
-    same = best == reference_best
-    margin = reference[rows, reference_best] - reference[rows, best]
-    # Without a limit on the error nothing says which classes are as good as tied.
     allowed = limits.relative_error if math.isfinite(limits.relative_error) else 0.0
-    tied = ~same & np.isfinite(errors) & (margin <= allowed * scale)
+    agreeing = agreement(logits, reference, scoring, allowed=allowed * scale)
     return Comparison(
         images=len(reference),
         relative_error=float(errors.max()),
-        agreement=float((same | tied).mean()),
-        ties=int(tied.sum()),
+        agreement=agreeing.share,
+        ties=int(agreeing.tied.sum()),
     )
 
 
-def check(comparison: Comparison, limits: Limits, what: str, where: str) -> None:
+def check(comparison: Comparison, limits: Limits, what: str, where: str, remedy: str) -> None:
     """Raise TrtkitError unless the comparison is within the limits.
 
-    `what` is what was compared, `where` the images, for the message.
+    `what` is what was compared, `where` the images, `remedy` what to do, for the message.
     """
     within = (
         math.isfinite(comparison.relative_error)
@@ -94,12 +92,26 @@ def check(comparison: Comparison, limits: Limits, what: str, where: str) -> None
     )
     if within:
         return
+    changed = comparison.images - round(comparison.agreement * comparison.images)
     raise TrtkitError(
         f"{what} disagrees with its reference on {where}: relative error "
         f"{comparison.relative_error:.2g}{_at_most(limits.relative_error)}, top-1 agreement "
-        f"{comparison.agreement:.1%} (at least {limits.agreement:.0%}); nothing was kept."
+        f"{comparison.agreement:.1%} (at least {limits.agreement:.4g}): {changed} "
+        f"get another class, and {comparison.ties} more one of nearly equal score, which counts as "
+        f"agreement; nothing was kept; {remedy}."
     )
 
 
 def _at_most(limit: float) -> str:
     return f" (at most {limit:.2g})" if math.isfinite(limit) else ""
+
+
+def remedy_of(precision: str, comparison: Comparison, limits: Limits) -> str:
+    """What to do about a build that is not within the limits."""
+    if not comparison.relative_error <= limits.relative_error:
+        other = {"fp16": "--fp32", "int8": "--fp16"}.get(precision, "another --backend")
+        return f"build with {other}"
+    return (
+        "--verify-images N compares on more photos, of which a single one is a smaller part, and a lower "
+        "--min-agreement accepts it"
+    )

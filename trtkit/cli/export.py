@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -46,6 +46,13 @@ def export(
     std: Annotated[
         str | None, typer.Option(metavar="R,G,B", help="What a .onnx file divides by, in 0 to 1.")
     ] = None,
+    scores: Annotated[
+        Literal["softmax", "sigmoid", "none"] | None,
+        typer.Option(
+            help="How outputs become scores: one class of several, independent labels, or as they are. "
+            "Default: by the end of the graph, else softmax."
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -65,10 +72,13 @@ def export(
         image_size=image_size,
         mean=_channels("--mean", mean),
         std=_channels("--std", std),
+        scores=scores,
         workspace=workspace,
     )
     if report.weights.startswith("random"):
         note("The weights are random: the predictions of this model mean nothing.")
+    for sentence in report.notes:
+        note(sentence)
     if json:
         print_json(report)
         return

@@ -10,6 +10,7 @@ import onnx
 
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
+from trtkit.scores import Scoring
 from trtkit.serialization import from_plain, to_plain
 
 METADATA_KEY = "trtkit"
@@ -29,7 +30,7 @@ class ModelCard:
 
     `architecture` is a torchvision name or `foreign`; `weights` is their origin; `blocks` is empty for
     a foreign graph, whose cuts follow from the graph itself; `trained_on` identifies the photos of the
-    training, empty where they are unknown.
+    training, empty where they are unknown; `scores` is how the outputs become scores.
     """
 
     architecture: str
@@ -38,6 +39,7 @@ class ModelCard:
     preprocessing: Preprocessing
     blocks: list[BlockBoundary]
     trained_on: dict[str, Any] = field(default_factory=dict)
+    scores: Scoring = "softmax"
 
     def write_to(self, model: onnx.ModelProto) -> None:
         """Replace all the model's metadata by this card."""

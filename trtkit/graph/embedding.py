@@ -14,7 +14,7 @@ from trtkit.graph.values import ancestors, image_input, producers, reads, tensor
 PRODUCTS = ("Gemm", "MatMul")
 # What may stand between the last product and the logits: biases, scores, shapes, types.
 BEHIND = (
-    "Add", "Softmax", "LogSoftmax", "Reshape", "Flatten", "Squeeze", "Cast", "Identity", "Dropout",
+    "Add", "Mul", "Softmax", "LogSoftmax", "Reshape", "Flatten", "Squeeze", "Cast", "Identity", "Dropout",
     "QuantizeLinear", "DequantizeLinear",
 )  # fmt: skip
 

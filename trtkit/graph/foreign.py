@@ -10,9 +10,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from trtkit.errors import TrtkitError
+from trtkit.graph.ending import Ending, remove_activation, two_classes
 from trtkit.graph.lower import drop_notes
 from trtkit.graph.values import image_input, rename_tensors, set_nodes, shape_of
 from trtkit.preprocessing import Preprocessing
+from trtkit.scores import Scoring
 
 IMAGE = "image"
 BATCH = "batch"
@@ -21,12 +23,17 @@ NORMALISED = "trtkit_normalised"
 
 @dataclass(frozen=True)
 class Adopted:
-    """A foreign graph made ours. `softmax_removed`: it gave probabilities and now gives logits."""
+    """A foreign graph made ours.
+
+    `ending`: how its outputs become scores, and what was removed for that. `single`: it gave one output
+    and now gives those of two classes.
+    """
 
     model: onnx.ModelProto
     preprocessing: Preprocessing
     classes: int
-    softmax_removed: bool
+    ending: Ending
+    single: bool
 
 
 def adopt(
@@ -36,13 +43,15 @@ def adopt(
     std: Sequence[float],
     image_size: int | None,
     name: str,
+    scoring: Scoring | None = None,
 ) -> Adopted:
     """A copy of a float NCHW classifier that takes uint8 N x H x W x 3 RGB, with a dynamic batch.
 
     `mean` and `std`, per channel and in units of 0 to 1, are what its input was normalised with. The
-    image size is the graph's, or `image_size` where the graph leaves it open. A Softmax at the end is
-    removed, so that the output is logits as everywhere. Raises TrtkitError for graphs that are no
-    image classifiers.
+    image size is the graph's, or `image_size` where the graph leaves it open. An
+    activation at the end is removed, so that the output is logits as everywhere; see `remove_activation`
+    for it and `scoring`. A single output becomes those of two classes. Raises TrtkitError for graphs
+    that are no image classifiers.
     """
     adopted = onnx.ModelProto()
     adopted.CopyFrom(model)
@@ -51,8 +60,11 @@ def adopt(
     source = image_input(adopted)
     height, width = _check_input(source, image_size, name)
     fixed_batch = shape_of(source)[0]
-    softmax_removed = _logits_only(adopted.graph)
     classes = _check_output(adopted.graph, name)
+    ending = remove_activation(adopted.graph, scoring, name)
+    single = classes == 1
+    if single:
+        ending, classes = two_classes(adopted.graph, ending, name), 2
     if fixed_batch is not None:
         _free_batch(adopted.graph, fixed_batch)
     _rename(adopted.graph, source.name, NORMALISED)
@@ -69,7 +81,7 @@ def adopt(
     del adopted.graph.value_info[:]
     size = max(height, width)
     preprocessing = Preprocessing(height=height, width=width, resize=round(size * 256 / 224))
-    return Adopted(adopted, preprocessing, classes, softmax_removed)
+    return Adopted(adopted, preprocessing, classes, ending, single)
 
 
 def _check_input(value: onnx.ValueInfoProto, size: int | None, name: str) -> tuple[int, int]:
@@ -118,21 +130,6 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
         else:
             kept.append(node)
     set_nodes(graph, kept)
-
-
-def _logits_only(graph: onnx.GraphProto) -> bool:
-    """Remove a final Softmax, if there is one: the runtime computes scores from logits, once."""
-    output = graph.output[0]
-    last = next((node for node in graph.node if output.name in node.output), None)
-    if last is None or last.op_type != "Softmax":
-        return False
-    for node in graph.node:
-        if last.input[0] in node.output:
-            renamed = [output.name if name == last.input[0] else name for name in node.output]
-            del node.output[:]
-            node.output.extend(renamed)
-    graph.node.remove(last)
-    return True
 
 
 def _free_batch(graph: onnx.GraphProto, batch: int) -> None:

@@ -14,6 +14,7 @@ from trtkit.graph.card import ModelCard
 from trtkit.graph.embedding import divide
 from trtkit.graph.split import find_cut, split
 from trtkit.identity import stage_id
+from trtkit.scores import Scoring
 from trtkit.stages import BODY, PREFIX, OutputKind, Role
 
 
@@ -30,8 +31,8 @@ class Model:
 class StageGraph:
     """A stage before it is built: one input, one output.
 
-    `classes` is None for a stage without logits. `part`: of a tail that was divided at its embedding, the
-    body or the head.
+    `classes` is None for a stage without logits; `scores`: how those become scores. `part`: of a tail that
+    was divided at its embedding, the body or the head.
     """
 
     name: str
@@ -41,6 +42,7 @@ class StageGraph:
     graph: onnx.ModelProto
     classes: tuple[str, ...] | None = None
     part: bool = False
+    scores: Scoring = "softmax"
 
     @property
     def gives(self) -> OutputKind:
@@ -62,9 +64,7 @@ def stage_tree(
     check_preprocessing(models)
     if cut == 0:
         return [
-            restored_stage(
-                model.name, "head", model.graph, precision, None, tuple(model.card.classes)
-            )
+            restored_stage(model.name, "head", model.graph, precision, None, *_meaning(model))
             for model in models
         ]
     points = [find_cut(model.graph, model.card, cut, model.name) for model in models]
@@ -86,12 +86,17 @@ def stage_tree(
 def _tail(
     model: Model, graph: onnx.ModelProto, precision: str, root: StageGraph, embeddings: bool
 ) -> list[StageGraph]:
-    classes = tuple(model.card.classes)
+    head = _meaning(model)
     if not embeddings:
-        return [restored_stage(model.name, "head", graph, precision, root, classes)]
+        return [restored_stage(model.name, "head", graph, precision, root, *head)]
     sides = divide(graph, model.name)
     body = restored_stage(f"{model.name}{BODY}", "body", sides.prefix, precision, root, None)
-    return [body, restored_stage(model.name, "head", sides.tail, precision, body, classes)]
+    return [body, restored_stage(model.name, "head", sides.tail, precision, body, *head)]
+
+
+def _meaning(model: Model) -> tuple[tuple[str, ...], Scoring]:
+    """The classes of the logits, and how they become scores."""
+    return tuple(model.card.classes), model.card.scores
 
 
 def restored_stage(
@@ -101,12 +106,18 @@ def restored_stage(
     precision: str,
     parent: StageGraph | None,
     classes: tuple[str, ...] | None,
+    scores: Scoring = "softmax",
 ) -> StageGraph:
     """A stage whose graph was kept, as `stage_tree` would make it."""
     parent_id = parent.id if parent else None
-    identity = stage_id(graph_digest(graph), precision, parent_id)
+    digest = graph_digest(graph)
+    if scores != "softmax":
+        # Verdicts are remembered by this id. Those of softmax keep the ids of earlier versions.
+        digest += f" {scores}"
+    identity = stage_id(digest, precision, parent_id)
     part = role == "body" or (parent is not None and parent.role == "body")
-    return StageGraph(name, identity, role, parent.name if parent else None, graph, classes, part)
+    above = parent.name if parent else None
+    return StageGraph(name, identity, role, above, graph, classes, part, scores)
 
 
 def shared_cut(a: Model, b: Model) -> int:

@@ -29,8 +29,9 @@ from trtkit.runtime.classifier import (
 from trtkit.runtime.loading import backend_of, load_runner
 from trtkit.runtime.models import output_of
 from trtkit.runtime.pictures import is_several, items_of
-from trtkit.runtime.results import Result, result_of, softmax
+from trtkit.runtime.results import Result, result_of
 from trtkit.runtime.runner import Runner
+from trtkit.scores import scores_of
 from trtkit.serialization import from_plain
 from trtkit.stages import Stage
 from trtkit.store.cache import CacheMode, CacheOptions, PrefixCache, cache_folder, fits_memory
@@ -251,7 +252,11 @@ class Pipeline:
 
     def _scored(self, finished: FinishedBatch) -> list[tuple[PreparedItem, list[Array]]]:
         """Each item with the scores that each tail gives it, none for an item that failed."""
-        tables = [iter(softmax(finished.rows[ref])) for _, ref in self._logits if finished.rows]
+        tables = [
+            iter(scores_of(finished.rows[ref], tail.scoring))
+            for tail, ref in self._logits
+            if finished.rows
+        ]
         return [
             (item, [next(table) for table in tables] if item.error is None else [])
             for item in finished.items

@@ -1,4 +1,4 @@
-"""What a classification gives: predictions, best first, from a row of logits."""
+"""What a classification gives: predictions, best first, from a row of scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SORTED_WHOLE = 64
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class: its index, its label, its softmax score (0 to 1)."""
+    """One class: its index, its label, its score (0 to 1)."""
 
     index: int
     label: str
@@ -122,10 +122,3 @@ def best_classes(scores: Array, classes: Sequence[str], top: int) -> tuple[Predi
         Prediction(index, classes[index], score)
         for index, score in zip(order.tolist(), scores[order].tolist(), strict=True)
     )
-
-
-def softmax(logits: Array) -> Array:
-    """Scores that sum to 1, row by row, float64, without overflow for any finite logits."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    scores = np.exp(shifted)
-    return np.asarray(scores / scores.sum(axis=1, keepdims=True))

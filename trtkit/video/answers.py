@@ -17,7 +17,7 @@ from trtkit.video.footage.writing import source_rows
 from trtkit.video.frames import MICROSECONDS
 from trtkit.video.judging import Judge
 from trtkit.video.motion import Box
-from trtkit.video.query import Appearance, Explanation, Question, Search
+from trtkit.video.query import Appearance, Explanation, Question, Search, class_index
 from trtkit.video.tails import ExpensiveTail
 from trtkit.video.times import clock, moment
 
@@ -113,8 +113,12 @@ class Query:
         self, database: Database, tail: ExpensiveTail, question: Question, *, remember: bool = True
     ) -> None:
         self._database = database
-        self._judge = Judge(database, tail.stage.id, tail.load, remember=remember)
-        self._search = Search(database, tail.owner, self._judge, tail.classes, question)
+        scoring = tail.stage.scoring
+        label = None
+        if scoring == "sigmoid":
+            label = class_index(tail.classes, question.label, tail.stage.name)
+        self._judge = Judge(database, tail.stage.id, tail.load, label=label, remember=remember)
+        self._search = Search(database, tail.owner, self._judge, tail.classes, question, scoring)
         self._label = question.label
         self._sources = {row.id: row for row in source_rows(database)}
 

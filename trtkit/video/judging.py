@@ -13,28 +13,30 @@ from functools import partial
 from typing import NamedTuple
 
 from trtkit.errors import TrtkitError
-from trtkit.runtime.classifier import Classifier, Item
+from trtkit.runtime.classifier import Classifier, Item, PreparedItem
 from trtkit.runtime.models import output_of
 from trtkit.runtime.pipeline import Pipeline
-from trtkit.runtime.results import softmax
+from trtkit.scores import scores_of
+from trtkit.tensors import Array
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.maps import MapReader
 from trtkit.video.footage.reading import crop_of, keys_of
+from trtkit.video.footage.settings import verdicts_key
 
 
 class Verdict(NamedTuple):
-    """The best class of an object and its softmax score, 0 to 1."""
+    """The best class of an object and its score, 0 to 1; of independent labels the one in question."""
 
     label: int
     score: float
 
 
 class Verdicts:
-    """The remembered verdicts of one tail, by its stage id."""
+    """The remembered verdicts of one tail, by their key (`verdicts_key`)."""
 
-    def __init__(self, database: Database, stage: str) -> None:
+    def __init__(self, database: Database, key: str) -> None:
         self._database = database
-        self._stage = stage
+        self._stage = key
 
     def known(self, objects: Sequence[int]) -> dict[int, Verdict]:
         """The verdicts on those of the objects that have one."""
@@ -78,7 +80,10 @@ class Judged:
 
 
 class Judge:
-    """Verdicts of one tail on objects of a store. `load` loads the tail when it is first needed."""
+    """Verdicts of one tail on objects of a store. `load` loads the tail when it is first needed.
+
+    `label`: the class that verdicts are on, of a tail with independent labels; None for the best one.
+    """
 
     def __init__(
         self,
@@ -86,10 +91,13 @@ class Judge:
         stage: str,
         load: Callable[[], Pipeline],
         *,
+        label: int | None = None,
         remember: bool = True,
     ) -> None:
         self._database = database
-        self._verdicts = Verdicts(database, stage) if remember else None
+        self._label = label
+        key = verdicts_key(stage, label)
+        self._verdicts = Verdicts(database, key) if remember else None
         self._load = load
         self._pipeline: Pipeline | None = None
         self._classifier: Classifier | None = None
@@ -152,12 +160,12 @@ class Judge:
         ]
         prepared = classifier.prepare_all(items)
         read = time.perf_counter()
-        (logits,) = classifier.run(prepared).rows.values()
-        scores = softmax(logits)
+        scores = self._scores(classifier, prepared)
         computed = time.perf_counter()
+        labels = scores.argmax(axis=1) if self._label is None else [self._label] * len(scores)
         verdicts = {
             number: Verdict(int(label), float(row[label]))
-            for number, label, row in zip(objects, scores.argmax(axis=1), scores, strict=True)
+            for number, label, row in zip(objects, labels, scores, strict=True)
         }
         self._remember(verdicts)
         hits = sum(item.feature is not None for item in prepared)
@@ -167,6 +175,11 @@ class Judge:
         self.judged.computing_seconds += computed - read
         self.judged.remembering_seconds += time.perf_counter() - computed
         return verdicts
+
+    def _scores(self, classifier: Classifier, items: Sequence[PreparedItem]) -> Array:
+        (logits,) = classifier.run(items).rows.values()
+        tail = self._pipeline.tail if self._pipeline is not None else None
+        return scores_of(logits, tail.scoring if tail is not None else "softmax")
 
     def _crop(self, number: int) -> bytes:
         crop = crop_of(self._database, number)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from trtkit.errors import TrtkitError, available
+from trtkit.scores import HOLDS, Scoring
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import Candidate, Span, candidates, sightings_of
 from trtkit.video.footage.settings import Identity
@@ -79,7 +80,11 @@ class Explanation:
 
 
 class Search:
-    """One question to one store. `judge` gives verdicts; `classes` are the expensive tail's."""
+    """One question to one store.
+
+    `judge` gives verdicts; `classes` are the expensive tail's, whose outputs become scores by `scoring`:
+    independent labels hold from 0.5 on unless the question gives a confidence.
+    """
 
     def __init__(
         self,
@@ -88,12 +93,14 @@ class Search:
         judge: Judge,
         classes: Sequence[str],
         question: Question,
+        scoring: Scoring = "softmax",
     ) -> None:
         self._database = database
         self._judge = judge
+        self._least = question.confidence or (HOLDS if scoring == "sigmoid" else 0.0)
         self._question = question
-        self._cheap_label = _class_index(owner.classes, question.label, owner.tail)
-        self._label = _class_index(classes, question.label, "the tail that answers")
+        self._cheap_label = class_index(owner.classes, question.label, owner.tail)
+        self._label = class_index(classes, question.label, "the tail that answers")
         self.explanation = Explanation(judged=judge.judged)
 
     def appearances(self) -> Iterator[Appearance]:
@@ -148,7 +155,7 @@ class Search:
             verdict = verdicts.of(candidate.representative)
             if verdict is None:
                 return
-            if verdict.label == self._label and verdict.score >= self._question.confidence:
+            if verdict.label == self._label and verdict.score >= self._least:
                 self.explanation.confirmed += 1
                 yield candidate, verdict.score
 
@@ -247,7 +254,8 @@ def merged(
         yield running
 
 
-def _class_index(classes: Sequence[str], label: str, of: str) -> int:
+def class_index(classes: Sequence[str], label: str, of: str) -> int:
+    """The place of a class among those `of` a tail. Raises TrtkitError where it is not among them."""
     if label in classes:
         return list(classes).index(label)
     raise TrtkitError(f"Class {label!r} not found in {of}; {available(label, classes)}.")

@@ -15,7 +15,7 @@ from trtkit.identity import bytes_digest, feature_key
 from trtkit.runtime.classifier import Classifier, Item
 from trtkit.runtime.models import output_of
 from trtkit.runtime.pipeline import Pipeline, load
-from trtkit.runtime.results import softmax
+from trtkit.scores import scores_of
 from trtkit.stages import Stage
 from trtkit.tensors import Array
 from trtkit.video.clusters import normalised
@@ -77,7 +77,7 @@ class VideoTail:
         """Index entries of objects by their crops, with their `top` best classes. Raises TrtkitError."""
         items = [Item("crop", partial(bytes, crop)) for crop in crops]
         rows = self._classifier.run(self._classifier.prepare_all(items)).rows
-        scores = softmax(rows[self._logits])
+        scores = scores_of(rows[self._logits], self.tail.scoring)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
         vectors = normalised(rows[self._embedding]) if self._embedding is not None else None
         maps = rows[self._maps]

@@ -11,7 +11,7 @@ from trtkit.store import store_bytes
 from trtkit.store import verify as verify_maps
 from trtkit.video.footage.database import FILE, SIGHTING_BYTES, DamagedStore, Database
 from trtkit.video.footage.maps import maps_folder
-from trtkit.video.footage.settings import Identity, identity
+from trtkit.video.footage.settings import Identity, identity, stage_of_key
 from trtkit.video.footage.writing import SourceRow, source_rows
 
 # Crops are read so many at once.
@@ -56,13 +56,16 @@ def info(database: Database) -> VideoStoreInfo:
     except TrtkitError:
         # The store was made and never filled.
         owner = None
-    verdicts = database.rows(
+    verdicts: dict[str, int] = {}
+    for key, count in database.rows(
         "SELECT t.stage, count(v.object) FROM tails t LEFT JOIN verdicts v ON v.tail = t.id GROUP BY t.id"
-    )
+    ):
+        stage = stage_of_key(key)
+        verdicts[stage] = verdicts.get(stage, 0) + count
     return VideoStoreInfo(
         owner,
         tuple(_source_info(database, row) for row in source_rows(database)),
-        dict(verdicts),
+        verdicts,
         _file_bytes(database),
     )
 
@@ -97,7 +100,7 @@ def compact(database: Database, kept_stages: frozenset[str]) -> int:
     before = _file_bytes(database)
     with database.transaction() as sql:
         for number, stage in sql.execute("SELECT id, stage FROM tails").fetchall():
-            if stage not in kept_stages:
+            if stage_of_key(stage) not in kept_stages:
                 sql.execute("DELETE FROM verdicts WHERE tail = ?", (number,))
                 sql.execute("DELETE FROM tails WHERE id = ?", (number,))
     database.rows("VACUUM")

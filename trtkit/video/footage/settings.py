@@ -123,3 +123,13 @@ def check_readable(owner: Identity, manifest: Manifest, tail: Stage, folder: Pat
             f"The store's feature maps come from {owner.bundle}, whose prefix differs from that of "
             f"{folder}; use that bundle, or ingest into another --store with this one."
         )
+
+
+def verdicts_key(stage: str, label: int | None) -> str:
+    """What verdicts are remembered under: the tail's stage id, and of independent labels which one."""
+    return stage if label is None else f"{stage}#{label}"
+
+
+def stage_of_key(key: str) -> str:
+    """The stage id in what verdicts are remembered under."""
+    return key.partition("#")[0]

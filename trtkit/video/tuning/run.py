@@ -57,6 +57,11 @@ def tune_store(
 
     Raises TrtkitError.
     """
+    if tail.stage.scoring == "sigmoid":
+        raise TrtkitError(
+            f"{tail.stage.name} gives independent labels, and tuning proves that objects are found by "
+            "their one class; query the store without tuning, or choose another --tail."
+        )
     with writers_excluded(database):
         objects = stored_objects(database)
         rows = sample_rows(objects, sample, seed)
