@@ -44,8 +44,10 @@ def write_clip(
 ) -> Path:
     """An H.264 clip in the format of the path's ending; frame N is `pattern(N)` at `times_ms[N]`.
 
-    `rotation`: degrees, as recordings of phones have; `paint`: one colour instead of the pattern.
+    `rotation`: degrees, as recordings of phones have; `paint`: one colour instead of the pattern. AVI has
+    frames of equal length: multiples of 40 ms.
     """
+    unit = Fraction(1, 25) if path.suffix == ".avi" else _MILLISECOND
     settings = {"g": str(gop), "bf": str(b_frames), "sc_threshold": "0", "crf": "18"}
     settings |= {"preset": "ultrafast", "threads": "1", **(options or {})}
     if b_frames:
@@ -54,7 +56,7 @@ def write_clip(
         container.metadata.update(metadata or {})
         stream = container.add_stream("libx264", rate=25, options=settings)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = _MILLISECOND
+        stream.time_base = stream.codec_context.time_base = unit
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
         if rotation:
             stream.set_display_rotation(rotation)
@@ -63,7 +65,7 @@ def write_clip(
             if paint:
                 image[:] = paint
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
-            frame.pts, frame.time_base = time_ms, _MILLISECOND
+            frame.pts, frame.time_base = round(time_ms * _MILLISECOND / unit), unit
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.reports import recorded
 from tests.video.clips import write_clip
 from trtkit.errors import TrtkitError
 from trtkit.video.framefolder import FrameFolder
@@ -131,3 +132,16 @@ def test_each_kind_is_opened(here: Path) -> None:
     camera = open_source(parse_source("rtsp://me:secret@gate/1"))
     assert isinstance(camera, LiveStream)
     assert camera.location == "rtsp://gate/1"
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("source", ["frames", "gate.mp4", "rtsp://gate/1"])
+def test_a_frame_rate_is_above_0(here: Path, source: str, rate: float) -> None:
+    with pytest.raises(TrtkitError, match="frame rate .* is not above 0"):
+        open_source(parse_source(source), rate)
+
+
+def test_a_frame_rate_for_a_stream_is_reported(here: Path) -> None:
+    with recorded() as reports:
+        open_source(parse_source("gate=rtsp://me:secret@gate/1"), 10)
+    assert reports.messages == ["--frame-rate has no effect on the camera gate, which sends times."]

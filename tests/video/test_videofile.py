@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.reports import recorded
 from tests.video.clips import HEIGHT, WIDTH, number, overwrite, packets, pattern, write_clip
 from trtkit.errors import TrtkitError
 from trtkit.video import frames, soundness, videofile
+from trtkit.video.container import rate_of
 from trtkit.video.frames import Frame, Gap
 from trtkit.video.videofile import VideoFile
 
@@ -72,6 +75,13 @@ def damaged(clip: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(clip, tmp_path / "damaged.mp4"))
 
 
+def cut_to(path: Path, share: float) -> Path:
+    """The file, cut to that share of its bytes."""
+    data = path.read_bytes()
+    path.write_bytes(data[: round(len(data) * share)])
+    return path
+
+
 def of_frame(path: Path, index: int) -> tuple[int, int]:
     """Offset and size of packet `index` in decoding order."""
     offset, size, _ = packets(path)[index]
@@ -88,9 +98,7 @@ def clips(folder: Path, clip: Path) -> dict[str, tuple[Path, list[tuple[int, int
     for index in (5, 12, 31):
         offset, size = of_frame(clip, index)
         overwrite(broken, offset, size)
-    cut = write_clip(folder / "cut.mp4", STEADY, container_options=FASTSTART)
-    whole = cut.read_bytes()
-    cut.write_bytes(whole[: len(whole) * 2 // 3])
+    cut = cut_to(write_clip(folder / "cut.mp4", STEADY, container_options=FASTSTART), 2 / 3)
     paths = {
         "steady": clip,
         "variable": write_clip(folder / "variable.mp4", VARIABLE, options=x264),
@@ -103,6 +111,10 @@ def clips(folder: Path, clip: Path) -> dict[str, tuple[Path, list[tuple[int, int
             options=x264 | {"x264-params": "open-gop=1"},
         ),
         "no B-frames": write_clip(folder / "plain.mkv", VARIABLE, b_frames=0),
+        "AVI with B-frames": write_clip(folder / "b.avi", STEADY, b_frames=3, options=x264),
+        "without times": write_clip(folder / "raw.h264", STEADY, b_frames=3, options=x264),
+        "AVI cut short": cut_to(write_clip(folder / "cut.avi", STEADY), 0.7),
+        "Matroska cut short": cut_to(write_clip(folder / "cut.mkv", STEADY), 0.7),
         "transport stream": folder / "once.ts",
         "clock goes back": folder / "twice.ts",
         "damaged": broken,
@@ -113,7 +125,8 @@ def clips(folder: Path, clip: Path) -> dict[str, tuple[Path, list[tuple[int, int
 
 NAMES = (
     "steady", "variable", "one GOP", "open GOPs", "no B-frames", "transport stream",
-    "clock goes back", "damaged", "cut short",
+    "clock goes back", "damaged", "cut short", "AVI with B-frames", "without times",
+    "AVI cut short", "Matroska cut short",
 )  # fmt: skip
 
 
@@ -131,6 +144,52 @@ class TestTimes:
     def test_times_count_from_the_first_frame(self, folder: Path) -> None:
         path = write_clip(folder / "late.ts", [5000 + ms for ms in STEADY[:20]])
         assert told(VideoFile(path).read()) == [(40 * n, n) for n in range(20)]
+
+    @pytest.mark.parametrize("b_frames", [0, 1, 3])
+    @pytest.mark.parametrize("suffix", ["avi", "h264", "mkv", "mp4"])
+    def test_containers_that_give_times_of_decoding_or_none(
+        self, folder: Path, suffix: str, b_frames: int
+    ) -> None:
+        path = folder / f"ordered-{b_frames}.{suffix}"
+        write_clip(path, STEADY, b_frames=b_frames, options={"preset": "medium"})
+        assert told(VideoFile(path).read()) == [(40 * n, n) for n in range(60)]
+
+    def test_frames_lost_inside_a_group_do_not_move_the_next_group(self, folder: Path) -> None:
+        path = write_clip(folder / "lost.avi", STEADY, b_frames=2, options={"preset": "medium"})
+        offset, size, _ = packets(path)[16]
+        overwrite(path, offset, size)
+        items = told(VideoFile(path).read())
+        assert items[:12] == [(40 * n, n) for n in range(12)]
+        assert items[-36:] == [(40 * n, n) for n in range(24, 60)]
+
+    def test_a_rate_that_the_stream_does_not_state_is_given_or_reported(self, folder: Path) -> None:
+        path = write_clip(folder / "rate.h264", STEADY[:10])
+        with recorded() as reports:
+            assumed = VideoFile(path)
+        assert reports.messages == [
+            f"{path} has no times; 25 frames a second are assumed, --frame-rate sets their number."
+        ]
+        with recorded() as reports:
+            slow = VideoFile(path, frame_rate=10)
+        assert told(slow.read()) == [(100 * n, n) for n in range(10)]
+        assert reports.messages == []
+        assert assumed.fingerprint == VideoFile(path).fingerprint != slow.fingerprint
+
+    def test_a_rate_that_a_raw_stream_states_is_used(self, folder: Path) -> None:
+        options = {"x264-params": "force-cfr=1"}
+        path = write_clip(folder / "stated.h264", STEADY[:10], options=options)
+        with av.open(str(path)) as container:
+            (stream,) = container.streams.video
+            first = next(container.demux(stream))
+            first.duration = stream.time_base.denominator // (stream.time_base.numerator * 10)
+            assert rate_of(stream, first) == 10
+
+    def test_a_given_rate_without_effect_is_reported(self, clip: Path) -> None:
+        with recorded() as reports:
+            assert told(VideoFile(clip, frame_rate=10).read())[1] == (40, 1)
+        assert reports.messages == [
+            f"--frame-rate has no effect on {clip}, which has times of its own."
+        ]
 
     def test_thirds_of_a_microsecond_are_rounded(self, folder: Path) -> None:
         clock = frames.Clock(10, Fraction(1, 30_000), 33_333)
@@ -245,8 +304,9 @@ class TestDamage:
         assert set(items) - set(gaps) <= good
         assert items[-1][0] == 2_360_000
 
-    def test_a_file_that_is_cut_short(self, clips) -> None:
-        path, _ = clips["cut short"]
+    @pytest.mark.parametrize("name", ["cut short", "Matroska cut short", "AVI cut short"])
+    def test_a_file_that_is_cut_short(self, clips, name: str) -> None:
+        path, _ = clips[name]
         video = VideoFile(path)
         items = told(video.read())
         assert video.duration_us == 2_400_000
@@ -262,6 +322,8 @@ class TestDamage:
             "open GOPs",
             "no B-frames",
             "transport stream",
+            "AVI with B-frames",
+            "without times",
         ):
             items = clips[name][1]
             assert len(items) == 60, name

@@ -38,14 +38,15 @@ def ingest(
     tail: str | None = None,
     options: IngestOptions | None = None,
     map_bytes: int = DEFAULT_BYTES,
-    frame_rate: float = 25.0,
+    frame_rate: float | None = None,
     seconds: float | None = None,
     workspace: str | Path | None = None,
 ) -> IngestReport:
     """Index footage with the cheap tail of a bundle and keep its feature maps, for `query`.
 
-    `sources`: video files, folders of frames (`frame_rate` of them a second), URLs or camera numbers,
-    each as it is or as CAMERA=SOURCE. `bundle`: by default the one that the store was made with, else
+    `sources`: video files, folders of frames, URLs or camera numbers, each as it is or as CAMERA=SOURCE.
+    `frame_rate`: frames a second of folders and of files without times, by default what a file states,
+    else 25. `bundle`: by default the one that the store was made with, else
     the one built last; `tail`: its cheap tail, by default the first. `options`: by default
     `ingest_options(store)`. `map_bytes`: of feature maps kept for each source. `seconds`: of footage
     after which each source ends. The same call continues where an earlier one stopped. A source that

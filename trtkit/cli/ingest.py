@@ -58,8 +58,9 @@ def ingest(
     map_codec: Annotated[Codec, typer.Option(help="How feature maps are compressed.")] = "none",
     map_size: Annotated[str, typer.Option(help="Disk space for the maps of each source.")] = "50G",
     frame_rate: Annotated[
-        float, typer.Option(help="Frames a second of a folder of frames.")
-    ] = 25.0,
+        float | None,
+        typer.Option(help="Frames a second of folders and of files without times. Default: 25."),
+    ] = None,
     duration: Annotated[
         float | None, typer.Option(help="Seconds of footage after which it ends, for streams.")
     ] = None,

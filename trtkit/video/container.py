@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
+# Frames a second where nothing is known; FFmpeg's own default.
+USUAL_RATE: Final = Fraction(25)
+
 _MEBIBYTE: Final = 1 << 20
 # After so many failures in a row, as at the end of a file that is cut short, a demuxer finds no more.
 _FAILURES: Final = 16
@@ -42,6 +45,9 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[V
                 if packet.size:
                     yield packet
             return
+        except IndexError:
+            # PyAV does not know the stream of this packet, which began inside the file.
+            continue
         except av.FFmpegError:
             failures += 1
             yield None
@@ -88,6 +94,21 @@ def unit(stream: VideoStream) -> Fraction:
     base = stream.time_base
     # PyAV 19 has its own class of fractions.
     return Fraction(base.numerator, base.denominator) if base else Fraction(1, MICROSECONDS)
+
+
+def rate_of(stream: VideoStream, first: Packet[VideoStream] | None) -> Fraction | None:
+    """Frames a second that the container states, or without times (`timeless`) the stream; None if neither.
+
+    `first`: the first packet.
+    """
+    if not timeless(first):
+        return stream.average_rate or stream.guessed_rate
+    return 1 / (first.duration * unit(stream)) if first is not None and first.duration else None
+
+
+def timeless(first: Packet[VideoStream] | None) -> bool:
+    """Whether packets have no times, as in the raw H.264 that small cameras record."""
+    return first is not None and first.pts is None
 
 
 def duration_us(container: InputContainer, stream: VideoStream) -> int | None:

@@ -26,16 +26,12 @@ class FrameFolder:
     `start_us` is None. `duration_us`: the number of images over the rate. `fingerprint`: BLAKE3, in
     hex, of the names, the sizes and the rate.
 
-    Raises TrtkitError when there is no such folder, it holds no images or the rate is not above 0.
+    Raises TrtkitError when there is no such folder or it holds no images.
     """
 
     seekable = True
 
     def __init__(self, folder: str | Path, frame_rate: float = 25.0) -> None:
-        if not (math.isfinite(frame_rate) and frame_rate > 0):
-            raise TrtkitError(
-                f"The frame rate {frame_rate:g} of {folder} is not above 0; choose a number such as 25."
-            )
         self.location = str(folder)
         self.start_us: int | None = None
         self._rate = frame_rate

@@ -59,7 +59,7 @@ def ingest_all(
     options: IngestOptions,
     *,
     map_bytes: int = DEFAULT_BYTES,
-    frame_rate: float = 25.0,
+    frame_rate: float | None = None,
     seconds: float | None = None,
 ) -> IngestReport:
     """Index every source with the tail `tail` of the bundle in that folder.

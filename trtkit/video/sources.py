@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from urllib.parse import urlsplit
 
 from trtkit.errors import TrtkitError
 from trtkit.names import names_of
-from trtkit.video.container import correction
+from trtkit.reporting import message
+from trtkit.video.container import USUAL_RATE, correction
 from trtkit.video.frames import Footage
 from trtkit.video.stream import LiveStream, without_password
 
@@ -76,21 +78,30 @@ def find_sources(texts: Iterable[str]) -> tuple[Source, ...]:
     return tuple(by_place.values())
 
 
-def open_source(source: Source, frame_rate: float = 25.0) -> Footage:
-    """The footage of a source; `frame_rate`: images a second of a folder of frames (default 25).
+def open_source(source: Source, frame_rate: float | None = None) -> Footage:
+    """The footage of a source.
 
-    Raises TrtkitError for a file or folder that cannot be read. A stream is opened when it is read.
+    `frame_rate`: frames a second of a folder of frames, 25 by default, or of a file without times, by
+    default the rate that it states. Raises TrtkitError for a file or folder that cannot be read, and for a
+    rate that is not above 0. A stream is opened when it is read.
     """
+    if frame_rate is not None and not (math.isfinite(frame_rate) and frame_rate > 0):
+        raise TrtkitError(
+            f"The frame rate {frame_rate:g} of {source.location} is not above 0; choose a number such as "
+            "25."
+        )
     if source.kind == "stream":
+        if frame_rate is not None:
+            message(f"--frame-rate has no effect on the camera {source.camera}, which sends times.")
         return LiveStream(source.location)
     if source.kind == "frames":
         from trtkit.video.framefolder import FrameFolder
 
-        return FrameFolder(Path(source.location).absolute(), frame_rate)
+        return FrameFolder(Path(source.location).absolute(), frame_rate or float(USUAL_RATE))
     from trtkit.video.videofile import VideoFile
 
     # One source, however its path is written.
-    return VideoFile(Path(source.location).absolute())
+    return VideoFile(Path(source.location).absolute(), frame_rate)
 
 
 def _named(text: str) -> tuple[str | None, str]:

@@ -11,19 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from blake3 import blake3
 
 from trtkit.errors import TrtkitError
 from trtkit.extras import require
+from trtkit.reporting import message
 from trtkit.tensors import Array
 from trtkit.video.container import (
+    USUAL_RATE,
     creation_time,
     duration_us,
     fingerprint,
     open_container,
     packets,
+    rate_of,
+    timeless,
     unit,
 )
 from trtkit.video.frames import DAMAGED, MICROSECONDS, Clock, Frame, Gap, went_back
+from trtkit.video.lengths import is_cut_short
+from trtkit.video.order import DisplayOrder, times_of_decoding
 from trtkit.video.soundness import DecodedFrame, Number, Soundness
 
 if TYPE_CHECKING:
@@ -38,7 +45,6 @@ CUT_SHORT: Final = "the file is cut short"
 _MOST_REORDERED: Final = 16
 # How far before the wanted time the next keyframe is looked for when there was none, in microseconds.
 _BACK: Final = tuple(seconds * MICROSECONDS for seconds in (0, 2, 10, 60))
-_DEFAULT_RATE: Final = 25
 
 
 class _ReadAgain(Exception):
@@ -82,14 +88,15 @@ class VideoFile:
     `location`: the path as given. `start_us`: the creation time in the container, None if it is missing,
     before 1990 or in the future. `duration_us`: the container's, None if it is missing. `fingerprint`:
     BLAKE3, in hex, of the size and the first and last MiB. No file stays open between two readings;
-    several may run at once.
+    several may run at once. `frame_rate`: frames a second, above 0, of a stream without times (raw H.264,
+    HEVC, MJPEG), by default what the stream states, else 25, which is reported.
 
     Raises TrtkitError when PyAV is missing or the file is no video that can be decoded.
     """
 
     seekable = True
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, frame_rate: float | None = None) -> None:
         require("video", "Reading video files", "av")
         self.location = str(path)
         self._path = Path(path)
@@ -100,16 +107,25 @@ class VideoFile:
         container, stream = self._open()
         with container:
             self._unit = unit(stream)
-            rate = stream.average_rate or stream.guessed_rate or Fraction(_DEFAULT_RATE)
-            self.step = max(1, round(1 / (rate * self._unit)))
             self.start_us = creation_time(container, stream)
             self.duration_us = duration_us(container, stream)
             # Only MP4 states its length and the times of all frames apart from the frames themselves.
             mp4 = "mp4" in container.format.name.split(",")
             complete = mp4 and 0 < stream.frames <= len(stream.index_entries)
-            self.stated_end_us = self.duration_us if complete else None
             if complete:
                 self._steady = True
+            first = next(filter(None, packets(container, stream)), None)
+            rate = self._rate(rate_of(stream, first), frame_rate, timeless=timeless(first))
+            self.step = max(1, round(1 / (rate * self._unit)))
+            cut_short = is_cut_short(self._path)
+            if cut_short and stream.frames and self.duration_us is not None:
+                # FFmpeg states what is left of an AVI, whose header counts all frames.
+                whole = round(stream.frames / rate * MICROSECONDS)
+                self.duration_us = max(self.duration_us, whole)
+            self.stated_end_us = self.duration_us if complete or cut_short else None
+        container, stream = self._open()
+        with container:
+            self.decode_times = times_of_decoding(container, stream)
         self._zero = 0
         self._zero = self._first_pts()
 
@@ -133,6 +149,20 @@ class VideoFile:
             except _ReadAgain:
                 continue
             return
+
+    def _rate(self, stated: Fraction | None, given: float | None, *, timeless: bool) -> Fraction:
+        if timeless and given is not None:
+            # Other times are other footage.
+            self.fingerprint = blake3(f"{self.fingerprint} {given}".encode()).hexdigest()
+            return Fraction(given).limit_denominator(MICROSECONDS)
+        if given is not None:
+            message(f"--frame-rate has no effect on {self.location}, which has times of its own.")
+        elif timeless and stated is None:
+            message(
+                f"{self.location} has no times; {USUAL_RATE} frames a second are assumed, --frame-rate "
+                "sets their number."
+            )
+        return stated or USUAL_RATE
 
     def clock(self) -> Clock:
         return Clock(self._zero, self._unit, max(1, round(self.step * self._unit * MICROSECONDS)))
@@ -248,6 +278,7 @@ class _FilePass:
         self._sound = Soundness()
         self._shown_pts: int | None = None
         self._packet_ends: deque[int] = deque(maxlen=_MOST_REORDERED)
+        self._order = DisplayOrder() if video.decode_times else None
         self.first_packet_pts: int | None = None
         self.frames = self._frames()
 
@@ -295,6 +326,8 @@ class _FilePass:
                 continue
             self._note(packet)
             self._sound.sent(number, packet)
+            if self._order is not None:
+                self._order.sent(number, packet.pts)
             packet.opaque = Number(number)
             try:
                 decoded = context.decode(packet)
@@ -324,11 +357,13 @@ class _FilePass:
         self._packet_ends.append(packet.pts + (packet.duration or 0))
 
     def _out(self, frame: VideoFrame, newest: int) -> Iterator[DecodedFrame]:
-        # Without times, all frames last equally long.
+        label = frame.opaque
+        number = label.value if isinstance(label, Number) else newest
         pts = frame.pts
+        if self._order is not None:
+            pts = self._order.shown(number, key=frame.key_frame)
+        # Without times, all frames last equally long.
         if pts is None:
             pts = 0 if self._shown_pts is None else self._shown_pts + self._video.step
         self._shown_pts = pts
-        label = frame.opaque
-        number = label.value if isinstance(label, Number) else newest
         return self._sound.out(number, pts, frame)
