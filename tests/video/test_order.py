@@ -21,13 +21,13 @@ def test_times_grow_and_each_group_begins_at_its_keyframe(
             number += 1
         shown = data.draw(st.permutations(range(first + 1, number)))
         kept = shown[: data.draw(st.integers(0, len(shown)))]
-        assert order.shown(first, key=True) == 10 * first
+        assert order.time_of(first, key=True) == 10 * first
         times.append(10 * first)
-        times += [order.shown(own, key=False) for own in kept]
+        times += [order.time_of(own, key=False) for own in kept]
     assert times == sorted(set(times))
 
 
 def test_a_frame_without_a_packet_has_no_time() -> None:
     order = DisplayOrder()
     order.sent(0, None)
-    assert order.shown(0, key=True) is None
+    assert order.time_of(0, key=True) is None

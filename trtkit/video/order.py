@@ -31,7 +31,7 @@ class DisplayOrder:
         if pts is not None:
             heapq.heappush(self._times, (pts, number))
 
-    def shown(self, number: int, *, key: bool) -> int | None:
+    def time_of(self, number: int, *, key: bool) -> int | None:
         """The time of the next frame that is shown, which came from packet `number`."""
         # Nothing before a keyframe is shown after it: those frames were lost.
         while key and self._times and self._times[0][1] < number:
@@ -50,7 +50,7 @@ def times_of_decoding(container: InputContainer, stream: VideoStream) -> bool:
     if not context.reorder_depth:
         return False
     last: int | None = None
-    shown: list[int] = []
+    displayed: list[int] = []
     for packet in islice(packets(container, stream), _PROBED):
         if packet is None or packet.pts is None:
             continue
@@ -58,8 +58,8 @@ def times_of_decoding(container: InputContainer, stream: VideoStream) -> bool:
             return False
         last = packet.pts
         try:
-            shown += [frame.pts for frame in context.decode(packet) if frame.pts is not None]
+            displayed += [frame.pts for frame in context.decode(packet) if frame.pts is not None]
         except av.FFmpegError:
             # Damage, which the reading reports.
             continue
-    return shown != sorted(shown)
+    return displayed != sorted(displayed)

@@ -150,12 +150,14 @@ class VideoFile:
                 continue
             return
 
-    def _rate(self, stated: Fraction | None, given: float | None, *, timeless: bool) -> Fraction:
-        if timeless and given is not None:
+    def _rate(
+        self, stated: Fraction | None, frame_rate: float | None, *, timeless: bool
+    ) -> Fraction:
+        if timeless and frame_rate is not None:
             # Other times are other footage.
-            self.fingerprint = blake3(f"{self.fingerprint} {given}".encode()).hexdigest()
-            return Fraction(given).limit_denominator(MICROSECONDS)
-        if given is not None:
+            self.fingerprint = blake3(f"{self.fingerprint} {frame_rate}".encode()).hexdigest()
+            return Fraction(frame_rate).limit_denominator(MICROSECONDS)
+        if frame_rate is not None:
             message(f"--frame-rate has no effect on {self.location}, which has times of its own.")
         elif timeless and stated is None:
             message(
@@ -361,7 +363,7 @@ class _FilePass:
         number = label.value if isinstance(label, Number) else newest
         pts = frame.pts
         if self._order is not None:
-            pts = self._order.shown(number, key=frame.key_frame)
+            pts = self._order.time_of(number, key=frame.key_frame)
         # Without times, all frames last equally long.
         if pts is None:
             pts = 0 if self._shown_pts is None else self._shown_pts + self._video.step
