@@ -20,8 +20,8 @@ from trtkit.video.times import clock
 
 # Seconds between two reports: on a terminal, where a line changes, and elsewhere, where lines add up.
 LIVE_SECONDS, LINE_SECONDS = 0.5, 10.0
-COLUMNS = ("camera", "start", "end", "confidence", "objects", "frames", "first box")
-WIDTHS = (16, 24, 24, 10, 7, 6, 20)
+COLUMNS = ("camera", "start", "end", "confidence", "objects", "frames", "first box", "source")
+WIDTHS = (16, 24, 24, 10, 7, 6, 20, 0)
 
 
 class IngestDisplay(Lines):
@@ -101,7 +101,7 @@ def _row(answer: Answer) -> tuple[str, ...]:
     box = " ".join(map(str, answer.boxes[0])) if answer.boxes else ""
     return (
         answer.camera, *answer.times, f"{answer.confidence:.3f}", str(len(answer.objects)),
-        str(len(set(answer.frames))), box,
+        str(len(set(answer.frames))), box, answer.source,
     )  # fmt: skip
 
 
