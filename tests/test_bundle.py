@@ -153,3 +153,17 @@ def test_tails_and_paths(tmp_path):
     assert built.path_to(built.tail("two")) == (prefix, two)
     with pytest.raises(TrtkitError, match="Tail `tow` not found in bundle b; available: two"):
         built.tail("tow")
+
+
+def test_what_a_manifest_says_of_scores_and_names_is_read_back(tmp_path):
+    publish(tmp_path, "one")
+    path = tmp_path / "b" / MANIFEST
+    text = path.read_text(encoding="utf-8")
+    # A bundle of an earlier version says nothing of scores, and names as the files had them.
+    assert read_manifest(tmp_path / "b").tails[0].scoring == "softmax"
+    text = text.replace('"cat"', '"\\ufeffcafe\\u0301"').replace(
+        '"scores": null', '"scores": "sigmoid"'
+    )
+    path.write_text(text, encoding="utf-8")
+    tail = read_manifest(tmp_path / "b").tails[0]
+    assert (tail.classes, tail.scoring) == (("caf\u00e9", "dog"), "sigmoid")

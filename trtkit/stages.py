@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from trtkit.errors import listed
+from trtkit.labels import clean_labels
 from trtkit.scores import Scoring
 from trtkit.tensors import TensorSpec
 
@@ -74,6 +75,10 @@ class Stage:
     source: str | None = None
     source_digest: str | None = None
     engine: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            object.__setattr__(self, "classes", clean_labels(self.classes))
 
     def files(self) -> dict[str, str]:
         """The digests of this stage's files, by their names in the bundle."""

@@ -194,3 +194,115 @@ def test_a_model_too_small_for_its_blocks(tmp_path):
 def test_an_export_of_ours_is_not_adopted_again(exports, tmp_path):
     with pytest.raises(TrtkitError, match="was exported by trtkit already"):
         trtkit.export(exports / "resnet18.onnx", workspace=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"mean": (123.675, 116.28, 103.53)}, r"divide it by 255: --mean 0\.485,0\.456,0\.406"),
+        ({"std": (58.395, 57.12, 57.375)}, r"divide it by 255: --std 0\.229,0\.224,0\.225"),
+        ({"mean": (-0.2, 0, 0)}, r"--mean -0\.2,0,0 is not in units of 0 to 1"),
+        ({"mean": (float("nan"), 0, 0)}, r"--mean nan,0,0 is not in units of 0 to 1"),
+        ({"std": (0, 1, 1)}, r"--std 0,1,1 is not in units of 0 to 1"),
+    ],
+)
+def test_mean_and_std_are_in_0_to_1(tmp_path, options, advice):
+    onnx.save(classifier(), tmp_path / "theirs.onnx")
+    with pytest.raises(TrtkitError, match=advice):
+        trtkit.export(tmp_path / "theirs.onnx", workspace=tmp_path, **options)
+    assert not (tmp_path / "export").exists()
+
+
+def test_networks_that_take_0_to_255_divide_by_one_255th(tmp_path):
+    onnx.save(classifier(), tmp_path / "theirs.onnx")
+    report = trtkit.export(
+        tmp_path / "theirs.onnx", mean=(0, 0, 0), std=(1 / 255,) * 3, workspace=tmp_path
+    )
+    assert report.verified.agreement == 1.0
+
+
+def read_card(report) -> ModelCard:
+    return ModelCard.read_from(onnx.load(report.path), report.name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_labels_as_windows_and_macos_write_them(tmp_path, encoding):
+    onnx.save(classifier(), tmp_path / "theirs.onnx")
+    labels = tmp_path / "labels.txt"
+    labels.write_bytes("ape\r\ncafe\u0301\r\n\r\nc\r\nd\r\ne\r\n".encode(encoding))
+    report = trtkit.export(tmp_path / "theirs.onnx", classes=labels, workspace=tmp_path)
+    assert read_card(report).classes == ["ape", "caf\u00e9", "c", "d", "e"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a\ncaf\u00e9\ncafe\u0301\n", "in two Unicode forms"), ("a\n", "holds one label")],
+)
+def test_labels_that_are_no_classes(tmp_path, text, message):
+    labels = tmp_path / "labels.txt"
+    labels.write_text(text, encoding="utf-8")
+    with pytest.raises(TrtkitError, match=message):
+        trtkit.export("resnet18", weights="random", classes=labels, workspace=tmp_path)
+
+
+def test_names_in_the_metadata_of_a_file(tmp_path):
+    model = classifier()
+    onnx.helper.set_model_props(model, {"names": "{0: 'a', 1: 'b', 2: 'c', 3: 'd', 4: 'e'}"})
+    onnx.save(model, tmp_path / "theirs.onnx")
+    report = trtkit.export(tmp_path / "theirs.onnx", workspace=tmp_path)
+    assert read_card(report).classes == list("abcde") and report.notes == ()
+    onnx.helper.set_model_props(model, {"names": "{0: 'a', 1: 'b'}"})
+    onnx.save(model, tmp_path / "theirs.onnx")
+    report = trtkit.export(tmp_path / "theirs.onnx", workspace=tmp_path)
+    assert read_card(report).classes[0] == "class 0"
+    assert "names 2 classes and gives 5 outputs" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("ending", "scores"),
+    [(("Softmax", "Identity"), "softmax"), (("Sigmoid",), "sigmoid"), (("Exp",), "softmax")],
+)
+def test_the_card_says_how_outputs_become_scores(tmp_path, ending, scores):
+    onnx.save(classifier(ending=ending), tmp_path / "theirs.onnx")
+    report = trtkit.export(tmp_path / "theirs.onnx", workspace=tmp_path)
+    assert report.scores == read_card(report).scores == scores
+    assert report.verified.agreement == 1.0
+    stated = trtkit.export(tmp_path / "theirs.onnx", scores="none", workspace=tmp_path)
+    assert read_card(stated).scores == ("none" if ending == ("Exp",) else scores)
+
+
+def test_a_softmax_of_single_steps_is_seen_by_its_sums(tmp_path):
+    onnx.save(classifier(ending=("Softmax", "Abs")), tmp_path / "theirs.onnx")
+    report = trtkit.export(tmp_path / "theirs.onnx", workspace=tmp_path)
+    assert report.scores == read_card(report).scores == "none"
+
+
+def test_a_network_that_hardly_depends_on_the_photo_is_a_warning(tmp_path):
+    write_photos(tmp_path / "calibration", count=4, size=(80, 80))
+    options = {"workspace": tmp_path, "mean": (0.5, 0.5, 0.5)}
+    onnx.save(classifier(), tmp_path / "theirs.onnx")
+    assert trtkit.export(tmp_path / "theirs.onnx", std=(0.2, 0.2, 0.2), **options).notes == ()
+    # Behind a layer that divides by 50 as well.
+    dull = classifier()
+    for weight in dull.graph.initializer:
+        if weight.name == "w1":
+            weight.CopyFrom(
+                onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) / 50, "w1")
+            )
+    dull.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.float32([3, 2, 1, 0, -1]), "bias")
+    )
+    next(node for node in dull.graph.node if node.op_type == "Gemm").input.append("bias")
+    onnx.save(dull, tmp_path / "dull.onnx")
+    (sentence,) = trtkit.export(tmp_path / "dull.onnx", std=(1, 1, 1), **options).notes
+    assert "All 4 photos" in sentence and "class 0" in sentence and "--mean and --std" in sentence
+
+
+def test_an_old_export_of_one_class_is_not_built(tmp_path):
+    onnx.save(classifier(), tmp_path / "theirs.onnx")
+    path = trtkit.export(tmp_path / "theirs.onnx", workspace=tmp_path).path
+    model = onnx.load(path)
+    ModelCard("foreign", "x", ["only"], Preprocessing(8, 8, 8), []).write_to(model)
+    onnx.save(model, path)
+    with pytest.raises(TrtkitError, match="with a single class"):
+        trtkit.build(["theirs"], cut=0, workspace=tmp_path)

@@ -366,3 +366,23 @@ def test_parts_that_are_none(data, tmp_path):
     (tmp_path / "bare" / "dog").mkdir(parents=True)
     with pytest.raises(TrtkitError, match=r"^None of the class folders of .*bare \(cat, dog\) ho"):
         read_part(tmp_path / "bare")
+
+
+@pytest.mark.parametrize("parts", [(), ("train", "val")])
+def test_a_folder_in_decomposed_unicode_is_the_same_class(tmp_path, parts):
+    for number, part in enumerate(parts or ("",)):
+        spelling = ("cafe\u0301", "caf\u00e9")[number]
+        fill(tmp_path / part / spelling, range(10 * number, 10 * number + 3))
+        fill(tmp_path / part / "dog", range(100 + 10 * number, 103 + 10 * number))
+    dataset = read_dataset(tmp_path)
+    assert dataset.classes == ("caf\u00e9", "dog")
+    assert {photo.label for photo in (*dataset.train, *dataset.val)} == {0, 1}
+    part = read_part(tmp_path, "all")
+    assert part.classes == ("caf\u00e9", "dog") and len(part.photos) == 6 * (len(parts) or 1)
+
+
+def test_two_spellings_of_a_class_in_one_folder_are_refused(tmp_path):
+    fill(tmp_path / "cafe\u0301", range(3))
+    fill(tmp_path / "caf\u00e9", range(3))
+    with pytest.raises(TrtkitError, match="two Unicode forms, which are one class"):
+        read_dataset(tmp_path)

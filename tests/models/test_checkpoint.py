@@ -179,3 +179,31 @@ def test_something_else_than_tensors(tmp_path):
 def test_a_missing_file():
     with pytest.raises(TrtkitError, match=r"Checkpoint nowhere\.pth not found"):
         read_checkpoint(__import__("pathlib").Path("nowhere.pth"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"class_to_idx": {"owl": 2, "cat": 0, "dog": 1}},
+        {"meta": {"categories": ["cat", "dog", "owl"]}},
+        {"hyper_parameters": {"class_names": ("cat", "dog", "owl")}},
+    ],
+)
+def test_class_names_beside_the_weights_are_read(tmp_path, model, names):
+    path = tmp_path / "ckpt.pth"
+    torch.save({"state_dict": model.network.state_dict(), "epoch": 3, **names}, path)
+    assert load(read_checkpoint(path)).classes == ["cat", "dog", "owl"]
+
+
+def test_one_output_means_two_classes(tmp_path):
+    single = weights.random("resnet18", seed=5, classes=1).model
+    path = tmp_path / "binary.pth"
+    torch.save(single.network.state_dict(), path)
+    images = torch.randn(4, 3, 64, 64)
+    with torch.inference_mode():
+        expected = torch.sigmoid(single.network(images))[:, 0]
+        pair = load(read_checkpoint(path)).model
+        assert pair.classes == 2
+        scores = torch.softmax(pair.network(images), dim=1)
+    assert float(expected.max() - expected.min()) > 1e-3
+    torch.testing.assert_close(scores, torch.stack([1 - expected, expected], dim=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtkit.building.origin import Origin, write_verified
+from trtkit.building.units import check_units
 from trtkit.building.verification import Comparison
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
+from trtkit.labels import checked_labels, labels_in
 from trtkit.models.names import ARCHITECTURES, CHECKPOINTS, check_architecture
 from trtkit.photos.samples import choose_samples
 from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from trtkit.models.weights import Weighted
 
 VERIFY_IMAGES = 4
+UNUSED_NAMES = (
+    "{} names {} classes and gives {} outputs, so its names are not used; --classes gives others."
+)
 # What of the extra exporting needs.
 EXPORTER = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
 
@@ -45,6 +51,7 @@ class ExportSettings:
     scores: Scoring | None = None
 
     def __post_init__(self) -> None:
+        check_units(self.mean, self.std)
         if self.scores not in (None, *SCORINGS):
             raise TrtkitError(
                 f"Scores {self.scores!r} not found; available: {listed(SCORINGS)}, for --scores."
@@ -120,7 +127,10 @@ def export_model(place: Workspace, model: str | Path, settings: ExportSettings) 
 def read_labels(path: Path) -> list[str]:
     """The labels of a text file, one a line. Raises TrtkitError when the file holds none."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        data = path.read_bytes()
+        # Windows writes a mark in front, which tells UTF-16 from UTF-8.
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = data.decode("utf-16" if utf16 else "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise TrtkitError(
             f"The labels {path} cannot be read ({error}); give a UTF-8 text file with one label a "
@@ -129,7 +139,12 @@ def read_labels(path: Path) -> list[str]:
     labels = [line.strip() for line in lines if line.strip()]
     if not labels:
         raise TrtkitError(f"The file of labels {path} is empty; write one label a line.")
-    return labels
+    if len(labels) == 1:
+        raise TrtkitError(
+            f"The file of labels {path} holds one label, and a classifier has two classes or more, also "
+            "with a single output: give the label of a low score first, then that of a high one."
+        )
+    return list(checked_labels(labels, f"The file of labels {path}"))
 
 
 def _default_name(source: Path, model: str) -> str:
@@ -206,7 +221,9 @@ def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -
         original, mean=mean, std=std, image_size=settings.image_size, name=source.name,
         scoring=settings.scores,
     )  # fmt: skip
-    names = _class_names(labels, adopted.classes)
+    own = labels_in({prop.key: prop.value for prop in original.metadata_props})
+    unused = labels is None and own is not None and len(own) != adopted.classes
+    names = _class_names(labels or (None if unused else own), adopted.classes)
     card = ModelCard(
         "foreign",
         f"file {source.name}",
@@ -224,6 +241,7 @@ def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -
     return Origin(
         adopted.model, card, reference, adopted.ending.activation, adopted.single,
         stated=settings.scores is not None,
+        notes=(UNUSED_NAMES.format(source.name, len(own or ()), adopted.classes),) if unused else (),
     )  # fmt: skip
 
 

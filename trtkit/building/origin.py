@@ -40,7 +40,8 @@ class Origin:
 
     `reference` gives the origin's own output, float32 N x outputs, for prepared images; `activation` is
     what the origin applies to its logits and the graph does not; `single`: the origin gives one output
-    where the graph gives those of two classes. `stated`: the caller said how outputs become scores.
+    where the graph gives those of two classes. `stated`: the caller said how outputs become scores;
+    `notes`: sentences that a user should read.
     """
 
     graph: onnx.ModelProto
@@ -49,6 +50,7 @@ class Origin:
     activation: Activation | None = None
     single: bool = False
     stated: bool = True
+    notes: tuple[str, ...] = ()
 
     def comparable(self, outputs: Array, reference: Array) -> tuple[Array, Array, Scoring]:
         """Outputs of the graph and of the origin in one form, and how that form becomes scores."""
@@ -104,10 +106,10 @@ def write_verified(origin: Origin, destination: Path, samples: SampleImages) -> 
         comparison = compare(first, second, LIMITS["fp32"], scoring)
         name = f"The exported {destination.stem}"
         check(comparison, LIMITS["fp32"], name, samples.describe(), REMEDY)
-    notes = []
+    notes = [*origin.notes]
     if not origin.card.weights.startswith("random") and samples.source != GENERATED:
         sentence = one_answer(outputs, origin.card, samples.images)
-        notes = [sentence] if sentence is not None else []
+        notes += [sentence] if sentence is not None else []
     return VerifiedExport(comparison, origin.card, tuple(notes))
 
 

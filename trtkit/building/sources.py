@@ -162,7 +162,13 @@ def load_model(name: str, path: Path) -> Model:
     from trtkit.graph.tree import Model
 
     graph = read_model(path)
-    return Model(name, graph, ModelCard.read_from(graph, name))
+    card = ModelCard.read_from(graph, name)
+    if len(card.classes) == 1:
+        raise TrtkitError(
+            f"{name} was exported by an earlier trtkit with a single class, which every photo gets; export "
+            "its original again: one output is two classes now."
+        )
+    return Model(name, graph, card)
 
 
 def _digest(path: Path) -> str:

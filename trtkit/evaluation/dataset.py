@@ -17,6 +17,7 @@ from trtkit.evaluation.folders import (
     LabelledPhoto,
     Listing,
     SkippedPhoto,
+    class_folder,
     class_folders,
     class_names,
     list_photos,
@@ -238,7 +239,7 @@ def _check_every_class(
     for label, name in enumerate(classes):
         if label in labels:
             continue
-        folder = root / name
+        folder = class_folder(root, name)
         own = [item for item in skipped if item.path.is_relative_to(folder)]
         first = own[0]
         if first.path == folder:

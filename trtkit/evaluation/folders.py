@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from trtkit.errors import TrtkitError, listed, os_reason
+from trtkit.labels import checked_labels, clean_label
 from trtkit.photos.files import IMAGE_EXTENSIONS, find_images, is_hidden
 
 TRAIN: Final = "train"
@@ -70,10 +71,13 @@ def class_folders(root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """The class folders in `root`, sorted. Raises TrtkitError when there are none."""
+    """The classes that the folders in `root` are named after, sorted.
+
+    Raises TrtkitError when there are none, and when two names are one class.
+    """
     names, photos = _look_into(root)
     if names:
-        return tuple(sorted(names))
+        return tuple(sorted(checked_labels(sorted(names), str(root))))
     if photos:
         raise TrtkitError(
             f"{root} has {photos} photos lying directly in it but no class folders; put the photos of "
@@ -83,6 +87,15 @@ def class_names(root: Path) -> tuple[str, ...]:
         f"{root} has no class folders; give a folder with one folder of photos for each class, or "
         "with train/ and val/ that hold such folders."
     )
+
+
+def class_folder(root: Path, name: str) -> Path:
+    """The folder of a class in `root`, however its name is spelt."""
+    folder = root / name
+    if not folder.is_dir():
+        spelt = (path for path in root.iterdir() if clean_label(path.name) == name)
+        folder = next(spelt, folder)
+    return folder
 
 
 def _look_into(root: Path) -> tuple[set[str], int]:
@@ -116,7 +129,7 @@ def list_photos(root: Path, names: Sequence[str], classes: Sequence[str] | None 
     photos: list[LabelledPhoto] = []
     skipped: list[SkippedPhoto] = []
     for name in names:
-        folder = root / name
+        folder = class_folder(root, name)
         try:
             images = list(find_images([folder]))
         except TrtkitError as error:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.errors import TrtkitError, available, first_line, listed
 from trtkit.extras import require
+from trtkit.labels import clean_labels
 from trtkit.models.names import CHECKPOINTS
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.pipeline import load
@@ -359,4 +360,4 @@ def _class_names(weighted: Weighted) -> tuple[str, ...]:
             f"The {weighted.source} names {len(names)} classes but has {weighted.model.classes} "
             "outputs; save it again."
         )
-    return tuple(names)
+    return clean_labels(names)

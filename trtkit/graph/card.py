@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import onnx
 
 from trtkit.errors import TrtkitError
+from trtkit.labels import clean_labels
 from trtkit.preprocessing import Preprocessing
 from trtkit.scores import Scoring
 from trtkit.serialization import from_plain, to_plain
@@ -40,6 +41,9 @@ class ModelCard:
     blocks: list[BlockBoundary]
     trained_on: dict[str, Any] = field(default_factory=dict)
     scores: Scoring = "softmax"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", list(clean_labels(self.classes)))
 
     def write_to(self, model: onnx.ModelProto) -> None:
         """Replace all the model's metadata by this card."""

@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 
 from trtkit.atomic import not_written, whole_file
 from trtkit.errors import TrtkitError, first_line
+from trtkit.labels import labels_in
 from trtkit.models.architectures import create
 from trtkit.models.blocks import BlockModel
 from trtkit.models.names import ARCHITECTURES
-from trtkit.models.weights import Weighted
+from trtkit.models.weights import Weighted, two_classes
 from trtkit.preprocessing import Preprocessing
 from trtkit.serialization import from_plain, to_plain
 
@@ -88,7 +89,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} is not a state dict that can be read without executing code "
             f"({first_line(error)}); save it with torch.save(model.state_dict(), PATH)."
         ) from error
+    metadata: dict[str, Any] = {}
     if isinstance(content, dict):
+        metadata = _described_classes(content)
         # Training scripts commonly wrap the state dict in a dict of their own.
         content = next(
             (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)),
@@ -102,7 +105,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "torch.save(model.state_dict(), PATH)."
         )
     state = {name.removeprefix("module."): value for name, value in content.items()}
-    return Checkpoint(path, state)
+    return Checkpoint(path, state, metadata)
 
 
 def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
@@ -123,6 +126,8 @@ def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
     model = create(wanted, classes or 1000)
     _check_fits(checkpoint, model, own)
     model.network.load_state_dict(checkpoint.state)
+    if model.classes == 1:
+        model = two_classes(model)
     names = checkpoint.metadata.get("classes")
     called = checkpoint.metadata.get("name")
     source = f"{called} ({checkpoint.path.name})" if called else checkpoint.path.name
@@ -199,4 +204,11 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise TrtkitError(
             f"The metadata of {path} are not valid JSON ({error}); save the checkpoint anew."
         ) from error
-    return Checkpoint(path, state, own)
+    return Checkpoint(path, state, {**_described_classes(metadata), **own})
+
+
+def _described_classes(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`classes`, where what was saved beside the weights, or in a dict of its own, names them."""
+    parts = [content, *(value for value in content.values() if isinstance(value, Mapping))]
+    labels = next(filter(None, map(labels_in, parts)), None)
+    return {} if labels is None else {"classes": labels}

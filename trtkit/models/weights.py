@@ -99,6 +99,24 @@ def with_classes(model: BlockModel, classes: int, seed: int) -> BlockModel:
     return as_blocks(model.architecture, model.network)
 
 
+def two_classes(model: BlockModel) -> BlockModel:
+    """A model of one output x with the outputs 0 and x of two classes, whose softmax is 1 - p and p.
+
+    The network is changed in place and seen as blocks anew.
+    """
+    name, old = last_linear(model)
+    holder, _, leaf = name.rpartition(".")
+    layer = nn.Linear(old.in_features, 2, bias=old.bias is not None)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight[1:] = old.weight
+        if old.bias is not None:
+            layer.bias.zero_()
+            layer.bias[1:] = old.bias
+    setattr(model.network.get_submodule(holder), leaf, layer)
+    return as_blocks(model.architecture, model.network)
+
+
 def check_finite(model: BlockModel) -> None:
     """Raise TrtkitError naming the first tensor that holds a NaN or an infinity."""
     for name, value in model.network.state_dict().items():

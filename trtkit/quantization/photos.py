@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from trtkit.errors import ImageError, TrtkitError, listed
 from trtkit.evaluation.folders import SkippedPhoto, class_names, part_folders
+from trtkit.labels import clean_label
 from trtkit.photos.files import file_state, photo_paths
 from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers, ordered_map
@@ -210,7 +211,7 @@ def _read(
         for base in bases:
             if path.is_relative_to(base):
                 below = path.relative_to(base).parts
-                return below[0] if len(below) > 1 else None
+                return clean_label(below[0]) if len(below) > 1 else None
         return None
 
     def read(path: Path) -> CalibrationPhoto | SkippedPhoto:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from trtkit.errors import TrtkitError, available
+from trtkit.labels import clean_label
 from trtkit.scores import HOLDS, Scoring
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import Candidate, Span, candidates, sightings_of
@@ -256,8 +257,8 @@ def merged(
 
 def class_index(classes: Sequence[str], label: str, of: str) -> int:
     """The place of a class among those `of` a tail. Raises TrtkitError where it is not among them."""
-    if label in classes:
-        return list(classes).index(label)
+    if clean_label(label) in classes:
+        return list(classes).index(clean_label(label))
     raise TrtkitError(f"Class {label!r} not found in {of}; {available(label, classes)}.")
 
 

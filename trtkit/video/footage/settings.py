@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trtkit.bundle import Manifest
 from trtkit.errors import TrtkitError
+from trtkit.labels import clean_labels
 from trtkit.preprocessing import Preprocessing
 from trtkit.serialization import from_plain, to_plain
 from trtkit.stages import Stage
@@ -40,6 +41,9 @@ class Identity:
     tail_id: str
     classes: tuple[str, ...]
     bundle: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", clean_labels(self.classes))
 
     @classmethod
     def of(cls, manifest: Manifest, tail: Stage, folder: Path) -> Identity:
