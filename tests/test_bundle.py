@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
 import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from trtkit import atomic, publishing
+from trtkit import publishing
 from trtkit.bundle import MANIFEST, Manifest, check_files, read_manifest
 from trtkit.errors import TrtkitError
 from trtkit.identity import file_digest
@@ -24,7 +28,8 @@ def stage(folder: Path, name: str, content: str, parent: str | None = None) -> S
     path = folder / f"{name}-{content}.onnx"
     path.write_text(content)
     return Stage(
-        name=name, id=content, role="head", parent=parent, file=path.name, digest=file_digest(path),
+        name=name, id=content.encode().hex(), role="head", parent=parent, file=path.name,
+        digest=file_digest(path),
         inputs=(StageInput("x", "float32", (None, 3), None if parent is None else "y"),),
         outputs=(StageOutput("y", "float32", (None, 2), "logits"),), classes=("cat", "dog"),
     )  # fmt: skip
@@ -131,13 +136,12 @@ def test_staging_is_removed_whatever_happens(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_killed_builds_left_is_swept_away(tmp_path, monkeypatch):
+def test_what_killed_builds_left_is_swept_away(tmp_path):
     with publishing.staging(tmp_path) as dead:
         pass
     dead.mkdir()
     # The lock of a dead process is free.
     (dead / ".lock").touch()
-    monkeypatch.setattr(atomic, "_swept", set())
     with publishing.staging(tmp_path) as other, publishing.staging(tmp_path):
         assert not dead.exists()
         assert other.exists()
@@ -158,7 +162,7 @@ def test_tails_and_paths(tmp_path):
 def test_what_a_manifest_says_of_scores_and_names_is_read_back(tmp_path):
     publish(tmp_path, "one")
     path = tmp_path / "b" / MANIFEST
-    text = path.read_text(encoding="utf-8")
+    text = edited(tmp_path / "b").read_text(encoding="utf-8")
     # A bundle of an earlier version says nothing of scores, and names as the files had them.
     assert read_manifest(tmp_path / "b").tails[0].scoring == "softmax"
     text = text.replace('"cat"', '"\\ufeffcafe\\u0301"').replace(
@@ -167,3 +171,87 @@ def test_what_a_manifest_says_of_scores_and_names_is_read_back(tmp_path):
     path.write_text(text, encoding="utf-8")
     tail = read_manifest(tmp_path / "b").tails[0]
     assert (tail.classes, tail.scoring) == (("caf\u00e9", "dog"), "sigmoid")
+
+
+def edited(folder: Path, **changed: object) -> Path:
+    """The manifest as an earlier version without seals would have written it, with other values."""
+    path = folder / MANIFEST
+    value = {**json.loads(path.read_text()), **changed}
+    del value["seal"]
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_a_manifest_that_was_changed_is_refused(tmp_path):
+    publish(tmp_path, "one")
+    path = tmp_path / "b" / MANIFEST
+    path.write_text(path.read_text().replace('"resize": 256', '"resize": 257'))
+    with pytest.raises(
+        TrtkitError,
+        match=r"bundle.json cannot be read \(it was damaged or changed after trtkit wrote it",
+    ):
+        read_manifest(tmp_path / "b")
+
+
+def test_no_single_bit_of_a_manifest_changes_its_meaning(tmp_path):
+    built = publish(tmp_path, "one")
+    path = tmp_path / "b" / MANIFEST
+    data = path.read_bytes()
+    draw = random.Random(3)
+    for _ in range(300):
+        at, bit = draw.randrange(len(data)), draw.randrange(8)
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+        with suppress(TrtkitError):
+            assert read_manifest(tmp_path / "b") == built
+
+
+def test_a_manifest_of_an_earlier_version_has_no_seal(tmp_path):
+    built = publish(tmp_path, "one")
+    edited(tmp_path / "b")
+    assert read_manifest(tmp_path / "b") == built
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"batch": [0, 1, 2]}, "batches of 0, 1 and 2"),
+        ({"batch": [4, 2, 8]}, "batches of 4, 2 and 8"),
+        ({"cut": -1}, "the cut -1"),
+        ({"preprocessing": {"height": 0, "width": 1, "resize": 9}}, "cannot be cropped"),
+    ],
+)
+def test_values_that_no_build_writes_are_refused(tmp_path, changed, reason):
+    publish(tmp_path, "one")
+    edited(tmp_path / "b", **changed)
+    with pytest.raises(TrtkitError, match=reason):
+        read_manifest(tmp_path / "b")
+
+
+def test_an_id_that_is_no_digest_is_refused(tmp_path):
+    publish(tmp_path, "one")
+    stages = json.loads((tmp_path / "b" / MANIFEST).read_text())["stages"]
+    stages[0]["id"] = "../x"
+    edited(tmp_path / "b", stages=stages)
+    with pytest.raises(TrtkitError, match="the id '../x' of stage a is not hexadecimal"):
+        read_manifest(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkfifo, "it is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is a link"),
+        (lambda path: path.mkdir(), "Is a directory"),
+    ],
+)
+def test_an_engine_is_a_regular_file_of_the_bundle(tmp_path, make, reason):
+    built = publish(tmp_path, "one")
+    path = tmp_path / "b" / built.stages[0].file
+    path.unlink()
+    make(path)
+    with pytest.raises(TrtkitError, match=rf"{path.name} of stage a cannot be read \({reason}"):
+        check_files(tmp_path / "b", built.stages)
+    path.with_name(MANIFEST).unlink()
+    make(path.with_name(MANIFEST))
+    with pytest.raises(TrtkitError, match="bundle.json cannot be read|no bundle in"):
+        read_manifest(tmp_path / "b")

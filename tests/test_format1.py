@@ -20,6 +20,7 @@ from tests.recorded.fingerprint import fingerprint
 from trtkit.bundle import MANIFEST, read_manifest
 from trtkit.errors import TrtkitError
 from trtkit.scores import softmax
+from trtkit.serialization import write_json
 from trtkit.stages import OutputRef
 
 DATA = Path(__file__).parent / "data"
@@ -106,7 +107,7 @@ def test_it_is_built_again_in_the_new_format(tmp_path):
     shutil.copytree(BUNDLE, folder)
     # As if another version of the backend had built it; else there would be nothing to build.
     manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "build_id": "0"}))
+    write_json(folder / MANIFEST, {**manifest, "build_id": "0"})
     trtkit.build(bundle_name="format1", workspace=tmp_path)
     assert json.loads((folder / MANIFEST).read_text())["format"] == 2
     for tail in TAILS:
@@ -126,7 +127,7 @@ def test_it_is_built_again_in_the_new_format(tmp_path):
 def test_a_damaged_manifest(tmp_path, damage, problem):
     value = json.loads((BUNDLE / MANIFEST).read_text())
     damage(value["stages"])
-    (tmp_path / MANIFEST).write_text(json.dumps(value))
+    write_json(tmp_path / MANIFEST, value)
     with pytest.raises(TrtkitError) as raised:
         read_manifest(tmp_path)
     assert str(raised.value) == (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -13,6 +12,7 @@ from tests.trees import body, head, prefix
 from trtkit.bundle import MANIFEST, Manifest, read_manifest
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
+from trtkit.serialization import write_json
 from trtkit.stages import OutputRef, StageInput, StageOutput, check_tree, path_to, paths_to
 
 PREFIX = prefix()
@@ -160,7 +160,7 @@ def sentence_of(folder, stages) -> str:
 
 
 def write(folder, value) -> None:
-    (folder / MANIFEST).write_text(json.dumps(value), encoding="utf-8")
+    write_json(folder / MANIFEST, value)
 
 
 def test_a_tree_is_read_as_it_was_written(tmp_path):

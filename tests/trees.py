@@ -15,7 +15,7 @@ def stage(name: str, role: Role, parent: Stage | None, output: StageOutput) -> S
     taken = parent.outputs[0] if parent is not None else None
     spec = taken if taken is not None else IMAGE
     return Stage(
-        name=name, id=f"id of {name}", role=role, parent=parent.name if parent is not None else None,
+        name=name, id=name.encode().hex(), role=role, parent=parent.name if parent is not None else None,
         file=f"{name}.onnx", digest="0",
         inputs=(StageInput("x", spec.dtype, spec.shape, taken.name if taken is not None else None),),
         outputs=(output,), classes=CLASSES if output.kind == "logits" else None,

@@ -30,9 +30,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 # For how long the main thread may take to end the process itself.
 _GRACE_SECONDS = 1.0
 
-# The scratch folders of this process, and the folders whose leftovers it has removed.
+# The scratch folders of this process.
 _in_use: set[Path] = set()
-_swept: set[Path] = set()
 _process = os.getpid()
 _watching = False
 
@@ -104,11 +103,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the scratch folders that dead processes left in `folder`, once in this process."""
-    place = folder.absolute()
-    if place in _swept:
-        return
-    _swept.add(place)
+    """Remove the scratch folders that dead processes left in `folder`."""
     leftovers: list[Path] = []
     with suppress(OSError):
         leftovers = list(folder.glob(f"{SCRATCH_PREFIX}*"))

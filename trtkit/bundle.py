@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from trtkit.errors import TrtkitError, available, os_reason
 from trtkit.format1 import as_format_2
 from trtkit.identity import file_digest
 from trtkit.preprocessing import Preprocessing
+from trtkit.sealing import read_json_file, regular_file
 from trtkit.serialization import from_plain, to_plain
 from trtkit.stages import OutputRef, Stage, check_tree, path_to
 
@@ -105,7 +107,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json_file(path)
         if isinstance(value, dict) and value.get("format") == 1:
             value = as_format_2(value)
         elif isinstance(value, dict) and value.get("format") != FORMAT:
@@ -114,6 +116,7 @@ def read_manifest(folder: Path) -> Manifest:
             )
         manifest = from_plain(value, Manifest)
         check_tree(manifest.stages)
+        _check_values(manifest)
     except FileNotFoundError as error:
         raise TrtkitError(
             f"There is no bundle in {folder}: it has no {MANIFEST}; run `trtkit build`."
@@ -125,6 +128,18 @@ def read_manifest(folder: Path) -> Manifest:
     if not manifest.tails:
         raise TrtkitError(f"The bundle {folder} has no tail; build it again with `trtkit build`.")
     return manifest
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Raise ValueError for values that no build writes."""
+    least, usual, most = manifest.batch
+    if not 1 <= least <= usual <= most:
+        raise ValueError(f"it has batches of {least}, {usual} and {most} images")
+    if manifest.cut < 0:
+        raise ValueError(f"it has the cut {manifest.cut}")
+    for stage in manifest.stages:
+        if not re.fullmatch("([0-9a-f]{2})+", stage.id):
+            raise ValueError(f"the id {stage.id!r} of stage {stage.name} is not hexadecimal")
 
 
 def check_files(
@@ -142,6 +157,10 @@ def check_files(
 
 def _check_file(path: Path, digest: str, stage: Stage) -> None:
     try:
+        # A link could lead out of the bundle; a pipe or a device would be read for ever.
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a link; a bundle has its files in its own folder")
+        regular_file(path).close()
         intact = file_digest(path) == digest
     except OSError as error:
         raise TrtkitError(

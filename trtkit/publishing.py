@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from filelock import FileLock
 from trtkit.atomic import scratch_folder, sync
 from trtkit.bundle import MANIFEST, Manifest
 from trtkit.errors import TrtkitError, os_reason
+from trtkit.serialization import sealed_text
 
 # Beside the bundles. The file stays; only its lock matters.
 LOCK = ".publishing.lock"
@@ -56,8 +56,7 @@ def _publish(folder: Path, staged: Path, manifest: Manifest) -> None:
     wanted = {name for stage in manifest.stages for name in stage.files()}
     try:
         folder.mkdir(exist_ok=True)
-        text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False) + "\n"
-        (staged / MANIFEST).write_text(text, encoding="utf-8")
+        (staged / MANIFEST).write_text(sealed_text(manifest.to_json()), encoding="utf-8")
         for name in sorted(wanted):
             sync(staged / name)
             (staged / name).replace(folder / name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trtkit.atomic import whole_file
+from trtkit.sealing import read_json_file, sealed
 
 T = TypeVar("T")
 
@@ -41,16 +42,22 @@ def from_plain(value: Any, kind: type[T]) -> T:
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """The `kind` in a JSON file. Raises OSError, or ValueError for content that does not fit."""
-    return from_plain(json.loads(path.read_text(encoding="utf-8")), kind)
+    """The `kind` in a JSON file, its seal checked if it has one.
+
+    Raises OSError, or ValueError for content that does not fit.
+    """
+    return from_plain(read_json_file(path), kind)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON; the file appears whole. Raises TrtkitError."""
+    """Write an object as indented JSON with its seal; the file appears whole. Raises TrtkitError."""
     with whole_file(path) as temporary:
-        temporary.write_text(
-            json.dumps(to_plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        temporary.write_text(sealed_text(value), encoding="utf-8")
+
+
+def sealed_text(value: Any, indent: int = 2) -> str:
+    """An object as the text of a JSON file, with its seal."""
+    return json.dumps(sealed(to_plain(value)), indent=indent, ensure_ascii=False) + "\n"
 
 
 def _with_lists(value: Any) -> Any:

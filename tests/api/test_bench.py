@@ -21,7 +21,7 @@ from trtkit.benchmark.results import Contest
 from trtkit.cpu import usable_cores
 from trtkit.errors import TrtkitError
 from trtkit.reporting import Silent, reporting
-from trtkit.serialization import to_plain
+from trtkit.serialization import to_plain, write_json
 from trtkit.workspace import Workspace
 
 
@@ -64,7 +64,7 @@ def precisions(built, tmp_path):
         folder = place.engines / name
         shutil.copytree(first, folder)
         manifest = json.loads((folder / "bundle.json").read_text())
-        (folder / "bundle.json").write_text(json.dumps({**manifest, "name": name, **changes}))
+        write_json(folder / "bundle.json", {**manifest, "name": name, **changes})
         os.utime(folder / "bundle.json", (10**9 - age, 10**9 - age))
 
     add("digits-fp16", 0)

@@ -28,7 +28,7 @@ from trtkit.photos.samples import generate_images
 from trtkit.publishing import LOCK
 from trtkit.runtime.models import LoadedModel
 from trtkit.runtime.pipeline import load
-from trtkit.serialization import from_plain
+from trtkit.serialization import from_plain, write_json
 from trtkit.store.costs import CacheCosts, machine_of
 
 
@@ -146,7 +146,7 @@ def test_costs_are_measured_on_a_few_photos_of_all(make_workspace, monkeypatch):
     [
         ("engine_costs", TrtkitError("There is no memory.")),
         ("measure_costs", TrtkitError("The disk is full.")),
-        ("TemporaryDirectory", OSError(errno.EROFS, "Read-only file system")),
+        ("scratch_folder", OSError(errno.EROFS, "Read-only file system")),
     ],
 )
 def test_costs_that_cannot_be_measured_fail_no_build(make_workspace, monkeypatch, failing, error):
@@ -227,7 +227,7 @@ def test_a_bundle_for_another_backend_says_so(make_workspace):
     place = make_workspace("resnet18")
     report = build(place, cut=2)
     path = report.folder / MANIFEST
-    path.write_text(path.read_text().replace('"backend": "onnxruntime"', '"backend": "tensorrt"'))
+    write_json(path, {**json.loads(path.read_text()), "backend": "tensorrt"})
     with pytest.raises(
         TrtkitError,
         match=r"was built for the tensorrt backend; available here: .*onnxruntime; run `trtkit build "

@@ -22,6 +22,7 @@ from trtkit.bundle import read_manifest
 from trtkit.errors import TrtkitError
 from trtkit.graph.canonical import graph_digest
 from trtkit.graph.card import METADATA_KEY
+from trtkit.graph.files import write_sealed
 from trtkit.graph.tree import stage_tree
 from trtkit.identity import stage_id
 from trtkit.workspace import Workspace
@@ -242,7 +243,7 @@ def without_product(place, name: str) -> None:
     card = json.loads(kept.value)
     card["classes"] = card["classes"][: 512 // THINNER]
     kept.value = json.dumps(card)
-    onnx.save(model, place.export_path(name))
+    write_sealed(model, place.export_path(name))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

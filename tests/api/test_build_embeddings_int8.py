@@ -15,6 +15,7 @@ from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import get_backend
 from trtkit.engines.tensorrt import backend as backends
 from trtkit.errors import TrtkitError
+from trtkit.graph.files import write_sealed
 from trtkit.graph.values import producers
 from trtkit.photos.samples import generate_images
 
@@ -53,7 +54,7 @@ def quantized_export(place, name: str, left: str, images) -> None:
             if each.output[0] == logits or gemm.output[0] in each.input:
                 model.graph.node.remove(each)
         gemm.output[0] = logits
-    onnx.save(model, path)
+    write_sealed(model, path)
 
 
 @pytest.mark.parametrize("left", FLOAT)

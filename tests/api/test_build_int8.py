@@ -22,6 +22,7 @@ from trtkit.bundle import read_manifest
 from trtkit.engines.registry import get_backend
 from trtkit.errors import TrtkitError
 from trtkit.extras import EXTRAS
+from trtkit.graph.files import write_sealed
 from trtkit.identity import file_digest
 from trtkit.quantization import calibrate
 from trtkit.quantization.ranges import Ranges, ranges_path, read_ranges
@@ -461,7 +462,7 @@ def test_a_model_that_is_quantized_already(place: Workspace) -> None:
     exported = onnx.load(place.exports / "resnet18.onnx")
     del graph.metadata_props[:]
     graph.metadata_props.extend(exported.metadata_props)
-    onnx.save(graph, place.exports / "done.onnx")
+    write_sealed(graph, place.exports / "done.onnx")
     with recorded() as reports:
         built = build(place, "done", cut=0)
     assert built.manifest.quantized is None

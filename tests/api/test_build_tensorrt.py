@@ -17,6 +17,7 @@ from trtkit.engines.options import BuildOptions
 from trtkit.errors import TrtkitError
 from trtkit.photos.samples import generate_images
 from trtkit.runtime.device.runner import DeviceRunner
+from trtkit.serialization import write_json
 from trtkit.workspace import Workspace
 
 CARD = {"device_name": "NVIDIA A10", "compute_capability": (8, 6)}
@@ -155,10 +156,10 @@ def test_what_a_rebuild_needs(monkeypatch, place):
     folder = build(place, "resnet18", cut=2, bundle_name="b").folder
     manifest = json.loads((folder / MANIFEST).read_text())
     earlier = {**manifest, "stages": [{**s, "source": None} for s in manifest["stages"]]}
-    (folder / MANIFEST).write_text(json.dumps(earlier))
+    write_json(folder / MANIFEST, earlier)
     with pytest.raises(TrtkitError, match=r"keeps no ONNX to build from; give the exported models"):
         rebuild(place, "b")
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    write_json(folder / MANIFEST, manifest)
     with pytest.raises(TrtkitError, match="Bundle `c` not found in .*; available: "):
         rebuild(place, "c")
     source = next(folder.glob("prefix-source-*.onnx"))

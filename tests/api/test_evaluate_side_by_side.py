@@ -21,7 +21,7 @@ from trtkit.evaluation.scoring import SubjectReport
 from trtkit.identity import file_digest
 from trtkit.photos.images import load_image
 from trtkit.runtime.pipeline import Pipeline, load
-from trtkit.serialization import to_plain
+from trtkit.serialization import to_plain, write_json
 
 SCALE, ZERO = 0.0625, 9
 TAIL = "resnet18"
@@ -96,7 +96,7 @@ def store_bytes(source: Path, folder: Path, boundary: dict | None) -> None:
         stage["digest"] = file_digest(folder / stage["file"])
         stage[f"{side}s"][0]["dtype"] = "uint8"
     manifest.update(name=folder.name, precision="int8", quantized={"boundary": boundary})
-    path.write_text(json.dumps(manifest))
+    write_json(path, manifest)
 
 
 def errors(values: np.ndarray, reference: np.ndarray) -> float:

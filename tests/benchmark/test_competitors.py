@@ -23,6 +23,7 @@ from trtkit.benchmark.spec import COMPUTE, END_TO_END, Spec
 from trtkit.bundle import read_manifest
 from trtkit.cpu import usable_cores
 from trtkit.errors import TrtkitError
+from trtkit.graph.files import write_sealed
 from trtkit.serialization import from_plain, to_plain
 from trtkit.workspace import Workspace
 
@@ -280,13 +281,13 @@ def unsplit(tmp_path_factory, exports):
     root = tmp_path_factory.mktemp("unsplit")
     (root / "export").mkdir()
     whole = onnx.load(exports / "resnet18.onnx")
-    onnx.save(whole, root / "export" / "resnet18.onnx")
+    write_sealed(whole, root / "export" / "resnet18.onnx")
     # The same weights, the same names, another network.
     next(node for node in whole.graph.node if node.op_type == "Relu").op_type = "Tanh"
-    onnx.save(whole, root / "export" / "other.onnx")
+    write_sealed(whole, root / "export" / "other.onnx")
     card = json.loads(whole.metadata_props[0].value) | {"architecture": "foreign", "blocks": []}
     whole.metadata_props[0].value = json.dumps(card)
-    onnx.save(whole, root / "export" / "foreign.onnx")
+    write_sealed(whole, root / "export" / "foreign.onnx")
     for name in ("resnet18", "other", "foreign"):
         trtkit.build([name], cut=0, precision="fp32", bundle_name=name, workspace=root)
     return Workspace(root).engines

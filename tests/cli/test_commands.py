@@ -14,6 +14,7 @@ import pytest
 
 from tests.pictures import write_photos
 from trtkit.cli.main import run
+from trtkit.serialization import write_json
 from trtkit.workspace import Workspace
 
 
@@ -119,7 +120,7 @@ def test_what_auto_chose_is_said(trtkit, workspace, photos, tmp_path, read, coun
     manifest["costs"]["store"]["fp16"].update(read=read, read_cold=read)
     # Longer than the rounding of the sum, whatever this machine is doing.
     manifest["costs"]["prefix"] = 1.0
-    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    write_json(bundle / "bundle.json", manifest)
     ended = trtkit("infer", photos, "--bundle", bundle, "--stats", stats, "--no-cache")
     assert "Cache" not in ended.err
     ended = trtkit("infer", photos, "--bundle", bundle, "--stats", stats)

@@ -18,6 +18,7 @@ from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.runtime.pipeline import choose_tails
 from trtkit.runtime.results import Result
 from trtkit.runtime.runner import Planner
+from trtkit.serialization import write_json
 
 FROM = ("--bundle", BUNDLE)
 CACHE = ("--cache", "always")
@@ -199,7 +200,7 @@ def test_models_on_two_prefixes_use_no_cache_together(trtkit, photos, tmp_path, 
     (body,) = [stage for stage in tails if stage["name"] == "resnet34-body"]
     body["parent"] = "second"
     manifest["stages"] = [prefix, {**prefix, "name": "second"}, *tails]
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+    write_json(folder / "bundle.json", manifest)
     arguments = ("infer", photos, "--bundle", folder, "--format", "jsonl")
     alone = [trtkit(*arguments, "--no-cache", "--tail", tail).out.splitlines() for tail in TAILS]
     rows_run.clear()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import random
+from contextlib import suppress
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
+from tests.thin import thin_networks
 from trtkit.errors import TrtkitError
 from trtkit.models import checkpoint, weights
 from trtkit.models.checkpoint import identify, load, read_checkpoint, save_checkpoint
@@ -207,3 +212,67 @@ def test_one_output_means_two_classes(tmp_path):
         scores = torch.softmax(pair.network(images), dim=1)
     assert float(expected.max() - expected.min()) > 1e-3
     torch.testing.assert_close(scores, torch.stack([1 - expected, expected], dim=1))
+
+
+@pytest.fixture(scope="module")
+def thin_model():
+    with thin_networks(16):
+        return weights.random("resnet18", seed=5, classes=3).model
+
+
+def damaged_copies(data: bytes, count: int, seed: int):
+    """`data` with one bit turned, most of them in the header, `count` times."""
+    draw = random.Random(seed)
+    head = 8 + int.from_bytes(data[:8], "little")
+    for number in range(count):
+        at, bit = draw.randrange(head if number % 4 else len(data)), draw.randrange(8)
+        yield data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+
+
+def test_no_single_bit_of_a_checkpoint_changes_a_weight_or_a_class(tmp_path, thin_model):
+    path = tmp_path / "best.safetensors"
+    classes = ["cat", "dog", "owl"]
+    save_checkpoint(path, thin_model, classes, Preprocessing.for_image_size(96))
+    refused = 0
+    with thin_networks(16):
+        for damaged in damaged_copies(path.read_bytes(), 200, seed=4):
+            path.write_bytes(damaged)
+            try:
+                found = load(read_checkpoint(path))
+            except TrtkitError:
+                refused += 1
+                continue
+            assert same_weights(found.model, thin_model)
+            assert (found.classes, found.preprocessing) == (classes, Preprocessing(96, 96, 110))
+    assert refused > 190
+
+
+def test_damage_without_a_seal_is_one_sentence_or_none(tmp_path, thin_model):
+    path = tmp_path / "foreign.safetensors"
+    about = {
+        "architecture": "resnet18",
+        "classes": ["a", "b", "c"],
+        "preprocessing": {"resize": 300},
+    }
+    state = {name: value.contiguous() for name, value in thin_model.network.state_dict().items()}
+    save_file(state, path, {"trtkit": json.dumps(about)})
+    with thin_networks(16):
+        for damaged in damaged_copies(path.read_bytes(), 150, seed=5):
+            path.write_bytes(damaged)
+            with suppress(TrtkitError):
+                load(read_checkpoint(path))
+
+
+@pytest.mark.parametrize(
+    "about",
+    ["[]", "[" * 100_000, '{"classes": [1, 2, 3]}', '{"preprocessing": {"resize": "wide"}}'],
+)
+def test_metadata_of_another_kind_are_one_sentence(tmp_path, thin_model, about):
+    path = tmp_path / "odd.safetensors"
+    state = {name: value.contiguous() for name, value in thin_model.network.state_dict().items()}
+    save_file(state, path, {"trtkit": about})
+    with (
+        thin_networks(16),
+        pytest.raises(TrtkitError, match="save the checkpoint anew|save it anew"),
+    ):
+        load(read_checkpoint(path))

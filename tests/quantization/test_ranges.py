@@ -91,7 +91,7 @@ def test_the_file_can_be_read_by_people(tmp_path):
     assert text.endswith("}\n")
     assert ' "größe/add": 0.125' in text
     value = json.loads(text)
-    assert tuple(value) == ("format", *FIELDS)
+    assert tuple(value) == ("format", *FIELDS, "seal")
     assert value["format"] == 1
     assert value["edges"] == {"conv1": [0], "add": [0, 1]}
 

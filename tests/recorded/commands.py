@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.recorded.workspace import MEAN, STD
+from trtkit.serialization import write_json
 
 PAIR = "thin-a+thin-b-cut4-fp32"
 
@@ -37,7 +38,7 @@ def fix_costs(root: Path) -> None:
         manifest = json.loads(path.read_text())
         if manifest["costs"] is not None:
             manifest["costs"] = _fixed(manifest["costs"])
-            path.write_text(json.dumps(manifest))
+            write_json(path, manifest)
 
 
 def _fixed(value: Any, key: str = "") -> Any:

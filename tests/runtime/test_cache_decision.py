@@ -17,7 +17,7 @@ from trtkit import CacheOptions
 from trtkit.bundle import MANIFEST
 from trtkit.engines.registry import get_backend
 from trtkit.runtime.pipeline import load
-from trtkit.serialization import to_plain
+from trtkit.serialization import to_plain, write_json
 from trtkit.store import cache as cache_module
 from trtkit.store.cache import PrefixCache, fits_memory
 from trtkit.store.costs import CacheCosts, StoreCosts, machine_of
@@ -45,7 +45,7 @@ def bundle_with(built, tmp_path):
             shutil.copytree(built / "engines" / BUNDLE, folder, copy_function=os.link)
         value = json.loads((folder / MANIFEST).read_text())
         (folder / MANIFEST).unlink()  # a hard link to the other tests' file
-        (folder / MANIFEST).write_text(json.dumps({**value, "costs": costs}))
+        write_json(folder / MANIFEST, {**value, "costs": costs})
         return folder
 
     return make
@@ -164,7 +164,7 @@ def test_a_bundle_of_before_has_no_costs(bundle_with, photos):
     folder = bundle_with(None)
     value = json.loads((folder / MANIFEST).read_text())
     del value["costs"]
-    (folder / MANIFEST).write_text(json.dumps(value))
+    write_json(folder / MANIFEST, value)
     pipeline = run(folder, photos)
     assert (pipeline.manifest.costs, pipeline.cache_decision.why) == (None, UNMEASURED)
 
@@ -188,9 +188,7 @@ def test_with_maps_on_the_card_the_disk_alone_is_left_out(
     ).folder
     value = json.loads((folder / MANIFEST).read_text())
     dear = value["costs"]["store"]["fp16"] | {"read": 1e6, "read_cold": 1e6}
-    (folder / MANIFEST).write_text(
-        json.dumps({**value, "costs": {**value["costs"], "store": {"fp16": dear}}})
-    )
+    write_json(folder / MANIFEST, {**value, "costs": {**value["costs"], "store": {"fp16": dear}}})
     # What lies on the disk already is not read either.
     with load(folder, cache=CacheOptions(mode="always")) as filling:
         list(filling.infer([photos]))

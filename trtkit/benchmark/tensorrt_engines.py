@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from trtkit.errors import TrtkitError
 from trtkit.runtime.device.runner import DeviceRunner
 from trtkit.runtime.loading import backend_of
 from trtkit.runtime.models import LoadedModel, bare_stages, output_of
-from trtkit.serialization import from_plain, write_json
+from trtkit.serialization import from_plain, read_json, write_json
 from trtkit.stages import Role, Stage
 from trtkit.tensors import Array
 from trtkit.workspace import TIMING_FOLDER
@@ -182,7 +181,7 @@ def unsplit_engine(folder: Path, manifest: Manifest, tail: Stage, built: Path) -
     record = plan.with_suffix(".json")
     if not record.is_file():
         _build(folder, manifest, tail, backend, plan, record)
-    return backend.load(plan, json.loads(record.read_text()), "trtkit bench")
+    return backend.load(plan, read_json(record, dict[str, Any]), "trtkit bench")
 
 
 def _backend(manifest: Manifest) -> Backend:

@@ -95,12 +95,12 @@ class VerifiedExport:
 
 def write_verified(origin: Origin, destination: Path, samples: SampleImages) -> VerifiedExport:
     """Write beside `destination`, compare, and only then take its place. Raises TrtkitError."""
-    from trtkit.graph.files import write_model
+    from trtkit.graph.files import write_sealed
 
     reference = origin.reference(samples.images)
     origin = origin.settled(reference)
     with whole_file(destination) as temporary:
-        write_model(origin.graph, temporary)
+        write_sealed(origin.graph, temporary)
         outputs = load_graphs(("head", temporary)).classify(samples.images)
         first, second, scoring = origin.comparable(outputs, reference)
         comparison = compare(first, second, LIMITS["fp32"], scoring)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from trtkit.extras import require
 from trtkit.identity import build_id, file_digest
 from trtkit.photos.samples import choose_samples
 from trtkit.quantization.photos import Int8Options
+from trtkit.sealing import read_json_file
 from trtkit.serialization import to_plain, write_json
 from trtkit.store.costs import machine_of
 from trtkit.workspace import Workspace
@@ -128,6 +128,6 @@ def _read_profile(file: Path) -> Profile | None:
     from trtkit.costs.profile import Profile
 
     try:
-        return Profile.from_json(json.loads(file.read_text(encoding="utf-8")))
+        return Profile.from_json(read_json_file(file))
     except (OSError, ValueError):
         return None

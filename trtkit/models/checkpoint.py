@@ -21,6 +21,7 @@ from trtkit.models.blocks import BlockModel
 from trtkit.models.names import ARCHITECTURES
 from trtkit.models.weights import Weighted, two_classes
 from trtkit.preprocessing import Preprocessing
+from trtkit.sealing import BLANK, MARK, SealBroken, check_file, seal_file
 from trtkit.serialization import from_plain, to_plain
 
 METADATA_KEY = "trtkit"
@@ -67,10 +68,11 @@ def write_tensors(
         temporary.touch()
         mode = temporary.stat().st_mode
         try:
-            save_file(state, temporary, {METADATA_KEY: json.dumps(metadata)})
+            save_file(state, temporary, {METADATA_KEY: json.dumps(metadata), MARK: BLANK})
         except SafetensorError as error:
             raise not_written(path, first_line(error)) from error
         temporary.chmod(mode)
+        seal_file(temporary)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -125,18 +127,24 @@ def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
     classes = _head_classes(wanted, checkpoint.state)
     model = create(wanted, classes or 1000)
     _check_fits(checkpoint, model, own)
-    model.network.load_state_dict(checkpoint.state)
+    try:
+        model.network.load_state_dict(checkpoint.state)
+        names = from_plain(checkpoint.metadata.get("classes"), list[str] | None)  # type: ignore[arg-type]
+        image = from_plain(checkpoint.metadata.get("preprocessing"), Preprocessing | None)  # type: ignore[arg-type]
+    except (RuntimeError, ValueError) as error:
+        raise TrtkitError(
+            f"{checkpoint.path} does not hold a whole {wanted} ({first_line(error)}); copy it "
+            "again, or save it anew."
+        ) from error
     if model.classes == 1:
         model = two_classes(model)
-    names = checkpoint.metadata.get("classes")
     called = checkpoint.metadata.get("name")
     source = f"{called} ({checkpoint.path.name})" if called else checkpoint.path.name
-    image = checkpoint.metadata.get("preprocessing")
     return Weighted(
         model=model,
         source=f"checkpoint {source}",
-        classes=list(names) if names else None,
-        preprocessing=from_plain(image, Preprocessing) if image else None,
+        classes=names or None,
+        preprocessing=image,
         trained_on=_trained_on(checkpoint.metadata.get("dataset")),
     )
 
@@ -190,20 +198,28 @@ def _shapes(state: dict[str, torch.Tensor]) -> dict[str, str]:
 
 def _read_safetensors(path: Path) -> Checkpoint:
     try:
+        check_file(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except SealBroken as error:
+        raise TrtkitError(
+            f"{path} is not the checkpoint that was saved: {error}; copy it again, or remove it and "
+            "train anew."
+        ) from error
+    except (SafetensorError, OSError, ValueError) as error:
         raise TrtkitError(
             f"{path} is not a readable safetensors file ({first_line(error)}); copy it again or "
             "save it anew."
         ) from error
     try:
         own = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise TrtkitError(
             f"The metadata of {path} are not valid JSON ({error}); save the checkpoint anew."
         ) from error
+    if not isinstance(own, dict):
+        raise TrtkitError(f"The metadata of {path} are no JSON object; save the checkpoint anew.")
     return Checkpoint(path, state, {**_described_classes(metadata), **own})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from trtkit.atomic import whole_file
 from trtkit.errors import TrtkitError, os_reason
-from trtkit.serialization import from_plain, to_plain
+from trtkit.sealing import read_json_file
+from trtkit.serialization import from_plain, sealed_text, to_plain
 
 FORMAT = 1
 SUFFIX = ".ranges.json"
@@ -56,9 +56,9 @@ class Ranges:
 
     def write(self, path: Path) -> None:
         """Raises TrtkitError when the file cannot be written."""
-        text = json.dumps({"format": FORMAT, **to_plain(self)}, indent=1, ensure_ascii=False)
+        text = sealed_text({"format": FORMAT, **to_plain(self)}, indent=1)
         with whole_file(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
 
     @classmethod
     def from_json(cls, value: Any) -> Ranges:
@@ -79,7 +79,7 @@ def ranges_path(calibration: Path, model: str) -> Path:
 def read_ranges(path: Path) -> tuple[Ranges | None, str | None]:
     """The ranges in that file, or the reason why it cannot be read; None for both without a file."""
     try:
-        return Ranges.from_json(json.loads(path.read_bytes())), None
+        return Ranges.from_json(read_json_file(path)), None
     except FileNotFoundError:
         return None, None
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from trtkit.atomic import not_written
 from trtkit.errors import TrtkitError, listed, os_reason
-from trtkit.serialization import write_json
+from trtkit.serialization import read_json, write_json
 from trtkit.training.options import TrainOptions
 from trtkit.workspace import BEST, Workspace, check_name
 
@@ -33,7 +32,7 @@ class Run:
         """The training of that name. Raises TrtkitError when there is none."""
         folder = place.checkpoints / name
         try:
-            return cls(folder, json.loads((folder / RECORD).read_text(encoding="utf-8")))
+            return cls(folder, read_json(folder / RECORD, dict[str, Any]))
         except FileNotFoundError as error:
             names = sorted(path.parent.name for path in place.checkpoints.glob(f"*/{RECORD}"))
             raise TrtkitError(
@@ -85,7 +84,12 @@ class Run:
         path = self.folder / METRICS
         if not path.is_file():
             return None
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            metrics = read_json(path, dict[str, Any])
+        except (OSError, ValueError) as error:
+            raise TrtkitError(
+                f"{path} cannot be read ({error}); remove it, and resume the training to write it again."
+            ) from error
         return metrics if metrics.get("finished") else None
 
     @contextmanager
