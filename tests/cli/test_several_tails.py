@@ -12,12 +12,12 @@ import pytest
 
 import trtkit as package
 from tests.small import BUNDLE, TAILS, write_files
+from tests.stage_runs import rows_by_stage
 from trtkit import TrtkitError
 from trtkit.cli.predictions import follow
 from trtkit.engines.onnxruntime import OnnxRuntimeBackend
 from trtkit.runtime.pipeline import choose_tails
 from trtkit.runtime.results import Result
-from trtkit.runtime.runner import Planner
 from trtkit.serialization import write_json
 
 FROM = ("--bundle", BUNDLE)
@@ -35,18 +35,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def rows_run(monkeypatch):
-    """The rows that each stage computes from now on, run by run."""
-    rows = {}
-    plan = Planner.plan
-
-    def recording(self, *arguments):
-        work = plan(self, *arguments)
-        for stage in work.stages:
-            rows.setdefault(stage.name, []).append(work.rows[stage.name])
-        return work
-
-    monkeypatch.setattr(Planner, "plan", recording)
-    return rows
+    return rows_by_stage(monkeypatch)
 
 
 def lines_of(trtkit, photos, *arguments, form="jsonl"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, replace
 from functools import partial
 
 import numpy as np
@@ -12,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.small import BUNDLE, FILES, PIXELS
+from tests.stage_runs import rows_by_stage
 from trtkit.bundle import read_manifest
-from trtkit.errors import ImageError
+from trtkit.errors import ImageError, TrtkitError
 from trtkit.identity import bytes_digest
 from trtkit.photos.images import load_image
 from trtkit.runtime.classifier import Classifier, Item
 from trtkit.runtime.loading import load_runner
-from trtkit.runtime.runner import Planner
+from trtkit.runtime.runner import HostRunner
+from trtkit.stages import OutputRef, StageInput, StageOutput
 
 MANIFEST = read_manifest(BUNDLE)
 ONE, OTHER = (tail.ref("logits") for tail in MANIFEST.tails)
@@ -61,22 +64,7 @@ def expected(runner):
 
 @pytest.fixture
 def rows_run(monkeypatch):
-    return counted(monkeypatch)
-
-
-def counted(patch):
-    """The rows that each stage computes from now on, run by run."""
-    rows = {}
-    plan = Planner.plan
-
-    def recording(self, *arguments):
-        work = plan(self, *arguments)
-        for stage in work.stages:
-            rows.setdefault(stage.name, []).append(work.rows[stage.name])
-        return work
-
-    patch.setattr(Planner, "plan", recording)
-    return rows
+    return rows_by_stage(monkeypatch)
 
 
 def file_item(number: int) -> Item:
@@ -123,7 +111,7 @@ def test_any_batch_with_any_store_gives_each_item_its_rows(runner, expected):
     def check(numbers, stored, wanted, writable):
         store = filled(expected, stored, writable=writable)
         with pytest.MonkeyPatch.context() as patch:
-            rows = counted(patch)
+            rows = rows_by_stage(patch)
             one = classifier(runner, wanted, store)
             assert_rows(run(one, numbers), wanted, numbers, expected)
         good = [number for number in numbers if number >= 0]
@@ -264,3 +252,57 @@ def test_streams_and_batches_from_several_threads(runner, expected):
         np.testing.assert_allclose(
             store.maps[key_of(number)], expected[MAPS][number], rtol=1e-4, atol=1e-6
         )
+
+
+def test_what_stored_maps_do_not_give_is_refused(runner):
+    stem = replace(
+        MANIFEST.stages[0], name="stem", outputs=(StageOutput("stem", "float32", (None, 3)),)
+    )
+    twin = StageOutput("twin", "float32", (None, 3))
+    prefix, *others = MANIFEST.stages
+    prefix = replace(
+        prefix, parent="stem", outputs=(*prefix.outputs, twin),
+        inputs=(StageInput("x", "float32", (None, 3), "stem"),),
+    )  # fmt: skip
+    heads = [stage for stage in others if stage.role == "head"]
+    both = replace(
+        heads[0], name="both", parent="prefix",
+        inputs=(
+            StageInput("x", *astuple(prefix.outputs[0])[1:3], prefix.outputs[0].name),
+            StageInput("y", "float32", (None, 3), "twin"),
+        ),
+    )  # fmt: skip
+    tree = HostRunner([stem, prefix, *others, both], {})
+    refused = {
+        OutputRef("stem", "stem"): "Output stem:stem cannot be computed from stored maps of",
+        OutputRef("prefix", "twin"): "Output prefix:twin cannot be computed from stored maps of",
+        both.ref("logits"): "Stage both takes x ",
+    }
+    for ref, sentence in refused.items():
+        with pytest.raises(TrtkitError, match=f"^{sentence}"):
+            classifier(tree, [ONE, ref], MemoryStore())
+        # Nothing of it is stored, so all of it is computed.
+        assert classifier(tree, [ONE, ref]).wanted == (ONE, ref)
+    assert classifier(tree, [ONE, MAPS, EMBEDDING], MemoryStore()).store is not None
+
+
+WRONG_ENTRIES = {
+    "of another size": lambda feature: feature[:, :3],
+    "that numpy would repeat": lambda feature: feature[:1],
+    "with a batch": lambda feature: feature[None],
+    "quantized": lambda feature: feature.astype(np.int8),
+}
+
+
+@pytest.mark.parametrize("change", WRONG_ENTRIES.values(), ids=WRONG_ENTRIES)
+def test_entries_that_no_prefix_gave_are_computed_again(runner, expected, caplog, change):
+    store = filled(expected, range(4))
+    for number in (1, 2):
+        store.maps[key_of(number)] = change(expected[MAPS][number])
+    one = classifier(runner, [ONE], store)
+    for hits in (2, 6):
+        assert_rows(run(one, range(4)), [ONE], range(4), expected)
+        assert one.stats.hits == hits
+    assert store.put_keys == [key_of(1), key_of(2)]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"A stored map of {MAPS} is ")

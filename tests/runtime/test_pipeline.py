@@ -11,12 +11,12 @@ import pytest
 
 import trtkit
 from tests.pictures import write_photos
+from tests.stage_runs import rows_by_stage
 from trtkit import CacheOptions, TrtkitError
 from trtkit.photos.images import load_image
 from trtkit.runtime import classifier
 from trtkit.runtime import pipeline as module
 from trtkit.runtime.pipeline import Pipeline, load
-from trtkit.runtime.runner import Planner
 from trtkit.scores import softmax
 from trtkit.sizes import parse_size
 from trtkit.store.cache import cache_folder
@@ -47,18 +47,7 @@ def run(bundle: Path, paths, cache: CacheOptions | None = None, **options):
 
 
 def stages_run(monkeypatch) -> dict[str, list[int]]:
-    """The rows that each stage computes from now on, run by run."""
-    rows: dict[str, list[int]] = {}
-    plan = Planner.plan
-
-    def recording(self, *arguments):
-        work = plan(self, *arguments)
-        for stage in work.stages:
-            rows.setdefault(stage.name, []).append(work.rows[stage.name])
-        return work
-
-    monkeypatch.setattr(Planner, "plan", recording)
-    return rows
+    return rows_by_stage(monkeypatch)
 
 
 def best(results) -> list[float]:

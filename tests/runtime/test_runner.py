@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tests.runtime.batches import batches, values
+from tests.runtime.batches import WRONG_IMAGES, WRONG_MAPS, batches, values
 from tests.runtime.branched import (
     ALL,
     EARLY,
@@ -197,3 +199,43 @@ def test_what_cannot_be_run_is_said_before_anything_runs(
     with pytest.raises(TrtkitError, match=f"^{re.escape(sentence)}$"):
         getattr(runner, method)(wanted, images, maps)
     assert not any(engine.rows for engine in tree[1].values())
+
+
+@pytest.mark.parametrize("method", ["run", "submit"])
+@pytest.mark.parametrize(("maps", "sentence"), WRONG_MAPS.values(), ids=WRONG_MAPS)
+def test_known_maps_that_no_stage_gives_are_refused(runner, tree, method, maps, sentence):
+    with pytest.raises(TrtkitError, match=f"^{re.escape(sentence)}$"):
+        getattr(runner, method)([A, EXIT], IMAGES[:2], {MAPS: maps})
+    assert not any(engine.rows for engine in tree[1].values())
+
+
+@pytest.mark.parametrize(("images", "sentence"), WRONG_IMAGES.values(), ids=WRONG_IMAGES)
+def test_images_that_no_engine_takes_are_refused(runner, tree, images, sentence):
+    with pytest.raises(TrtkitError, match=f"^{re.escape(sentence)}$"):
+        runner.submit([A], images)
+    assert not any(engine.rows for engine in tree[1].values())
+
+
+def test_runs_of_several_threads_take_turns(tree):
+    stages, engines = tree
+    running = []
+
+    class Alone:
+        """An engine that one thread at a time may run."""
+
+        def __init__(self, engine) -> None:
+            self.engine = engine
+
+        def run(self, inputs):
+            running.append(self)
+            time.sleep(0.0005)
+            assert running == [self]
+            outputs = self.engine.run(inputs)
+            running.remove(self)
+            return outputs
+
+    runner = HostRunner(stages, {name: Alone(engine) for name, engine in engines.items()})
+    with ThreadPoolExecutor(4) as threads:
+        results = threads.map(lambda n: runner.run([A, B], IMAGES[n : n + 2]), range(12))
+        for number, outputs in enumerate(results):
+            assert_whole(outputs, [A, B], [number, number + 1], {})

@@ -121,7 +121,7 @@ def test_training_sees_the_very_pixels_that_infer_gives_the_engine(photos):
         return {"logits": SimpleNamespace(numpy=lambda: logits)}
 
     engine = SimpleNamespace(
-        inputs=[TensorSpec("image", "uint8", (None, 1, 1, 3))],
+        inputs=[TensorSpec("image", "uint8", (None, SIZE.height, SIZE.width, 3))],
         outputs=[TensorSpec("logits", "float32", (None, 2))],
         run=run,
     )

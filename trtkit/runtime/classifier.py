@@ -6,7 +6,7 @@ feature map is found, computed or computed again is decided here and nowhere els
 
 from __future__ import annotations
 
-import threading
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -25,6 +25,8 @@ from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.runner import Pending, Runner
 from trtkit.stages import OutputRef
 from trtkit.tensors import Array
+
+log = logging.getLogger("trtkit.classifier")
 
 
 class MapStore(Protocol):
@@ -119,7 +121,8 @@ class StartedBatch:
 class Classifier:
     """A runner, the outputs `wanted` of it, and a store of the maps of the edge `guarded`.
 
-    `prepare` and `run` may be called from any thread; the runner works on one batch at a time.
+    With a store all of `wanted` is that edge or computed from it, else TrtkitError. `prepare` and `run` may
+    be called from any thread; the runner works on one batch at a time.
     """
 
     def __init__(
@@ -137,7 +140,9 @@ class Classifier:
         self.stats = InferenceStats()
         self._preprocessing = preprocessing
         self._guarded = guarded
-        self._lock = threading.Lock()
+        self._misfits = count()
+        if self.store is not None and guarded is not None:
+            runner.planner.check_guard(self.wanted, guarded)
 
     def stream(
         self, items: Iterable[Item], *, batch: int, workers: int | None = None
@@ -150,7 +155,7 @@ class Classifier:
         started = time.perf_counter() - self.stats.seconds
         workers = workers or default_workers()
         ahead = 2 * batch + workers
-        with self._lock:
+        with self.runner.lock:
             # Hits are held by items that are read ahead and by batches under way.
             self.runner.reserve(batch, ahead + self.runner.depth * batch if self.store else 0)
         # Closed, so that no thread goes on decoding for a caller who has stopped listening.
@@ -209,7 +214,7 @@ class Classifier:
         if hits and self._guarded is not None and self.wanted != (self._guarded,):
             known = {self._guarded: [item.feature for item in hits]}
         pending = None
-        with self._lock:
+        with self.runner.lock:
             self._count(items, good, hits)
             if first or known:
                 pending = self.runner.submit(
@@ -228,7 +233,7 @@ class Classifier:
         """Wait for a batch, keep its feature maps, and hand out its rows."""
         if not batch.places:
             return FinishedBatch(batch.items, {})
-        with self._lock:
+        with self.runner.lock:
             outputs = batch.pending.result() if batch.pending is not None else {}
             self._keep(batch.computed, outputs)
             rows = {ref: self._rows(ref, outputs, batch)[batch.places] for ref in self.wanted}
@@ -262,7 +267,17 @@ class Classifier:
         lease = self.runner.lease(key) if self._guarded not in self.wanted else None
         if lease is not None:
             return lease
-        return self.runner.read_hit(lambda into: store.get(key, into))
+        feature = self.runner.read_hit(lambda into: store.get(key, into))
+        if feature is None or self._guarded is None:
+            return None
+        if self.runner.planner.fits(self._guarded, feature):
+            return feature
+        if next(self._misfits) == 0:
+            log.warning(
+                "A stored map of %s is %s %s, which its stage does not give; such maps are computed again.",
+                self._guarded, feature.dtype, " x ".join(map(str, feature.shape)),
+            )  # fmt: skip
+        return None
 
     def _wanted(self, computed: Sequence[PreparedItem]) -> Sequence[OutputRef]:
         """With the maps to keep, where there are any."""

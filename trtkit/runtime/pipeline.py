@@ -47,8 +47,9 @@ class Pipeline:
     """Tails of one bundle, loaded and ready to classify.
 
     Call it with anything that is a picture, from as many threads as you like: concurrent calls share
-    batches. `infer` goes through files and folders, `stream` through an iterable. `close()` it, or use it
-    as a context manager, so that what is still on its way to the cache is written.
+    batches, and all other methods take turns. `infer` goes through files and folders, `stream` through an
+    iterable. `close()` it, or use it as a context manager, so that what is still on its way to the cache is
+    written.
 
     `tails` are the models, `tail` the first of them; `cache_decision`: whether the cache on disk is used
     and why, where the cache mode left it open.
@@ -193,19 +194,21 @@ class Pipeline:
         """Logits, float32 N x classes, and the feature maps at the cut, N x ..., of one run. No cache.
 
         `images`: uint8 N x H x W x 3 RGB, 1 to the bundle's largest batch. The maps are in the dtype
-        that the prefix gives and valid until the next run; None where nothing is split.
+        that the prefix gives; None where nothing is split.
         """
         logits = self._logits[0][1]
         if self.cut is None:
             return self.logits(images), None
-        outputs = self.runner.submit([logits, self.cut], list(images)).result()
-        return outputs[logits], outputs[self.cut]
+        with self.runner.lock:
+            outputs = self.runner.submit([logits, self.cut], list(images)).result()
+            return outputs[logits], outputs[self.cut].copy()
 
     def features(self, images: Array) -> Array | None:
-        """A copy of the feature maps alone; for the rest see `logits_and_features`."""
+        """The feature maps alone; for the rest see `logits_and_features`."""
         if self.cut is None:
             return None
-        return self.runner.submit([self.cut], list(images)).result()[self.cut].copy()
+        with self.runner.lock:
+            return self.runner.submit([self.cut], list(images)).result()[self.cut].copy()
 
     def logits_on_device(self, images: Any) -> Tensor:
         """Logits of prepared images that lie on the GPU, left there: float32 N x classes. No cache.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from trtkit.engines.base import Engine, Tensor
+from trtkit.engines.base import Engine, Tensor, check_fits
 from trtkit.errors import TrtkitError, listed
 from trtkit.stages import OutputRef, Stage, StageInput, StageOutput, paths_to
 from trtkit.tensors import Array
@@ -33,13 +35,17 @@ class Lease(Protocol):
 
 
 class Runner(Protocol):
-    """The loaded engines of a tree of stages, to which batches are given. One thread at a time.
+    """The loaded engines of a tree of stages, to which batches are given.
 
-    `depth` is how many batches it is worth having under way.
+    From any thread: `run`, `on_device`, `lease`, `read_hit` and `close`. Threads that share a runner hold
+    `lock` from `submit` until they have used the outputs. `depth` is how many batches it is worth having
+    under way; `planner` knows the outputs.
     """
 
     depth: int
     on_gpu: bool
+    planner: Planner
+    lock: AbstractContextManager[Any]
 
     def reserve(self, images: int, read_ahead: int = 0) -> None:
         """Make room for batches of that many images, and for known maps that are read ahead.
@@ -118,18 +124,71 @@ class Planner:
             for stage in stages
             for output in stage.outputs
         }
+        self.image = next((stage.inputs[0] for stage in stages if stage.parent is None), None)
         self._stages = stages
         self._paths: dict[tuple[OutputRef, ...], tuple[Stage, ...]] = {}
 
     def plan(self, wanted: Sequence[OutputRef], images: int, known: Known) -> PassPlan:
-        """Raises TrtkitError for an unknown output, and for maps that lead to none of `wanted`."""
+        """The pass over so many images and these known maps.
+
+        Raises TrtkitError for an unknown output, and for maps that lead to none of `wanted`, or that
+        their stage would not give.
+        """
+        work = self._plan(wanted, images, {ref: len(maps) for ref, maps in known.items()})
+        for ref, maps in known.items():
+            if isinstance(maps, np.ndarray):
+                maps = maps[:1]
+            for value in maps:
+                # Those that the runner itself holds are what its engines gave.
+                if hasattr(value, "shape") and not self.fits(ref, value):
+                    sizes = " x ".join(map(str, value.shape)) or "single number"
+                    raise TrtkitError(
+                        f"Stage {ref.stage} gives {self.outputs[ref]}, so no map of it is a "
+                        f"{value.dtype} {sizes}; give maps of this stage, each without the batch."
+                    )
+        return work
+
+    def fits(self, ref: OutputRef, value: Array) -> bool:
+        """Whether an array can be one map of that output, whatever floats it is stored as."""
+        spec = self.outputs[ref]
+        sizes = spec.shape[1:]
+        if value.shape != sizes and (
+            len(value.shape) != len(sizes)
+            or any(size not in (None, own) for size, own in zip(sizes, value.shape, strict=True))
+        ):
+            return False
+        return value.dtype == spec.dtype or value.dtype.kind == np.dtype(spec.dtype).kind == "f"
+
+    def check_images(self, images: Any) -> None:
+        """Raise TrtkitError unless these are images that the engines take, H x W x 3 each."""
+        if self.image is None:
+            return
+        for value in images[:1] if isinstance(images, np.ndarray) else images:
+            if value.shape != self.image.shape[1:] or value.dtype != self.image.dtype:
+                check_fits(self.image, (len(images), *value.shape), value.dtype.name)
+
+    def check_guard(self, wanted: Sequence[OutputRef], guarded: OutputRef) -> None:
+        """Raise TrtkitError unless maps of the edge `guarded` are all that `wanted` is computed from."""
+        below = [ref for ref in wanted if ref != guarded]
+        for ref in below:
+            if not any(guarded in sources_of(stage) for stage in self._path((ref,))):
+                raise TrtkitError(
+                    f"Output {ref} cannot be computed from stored maps of {guarded}; want outputs below "
+                    "this edge, or classify without the store."
+                )
+        if below:
+            self._plan(below, 0, {guarded: 1})
+
+    def _plan(
+        self, wanted: Sequence[OutputRef], images: int, known: Mapping[OutputRef, int]
+    ) -> PassPlan:
         path = self._path(tuple(wanted))
         rows: dict[str, int] = {}
         used: set[OutputRef] = set()
         for stage in path:
             rows[stage.name] = images if stage.parent is None else rows[stage.parent]
             sources = sources_of(stage)
-            counts = {len(known.get(ref, ())) for ref in sources}
+            counts = {known.get(ref, 0) for ref in sources}
             if not any(counts):
                 continue
             used.update(sources)
@@ -139,7 +198,7 @@ class Planner:
                     "maps for each of these, or the images."
                 )
             rows[stage.name] += counts.pop()
-        useless = [str(ref) for ref in known if len(known[ref]) and ref not in used]
+        useless = [str(ref) for ref, count in known.items() if count and ref not in used]
         if useless:
             raise TrtkitError(
                 f"Known maps of {listed(useless)} lead to none of {listed(map(str, wanted))}; leave "
@@ -180,8 +239,9 @@ class HostRunner:
 
     def __init__(self, stages: Sequence[Stage], engines: Mapping[str, Engine]) -> None:
         """`engines`: the loaded engine of each stage, by the stage's name."""
-        self._planner = Planner(stages)
+        self.planner = Planner(stages)
         self._engines = engines
+        self.lock: AbstractContextManager[Any] = threading.RLock()
 
     def submit(
         self,
@@ -191,6 +251,7 @@ class HostRunner:
         *,
         keys: Sequence[bytes | None] = (),
     ) -> Done:
+        self.planner.check_images(images)
         values = self._run(wanted, np.stack(images) if len(images) else None, known, len(images))
         outputs = {}
         for ref in wanted:
@@ -198,21 +259,24 @@ class HostRunner:
                 value = values[ref].numpy()
                 # The engine may use its memory again once its tensor is dropped.
                 outputs[ref] = (
-                    np.array(value) if self._planner.outputs[ref].kind == "logits" else value
+                    np.array(value) if self.planner.outputs[ref].kind == "logits" else value
                 )
         return Done(outputs)
 
     def run(
         self, wanted: Sequence[OutputRef], images: Array, known: Known = NOTHING
     ) -> dict[OutputRef, Array]:
-        values = self._run(wanted, images if len(images) else None, known, len(images))
+        self.planner.check_images(images)
+        with self.lock:
+            values = self._run(wanted, images if len(images) else None, known, len(images))
         return {
-            ref: np.array(values[ref].numpy()) if ref in values else self._planner.empty(ref)
+            ref: np.array(values[ref].numpy()) if ref in values else self.planner.empty(ref)
             for ref in wanted
         }
 
     def on_device(self, wanted: OutputRef, images: Any) -> Tensor:
-        value: Tensor = self._run([wanted], images, NOTHING, 1)[wanted]
+        with self.lock:
+            value: Tensor = self._run([wanted], images, NOTHING, 1)[wanted]
         return value
 
     def reserve(self, images: int, read_ahead: int = 0) -> None:
@@ -233,7 +297,7 @@ class HostRunner:
         """Every output of every stage of the pass."""
         values: dict[OutputRef, Any] = {}
         inputs: dict[OutputRef | None, Any] = {None: images}
-        for stage in self._planner.plan(wanted, count, known).stages:
+        for stage in self.planner.plan(wanted, count, known).stages:
             feeds = {}
             for spec in stage.inputs:
                 ref = None

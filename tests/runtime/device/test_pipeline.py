@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -53,6 +54,25 @@ def test_feature_maps_and_logits_of_one_run(monkeypatch, tmp_path):
             pipeline.features(PHOTOS[:9])
     del chain, pipeline, features
     simulation.cuda.assert_clean()
+
+
+def test_runs_of_several_threads_take_turns(monkeypatch, tmp_path):
+    install(monkeypatch)
+    with pipeline_of(device_chain(engines(tmp_path))) as pipeline, ThreadPoolExecutor(4) as threads:
+        maps = [pipeline.features(PHOTOS[start : start + 4]) for start in range(8)]
+
+        def work(turn: int) -> None:
+            start = turn % 8
+            own = PHOTOS[start : start + 4]
+            if turn % 3 == 0:
+                logits, features = pipeline.logits_and_features(own)
+            else:
+                logits, features = pipeline.logits(own), pipeline.features(own)
+            np.testing.assert_array_equal(features, maps[start])
+            np.testing.assert_allclose(logits, LOGITS[start : start + 4], rtol=1e-4, atol=1e-5)
+
+        for done in [threads.submit(work, turn) for turn in range(32)]:
+            done.result()
 
 
 def test_no_feature_maps_without_a_cut(monkeypatch, tmp_path):

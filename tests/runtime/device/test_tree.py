@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.engines.simulated import VERSIONS, install
 from tests.engines.simulated.plans import backend_for
-from tests.runtime.batches import batches, values
+from tests.runtime.batches import WRONG_IMAGES, WRONG_MAPS, batches, values
 from tests.runtime.branched import (
     ALL,
     EARLY,
@@ -315,3 +316,32 @@ def test_what_cannot_be_run_is_said_before_anything_runs(
         runner.submit(wanted, images_of([0, 1]), values(known))
     assert simulation.cuda.live() == before
     assert_whole(runner.submit([A], images_of([2])).result(), [A], [2], {})
+
+
+WRONG_BATCHES = {
+    **{
+        f"maps {name}": (IMAGES[:2], {MAPS: maps}, text)
+        for name, (maps, text) in WRONG_MAPS.items()
+    },
+    **{f"images {name}": (images, {}, text) for name, (images, text) in WRONG_IMAGES.items()},
+}
+
+
+def test_images_and_maps_that_no_stage_takes_are_refused(monkeypatch, tmp_path):
+    simulation = install(monkeypatch)
+    runner = runner_of(tmp_path)
+    before = simulation.cuda.live()
+    for images, known, sentence in WRONG_BATCHES.values():
+        for method in (runner.submit, runner.run):
+            with pytest.raises(TrtkitError, match=f"^{re.escape(sentence)}$"):
+                method([A, EXIT], images, known)
+    assert simulation.cuda.live() == before
+
+
+def test_runs_of_several_threads_take_turns(monkeypatch, tmp_path):
+    install(monkeypatch)
+    runner = runner_of(tmp_path)
+    with ThreadPoolExecutor(4) as threads:
+        results = threads.map(lambda n: runner.run([A, MAPS], IMAGES[n : n + 3]), range(20))
+        for number, outputs in enumerate(results):
+            assert_whole(outputs, [A, MAPS], range(number, number + 3), {})

@@ -8,7 +8,9 @@ that are known already are copied behind them, and its children run over all.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,7 @@ IN_FLIGHT = 2
 
 
 class DeviceRunner:
-    """Loaded plans of a tree of stages on one GPU. Not for several threads at once.
+    """Loaded plans of a tree of stages on one GPU.
 
     `engines`: the plan of each stage, by the stage's name. `guarded`: the edge that a feature store
     guards, None for none; `gpu_cache`: bytes of device memory for its maps that stay there, 0 for
@@ -59,9 +61,9 @@ class DeviceRunner:
     ) -> None:
         self._stages = list(stages)
         self._engines = engines
-        self._planner = Planner(stages)
+        self.planner = Planner(stages)
         self._image = next(stage.inputs[0] for stage in stages if stage.parent is None)
-        self._row_bytes = {ref: row_bytes(spec) for ref, spec in self._planner.outputs.items()}
+        self._row_bytes = {ref: row_bytes(spec) for ref, spec in self.planner.outputs.items()}
         self._smallest = {name: engine.batch[0] for name, engine in engines.items()}
         self.largest = min(engine.batch[1] for engine in engines.values())
         self._inward, self.compute, self._outward = Stream(), Stream(), Stream()
@@ -78,6 +80,7 @@ class DeviceRunner:
         self.slots: list[Slot] = []
         self._pending: dict[int, DevicePending] = {}
         self._turn = 0
+        self.lock: AbstractContextManager[Any] = threading.RLock()
 
     def reserve(self, images: int, read_ahead: int = 0) -> None:
         rows = max(images, *self._smallest.values())
@@ -86,11 +89,10 @@ class DeviceRunner:
             self.runs.clear()
             self.slots = []
             self.slots = [
-                Slot(number, rows, self._image, self._planner.outputs)
-                for number in range(IN_FLIGHT)
+                Slot(number, rows, self._image, self.planner.outputs) for number in range(IN_FLIGHT)
             ]
         if self._guarded and read_ahead > (self._rows.count if self._rows is not None else 0):
-            spec = self._planner.outputs[self._guarded]
+            spec = self.planner.outputs[self._guarded]
             shape = tuple(size or 1 for size in spec.shape[1:])
             self._rows = PinnedRows(read_ahead, shape, spec.dtype)
 
@@ -102,7 +104,8 @@ class DeviceRunner:
         *,
         keys: Sequence[bytes | None] = (),
     ) -> DevicePending:
-        work = self._planner.plan(wanted, len(images), known)
+        self.planner.check_images(images)
+        work = self.planner.plan(wanted, len(images), known)
         total = max(work.rows.values(), default=0)
         self._check(total)
         self.reserve(total)
@@ -141,22 +144,25 @@ class DeviceRunner:
         self, wanted: Sequence[OutputRef], images: Array, known: Known = NOTHING
     ) -> dict[OutputRef, Array]:
         if any(map(len, known.values())):
-            outputs = _copied(self.submit(wanted, list(images), known).result())
-            return {ref: outputs.get(ref, self._planner.empty(ref)) for ref in wanted}
-        self._planner.plan(wanted, len(images), NOTHING)
-        parts = [
-            _copied(self.submit(wanted, list(images[start : start + self.largest])).result())
-            for start in range(0, len(images), self.largest)
-        ]
+            with self.lock:
+                outputs = _copied(self.submit(wanted, list(images), known).result())
+            return {ref: outputs.get(ref, self.planner.empty(ref)) for ref in wanted}
+        self.planner.plan(wanted, len(images), NOTHING)
+        with self.lock:
+            parts = [
+                _copied(self.submit(wanted, list(images[start : start + self.largest])).result())
+                for start in range(0, len(images), self.largest)
+            ]
         return {
-            ref: np.concatenate([self._planner.empty(ref), *(part[ref] for part in parts)])
+            ref: np.concatenate([self.planner.empty(ref), *(part[ref] for part in parts)])
             for ref in wanted
         }
 
     def on_device(self, wanted: OutputRef, images: Any) -> Tensor:
         # Where a profile has one context alone, batches under way may be using it.
-        self.compute.synchronize()
-        return HostRunner(self._stages, self._engines).on_device(wanted, images)
+        with self.lock:
+            self.compute.synchronize()
+            return HostRunner(self._stages, self._engines).on_device(wanted, images)
 
     def lease(self, key: bytes) -> Lease | None:
         return self.resident.lease(key) if self.resident is not None else None
@@ -166,14 +172,15 @@ class DeviceRunner:
 
     def close(self) -> None:
         """Wait for what is under way and let go of the buffers."""
-        for stream in (self._inward, self.compute, self._outward):
-            stream.synchronize()
-        self.runs.clear()
-        self._pending.clear()
-        self.slots = []
+        with self.lock:
+            for stream in (self._inward, self.compute, self._outward):
+                stream.synchronize()
+            self.runs.clear()
+            self._pending.clear()
+            self.slots = []
 
     def is_logits(self, ref: OutputRef) -> bool:
-        return self._planner.outputs[ref].kind == "logits"
+        return self.planner.outputs[ref].kind == "logits"
 
     def forget(self, slot: Slot) -> None:
         """The slot's batch was collected."""
@@ -225,7 +232,7 @@ class DeviceRunner:
             self.compute.wait(slot.known_in)
 
     def _pinned_address(self, slot: Slot, ref: OutputRef, row: int, value: Array) -> int:
-        spec = self._planner.outputs[ref]
+        spec = self.planner.outputs[ref]
         if self._rows is not None and self._rows.owns(value) and value.dtype.name == spec.dtype:
             return address(value)
         # Also brings a map to the engine's dtype, when it was stored in another.
