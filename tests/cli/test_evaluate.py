@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from scripts.photos import crops
+from trtkit.cli.evaluate import _speed
 from trtkit.models import checkpoint, weights
 from trtkit.preprocessing import Preprocessing
 
@@ -56,6 +57,11 @@ def test_one_subject_class_by_class(trtkit, made):
         ["chelsea", "2", "33.3%", "100.0%"],
         ["coffee", "2", "-", "0.0%"],
     ]  # fmt: skip
+
+
+def test_a_speed_has_a_digit_after_the_point_below_100():
+    speeds = [None, 9.06, 99.94, 100.0, 1234.4]
+    assert [_speed(images) for images in speeds] == ["-", "9.1", "99.9", "100", "1234"]
 
 
 def test_several_subjects_in_one_table(trtkit, made, tmp_path):

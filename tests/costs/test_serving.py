@@ -33,4 +33,4 @@ def test_no_photo_is_read_and_all_are_served(
     # Whole batches: 2 of 5, and what naming the classes takes is in it.
     assert len(served) == 10
     assert [each.label for each in served[0]] == ["one", "two", "three"]
-    assert seconds >= 0.004
+    assert 0.004 <= seconds < 60

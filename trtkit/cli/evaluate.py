@@ -112,7 +112,6 @@ def _print(report: EvaluateReport) -> None:
 
 
 def _summary(subject: SubjectReport) -> dict[str, Any]:
-    speed = subject.images_per_second
     return {
         "name": subject.name,
         "kind": subject.kind,
@@ -125,8 +124,12 @@ def _summary(subject: SubjectReport) -> dict[str, Any]:
         "logits err": _error(subject.logits_error),
         "cut err": _error(subject.boundary_error),
         "MB": f"{subject.bytes / 1e6:.1f}",
-        "images/s": "-" if speed is None else f"{speed:.{0 if speed >= 100 else 1}f}",
+        "images/s": _speed(subject.images_per_second),
     }
+
+
+def _speed(images: float | None) -> str:
+    return "-" if images is None else f"{images:.{0 if images >= 100 else 1}f}"
 
 
 def _share(share: float | None) -> str:
