@@ -36,7 +36,7 @@ def test_all_cases_have_a_count() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["images", "video"])
+@pytest.mark.parametrize("case", ["images", "onnx", "video"])
 def test_damaged_files(case: str, place: Path) -> None:
     assert "sentence" in fuzz(place, case, "--count", COUNTS[case])
 

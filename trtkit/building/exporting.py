@@ -201,6 +201,7 @@ def _from_torch(weighted: Weighted, labels: list[str] | None, settings: ExportSe
 
 
 def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -> Origin:
+    from trtkit.building.probe import try_out
     from trtkit.graph.card import ModelCard
     from trtkit.graph.files import read_model
     from trtkit.graph.foreign import adopt
@@ -212,6 +213,7 @@ def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -
             "channels; give three numbers for each option, those of --std above 0."
         )
     original = read_model(source)
+    try_out(source)
     if any(prop.key == "trtkit" for prop in original.metadata_props):
         raise TrtkitError(
             f"{source} was exported by trtkit already; copy it into the workspace's export folder, "
