@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -104,8 +105,7 @@ class VideoFile:
         self._threaded = True
         # Whether times always grow; None until it matters.
         self._steady: bool | None = None
-        container, stream = self._open()
-        with container:
+        with self._open() as (container, stream):
             self._unit = unit(stream)
             self.start_us = creation_time(container, stream)
             self.duration_us = duration_us(container, stream)
@@ -123,8 +123,7 @@ class VideoFile:
                 whole = round(stream.frames / rate * MICROSECONDS)
                 self.duration_us = max(self.duration_us, whole)
             self.stated_end_us = self.duration_us if complete or cut_short else None
-        container, stream = self._open()
-        with container:
+        with self._open() as (container, stream):
             self.decode_times = times_of_decoding(container, stream)
         self._zero = 0
         self._zero = self._first_pts()
@@ -187,8 +186,7 @@ class VideoFile:
             self._steady = self._is_steady()
         starts = [since_us - back for back in _BACK] if self._steady else []
         for start_us in [start for start in starts if start > 0]:
-            container, stream = self._open()
-            with container:
+            with self._open() as (container, stream):
                 if not self._seek(container, stream, start_us):
                     continue
                 reading = _FilePass(self, container, stream, sought=True)
@@ -197,17 +195,23 @@ class VideoFile:
                     continue
                 yield from reading.items(since_us, first)
                 return
-        container, stream = self._open()
-        with container:
+        with self._open() as (container, stream):
             yield from _FilePass(self, container, stream).items(since_us)
 
-    def _open(self) -> tuple[InputContainer, VideoStream]:
+    @contextmanager
+    def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         container, stream = open_container(self._path)
-        context = stream.codec_context
-        context.thread_type = "AUTO" if self._threaded else "NONE"
-        context.thread_count = 0 if self._threaded else 1
-        context.copy_opaque = True
-        return container, stream
+        with container:
+            context = stream.codec_context
+            context.thread_type = "AUTO" if self._threaded else "NONE"
+            context.thread_count = 0 if self._threaded else 1
+            context.copy_opaque = True
+            try:
+                yield container, stream
+            finally:
+                # Freeing a decoder holds Python's lock and waits for the decoder's threads, which need the
+                # lock for the packets' numbers. This waits for them without it.
+                context.flush_buffers()
 
     def _seek(self, container: InputContainer, stream: VideoStream, time_us: int) -> bool:
         import av
@@ -221,8 +225,7 @@ class VideoFile:
 
     def _is_steady(self) -> bool:
         """Whether the times of the packets, in the order of display, always grow."""
-        container, stream = self._open()
-        with container:
+        with self._open() as (container, stream):
             depth = stream.codec_context.reorder_depth
             ahead: list[int] = []
             last: int | None = None
@@ -243,8 +246,7 @@ class VideoFile:
     def _first_pts(self) -> int:
         """The time of the first frame; of the first packet if damage follows it."""
         for _ in range(2):
-            container, stream = self._open()
-            with container:
+            with self._open() as (container, stream):
                 reading = _FilePass(self, container, stream)
                 try:
                     first = next(reading.frames, None)
