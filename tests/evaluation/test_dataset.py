@@ -212,6 +212,13 @@ def test_progress_is_reported_up_to_the_end(data):
     assert len(shares) == 17
 
 
+def test_of_many_photos_some_steps_and_the_end_are_reported(data, monkeypatch):
+    monkeypatch.setattr("trtkit.evaluation.dataset._PROGRESS_STEPS", 2)
+    with recorded() as reports:
+        read_dataset(data)
+    assert [share for _, share in reports.phases] == [8 / 17, 16 / 17, 1.0]
+
+
 def test_a_class_may_be_called_train(tmp_path):
     fill(tmp_path / "train", range(3))
     fill(tmp_path / "tram", range(10, 13))

@@ -62,7 +62,9 @@ def _pil_pixels(image: Any) -> Array:
     """The pixels of a PIL image, turned by its EXIF orientation as the file would be."""
     from PIL import ImageOps
 
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    # Pillow before 11 declares that it may give None.
+    upright: Any = ImageOps.exif_transpose(image)
+    return np.array(upright.convert("RGB"))
 
 
 def _images(value: Any) -> list[Array]:
