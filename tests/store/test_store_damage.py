@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
+import shutil
 import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.reports import recorded
-from trtkit.store import FeatureStore, codec, verify
+from trtkit.errors import TrtkitError
+from trtkit.store import FeatureStore, clear, codec, info, verify
 
 KEYS = [hashlib.sha256(bytes([n])).digest() for n in range(3)]
 
@@ -199,8 +203,90 @@ def test_damaged_index_is_replaced_and_filled_from_the_segments(folder, caplog, 
         assert store.writable
         for number, key in enumerate(KEYS):
             assert np.array_equal(store.get(key), np.maximum(map_of(number), 0))
-        assert "found 3 entries" in caplog.text
+        assert "3 entries" in caplog.text
+        # Once by the reader, once by the writer.
+        assert len(caplog.messages) <= 2
         assert (folder / "index.damaged").exists() == (damage != "missing")
         store.put(b"n" * 32, map_of(7))
     assert verify(folder).entries == 4
     assert verify(folder).damaged == ()
+
+
+def index_damaged_by(content: bytes, draw: random.Random) -> bytes:
+    """A bit turned, or a few bytes replaced."""
+    damaged = bytearray(content)
+    for _ in range(draw.choice([1, 1, 4])):
+        at = draw.randrange(len(damaged))
+        damaged[at] = draw.choice([damaged[at] ^ 1 << draw.randrange(8), draw.randrange(256)])
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_damage_of_the_index_changes_a_map_or_ends_in_anything_but_a_sentence(tmp_path, seed):
+    whole, copy = tmp_path / "whole", tmp_path / "copy"
+    with FeatureStore(whole) as store:
+        for number, key in enumerate(KEYS):
+            store.put(key, map_of(number))
+    damaged = index_damaged_by((whole / "index.sqlite").read_bytes(), random.Random(seed))
+
+    def a_copy() -> Path:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(whole, copy)
+        (copy / "index.sqlite").write_bytes(damaged)
+        return copy
+
+    for look in (info, verify, lambda folder: verify(folder, repair=True)):
+        with suppress(TrtkitError):
+            look(a_copy())
+    for mode in ("read", "auto"):
+        with FeatureStore(a_copy(), mode=mode) as store:
+            for number, key in enumerate(KEYS):
+                array = store.get(key)
+                assert array is None or np.array_equal(array, map_of(number))
+    clear(a_copy())
+    assert not list(copy.glob("*.seg"))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE entries SET offset = NULL",
+        "UPDATE entries SET length = 'many'",
+        "UPDATE segments SET bytes = x'00ff'",
+        "UPDATE segments SET bytes = -5",
+        "UPDATE segments SET used_ns = 9223372036854775807",
+        "UPDATE sqlite_sequence SET seq = 'x'",
+        "DROP TABLE entries",
+        "ALTER TABLE segments RENAME COLUMN used_ns TO usee_ns",
+    ],
+)
+def test_an_index_that_is_a_database_of_other_things_is_set_aside(tmp_path, caplog, statement):
+    with FeatureStore(tmp_path) as store:
+        store.put(KEYS[0], map_of(0))
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as sql:
+        sql.execute("PRAGMA writable_schema = ON")
+        schema = "UPDATE sqlite_schema SET sql = replace(sql, 'NOT NULL', '')"
+        if statement.startswith("UPDATE"):
+            sql.execute(f"{schema} WHERE name IN ('entries', 'segments')")
+        sql.commit()
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as sql:
+        sql.execute(statement)
+        sql.commit()
+    with caplog.at_level(logging.WARNING, "trtkit.store"), FeatureStore(tmp_path) as store:
+        array = store.get(KEYS[0])
+        assert array is None or np.array_equal(array, map_of(0))
+        store.put(KEYS[1], map_of(1))
+        store.flush()
+        assert np.array_equal(store.get(KEYS[1]), map_of(1))
+    assert len(caplog.messages) == 1, caplog.messages
+    clear(tmp_path)
+    assert info(tmp_path).entries == 0 if (tmp_path / "index.sqlite").exists() else True
+
+
+def test_a_full_disk_is_cleared(folder, monkeypatch):
+    def full(*arguments):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("trtkit.store.index.Index.drop_segment", full)
+    assert clear(folder).segments == 1
+    assert [path.name for path in folder.iterdir()] == ["writer.lock"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +166,19 @@ def test_open_files_are_bounded_and_let_go(tmp_path):
             assert reader.get(key_of(number)) is not None
         assert len(list(Path("/proc/self/fd").iterdir())) - before <= 36
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_clock_that_is_set_back_does_not_matter(tmp_path, monkeypatch):
+    bound = 5 * SEGMENT
+    # Filled by an earlier version, which kept times, with a clock that was ahead.
+    fill(tmp_path, range(12), bound).close()
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as sql:
+        sql.execute("UPDATE segments SET used_ns = ? + number", (2_400_000_000 * 10**9,))
+        sql.commit()
+    monkeypatch.setattr(time, "time_ns", lambda: 10**9)
+    monkeypatch.setattr(time, "time", lambda: 1.0)
+    for _ in range(2):
+        with fill(tmp_path, range(100, 109), bound) as store:
+            assert all(store.get(key_of(number)) is not None for number in range(100, 109))
+    with FeatureStore(tmp_path, mode="read") as store:
+        assert all(store.get(key_of(number)) is not None for number in range(100, 109))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from trtkit.store import codec
 from trtkit.store.codec import HEADER_BYTES, Array, Header
-from trtkit.store.index import Index, SegmentRow
+from trtkit.store.index import Index
 from trtkit.store.segment import SegmentWriter, segment_numbers, segment_path
 
 
@@ -34,7 +33,7 @@ class Appender:
         folder: Path,
         index: Index,
         limits: StoreLimits,
-        take_used: Callable[[], dict[int, int]],
+        take_used: Callable[[], list[int]],
         on_evicted: Callable[[int, int], None],
     ) -> None:
         self._folder = folder
@@ -69,9 +68,9 @@ class Appender:
         added, self._added = self._added, []
         if self._segment is not None and added:
             self._segment.sync()
-            row = SegmentRow(self._segment.number, self._segment.end, time.time_ns())
-            self._index.commit(row, added, self._take_used())
-            self._committed = self._segment.end
+            end = self._segment.end
+            self._index.commit(self._segment.number, end, added, self._take_used())
+            self._committed = end
 
     def close(self) -> None:
         """Let go of the active segment, cut to what is committed."""

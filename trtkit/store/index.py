@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -38,13 +38,22 @@ CREATE TABLE entries (
 CREATE INDEX entries_by_segment ON entries (segment, offset);
 """
 
+_COLUMNS = {
+    "settings": "name, value",
+    "segments": "number, bytes, used_ns",
+    "entries": "key, requested, segment, offset, length, dtype, codec",
+}
 # A cache must not make its reader wait: what is locked for longer than this is a miss.
 _READ_WAIT_SECONDS = 0.5
 _WRITE_WAIT_SECONDS = 10.0
+# Far above any count of uses and below what SQLite's integers hold.
+_LAST_USE = 2**62
 
 
 class DamagedIndex(TrtkitError):
-    """index.sqlite is not an index, or not all of one."""
+    """index.sqlite is not an index, or not all of one. `why`: a clause."""
+
+    why = "it cannot be read"
 
 
 class UnreadableIndex(TrtkitError):
@@ -68,11 +77,14 @@ class Entry(NamedTuple):
 
 
 class SegmentRow(NamedTuple):
-    """A segment: its committed size in bytes and when it was last used (Unix time, ns)."""
+    """A segment: its committed size in bytes, and its place in the order of last use.
+
+    That is a counter: a clock may be set back. It goes on from the times that earlier versions wrote.
+    """
 
     number: int
     bytes: int
-    used_ns: int
+    used: int
 
 
 def index_path(folder: Path) -> Path:
@@ -98,28 +110,37 @@ class Index:
             "SELECT segment, offset, length FROM entries WHERE key = ? AND requested = ?",
             (key, requested),
         ).fetchone()
-        return Place(*row) if row else None
+        return Place(*sqlite.checked(row, int, int, int)) if row else None
 
     def entries(self) -> list[Entry]:
         """Every row, in the order of the bytes on disk."""
         rows = self._sql.execute(
             "SELECT key, requested, segment, offset, length FROM entries ORDER BY segment, offset"
-        )
-        return [Entry(key, requested, Place(*place)) for key, requested, *place in rows]
+        ).fetchall()
+        return [
+            Entry(key, requested, Place(*place))
+            for key, requested, *place in (
+                sqlite.checked(row, bytes, int, int, int, int) for row in rows
+            )
+        ]
 
     def segments(self) -> list[SegmentRow]:
         """Every segment, the longest unused first."""
         rows = self._sql.execute(
             "SELECT number, bytes, used_ns FROM segments ORDER BY used_ns, number"
-        )
-        return [SegmentRow(*row) for row in rows]
+        ).fetchall()
+        segments = [SegmentRow(*sqlite.checked(row, int, int, int)) for row in rows]
+        if any(segment.number < 1 or segment.bytes < 0 for segment in segments):
+            raise sqlite3.DatabaseError("a segment has a number or a size that none can have")
+        return segments
 
     def next_segment(self) -> int:
         """A number that no segment of this index ever had: readers keep files open by number."""
         row = self._sql.execute(
             "SELECT seq FROM sqlite_sequence WHERE name = 'segments'"
         ).fetchone()
-        return int(row[0]) + 1 if row else 1
+        latest = int(sqlite.checked(row, int)[0]) if row else 0
+        return 1 + max([latest, *(segment.number for segment in self.segments())])
 
     def reserve_numbers(self, highest: int) -> None:
         """Never hand out a segment number up to `highest`."""
@@ -129,7 +150,7 @@ class Index:
 
     def setting(self, name: str) -> int | None:
         row = self._sql.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
-        return int(row[0]) if row else None
+        return int(sqlite.checked(row, int)[0]) if row else None
 
     def set_setting(self, name: str, value: int) -> None:
         self._sql.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
@@ -139,21 +160,26 @@ class Index:
         names = {n: name for name, n in (DTYPE_CODES if column == "dtype" else CODEC_CODES).items()}
         rows = self._sql.execute(
             f"SELECT {column}, COUNT(*) FROM entries GROUP BY {column} ORDER BY {column}"
-        )
+        ).fetchall()
         return {names.get(number, f"unknown ({number})"): count for number, count in rows}
 
     def commit(
-        self, segment: SegmentRow, added: Iterable[tuple[Header, int, int]], used: dict[int, int]
+        self,
+        segment: int,
+        size: int,
+        added: Iterable[tuple[Header, int, int]],
+        used: Sequence[int],
     ) -> None:
-        """Publish entries (header, offset, length) of `segment`, and what readers have used.
+        """Publish entries (header, offset, length) of `segment`, which has `size` bytes with them.
 
-        They replace older entries of the same key. All or nothing, safe on disk when it returns.
+        They replace older entries of the same key. `used`: as in `touch`; the segment itself is used
+        last. All or nothing, safe on disk when it returns.
         """
         with sqlite.transaction(self._sql):
             self._sql.execute(
-                "INSERT INTO segments VALUES (?, ?, ?) ON CONFLICT (number) DO UPDATE "
-                "SET bytes = excluded.bytes, used_ns = MAX(used_ns, excluded.used_ns)",
-                segment,
+                "INSERT INTO segments VALUES (?, ?, 0) ON CONFLICT (number) DO UPDATE "
+                "SET bytes = excluded.bytes",
+                (segment, size),
             )
             self._sql.executemany(
                 "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -161,7 +187,7 @@ class Index:
                     (
                         header.key,
                         DTYPE_CODES[header.requested],
-                        segment.number,
+                        segment,
                         offset,
                         length,
                         DTYPE_CODES[header.dtype],
@@ -170,10 +196,10 @@ class Index:
                     for header, offset, length in added
                 ],
             )
-            self._touch(used)
+            self._touch([*used, segment])
 
-    def touch(self, used: dict[int, int]) -> None:
-        """Record when segments were last used (number to Unix time in ns)."""
+    def touch(self, used: Sequence[int]) -> None:
+        """Record that these segments were used after all others, the last one last."""
         with sqlite.transaction(self._sql):
             self._touch(used)
 
@@ -198,11 +224,19 @@ class Index:
         result = self._sql.execute("PRAGMA quick_check(1)").fetchone()
         if result != ("ok",):
             raise sqlite3.DatabaseError(str(result))
+        # Whether all tables are there, with all columns that are used.
+        for table, columns in _COLUMNS.items():
+            self._sql.execute(f"SELECT {columns} FROM {table} LIMIT 1").fetchone()
+        self.next_segment()
 
-    def _touch(self, used: dict[int, int]) -> None:
+    def _touch(self, used: Sequence[int]) -> None:
+        row = self._sql.execute("SELECT coalesce(max(used_ns), 0) FROM segments").fetchone()
+        (latest,) = sqlite.checked(row, int)
+        if latest > _LAST_USE:
+            raise sqlite3.DatabaseError("the order of use has no room")
         self._sql.executemany(
-            "UPDATE segments SET used_ns = MAX(used_ns, ?) WHERE number = ?",
-            [(when, number) for number, when in used.items()],
+            "UPDATE segments SET used_ns = ? WHERE number = ?",
+            [(latest + step, number) for step, number in enumerate(used, 1)],
         )
 
 
@@ -251,10 +285,12 @@ def _check_kind(connection: sqlite3.Connection, path: Path) -> None:
 
 def damaged(path: Path, why: object) -> DamagedIndex:
     """The error that says that the index `path` is damaged, and `why`."""
-    return DamagedIndex(
+    error = DamagedIndex(
         f"The feature store's index {path} is damaged ({why}): the next run that writes to the "
         "store makes a new one, or clear the store."
     )
+    error.why = str(why)
+    return error
 
 
 def _unreadable(path: Path, why: object) -> UnreadableIndex:

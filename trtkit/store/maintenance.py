@@ -15,7 +15,7 @@ from trtkit.store.index import (
     DamagedIndex,
     Entry,
     Index,
-    damaged,
+    UnreadableIndex,
     index_path,
     open_index,
     remove_index_files,
@@ -139,16 +139,15 @@ def clear(folder: Path) -> ClearReport:
     lock = lock_for_writing(folder)
     try:
         numbers = segment_numbers(folder)
-        # Rows first: a reader that finds a file gone must find its row gone too.
         _forget_all(folder)
         freed = 0
         for number in numbers:
             path = segment_path(folder, number)
             freed += path.stat().st_size
             path.unlink()
-        index_path(folder).with_suffix(".damaged").unlink(missing_ok=True)
+        remove_index_files(index_path(folder).with_suffix(".damaged"))
         return ClearReport(folder, len(numbers), freed)
-    except (OSError, sqlite3.Error) as error:
+    except OSError as error:
         raise TrtkitError(
             f"The feature store in {folder} cannot be cleared ({error}): make the folder writable."
         ) from error
@@ -157,21 +156,19 @@ def clear(folder: Path) -> ClearReport:
 
 
 def _forget_all(folder: Path) -> None:
+    """Empty the index before its files go: a reader that finds a file gone must find its row gone too.
+
+    A full disk has no room for that, and a damaged index no way: then the index goes as a whole, and
+    readers who have it open find damaged entries, which are misses.
+    """
     try:
         index = open_index(folder, write=True)
         if index is None:
             return
-        try:
+        with contextlib.closing(index):
             for segment in index.segments():
                 index.drop_segment(segment.number)
-            return
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            raise damaged(index_path(folder), error) from error
-        finally:
-            index.close()
-    except DamagedIndex:
+    except (sqlite3.Error, DamagedIndex, UnreadableIndex):
         remove_index_files(index_path(folder))
 
 

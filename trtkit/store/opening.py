@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from trtkit.errors import TrtkitError
+from trtkit.sqlite import is_damage
+from trtkit.store.append import Appender
 from trtkit.store.codec import HEADER_BYTES
-from trtkit.store.index import (
-    DamagedIndex,
-    Index,
-    SegmentRow,
-    create_index,
-    damaged,
-    index_path,
-    move_aside,
-    open_index,
-)
+from trtkit.store.index import DamagedIndex, Index, create_index, move_aside, open_index
 from trtkit.store.segment import scan, segment_numbers, segment_path
 
 log = logging.getLogger("trtkit.store")
@@ -47,45 +41,64 @@ def lock_for_writing(folder: Path) -> BaseFileLock:
     return lock
 
 
-def index_for_writing(folder: Path) -> Index:
-    """The index of the store in `folder`, made anew when it is missing or damaged.
+def opened_for_writing(
+    folder: Path, make_appender: Callable[[Index], Appender]
+) -> tuple[Index, Appender]:
+    """The index of the store in `folder`, and what writes to it.
 
-    A new index is filled with the entries that the segment files hold. The writer's lock must be
-    held. Raises TrtkitError, OSError or sqlite3.Error.
+    A damaged index is set aside, which is said once; a new one is filled with the entries that the
+    segment files hold. The writer's lock must be held. Raises TrtkitError, OSError or sqlite3.Error.
     """
     try:
         index = open_index(folder, write=True)
         if index is not None:
-            try:
-                index.check()
-            except sqlite3.OperationalError:
-                index.close()
-                raise
-            except sqlite3.DatabaseError as error:
-                index.close()
-                raise damaged(index_path(folder), error) from error
-            return index
-    except DamagedIndex as error:
-        aside = move_aside(folder)
-        log.warning("%s Moved it to %s.", error, aside)
-    return _rebuild(folder)
+            return index, _used_by(index, make_appender, whole=True)
+        aside, damage = None, None
+    except (DamagedIndex, sqlite3.DatabaseError) as error:
+        if isinstance(error, sqlite3.Error) and not is_damage(error):
+            raise
+        aside, damage = move_aside(folder), error
+    index = _rebuilt(folder, aside, damage)
+    return index, _used_by(index, make_appender)
 
 
-def _rebuild(folder: Path) -> Index:
+def _used_by(
+    index: Index, make_appender: Callable[[Index], Appender], *, whole: bool = False
+) -> Appender:
+    """The appender, for which the index is read; it is closed if that fails. `whole`: check it first."""
+    try:
+        if whole:
+            index.check()
+        return make_appender(index)
+    except BaseException:
+        index.close()
+        raise
+
+
+def _rebuilt(folder: Path, aside: Path | None, damage: Exception | None) -> Index:
     numbers = segment_numbers(folder)
     index = create_index(folder)
-    if not numbers:
-        return index
-    # Open files of older segments may still be in use under their numbers.
-    index.reserve_numbers(numbers[-1])
     total = 0
+    if numbers:
+        # Open files of older segments may still be in use under their numbers.
+        index.reserve_numbers(numbers[-1])
     for number in numbers:
         path = segment_path(folder, number)
         entries = [(h, offset, HEADER_BYTES + h.payload_bytes) for h, offset in scan(path)]
         if entries:
             _, offset, length = entries[-1]
-            row = SegmentRow(number, offset + length, path.stat().st_mtime_ns)
-            index.commit(row, entries, {})
+            index.commit(number, offset + length, entries, [])
             total += len(entries)
-    log.warning("The feature store in %s had no usable index; found %d entries.", folder, total)
+    if aside is not None:
+        log.warning(
+            "The feature store in %s had a damaged index (%s), which is now %s; a new one has the %d "
+            "entries of its segments.", folder, reason_of(damage), aside.name, total,
+        )  # fmt: skip
+    elif numbers:
+        log.warning("The feature store in %s had no index; found %d entries.", folder, total)
     return index
+
+
+def reason_of(error: Exception | None) -> str:
+    """Why an index is damaged, as a clause."""
+    return error.why if isinstance(error, DamagedIndex) else str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import logging
 import os
 import sqlite3
@@ -31,7 +32,7 @@ from trtkit.store.codec import (
     check_key,
 )
 from trtkit.store.index import DamagedIndex, Index, IndexPool, UnreadableIndex, open_index
-from trtkit.store.opening import index_for_writing, lock_for_writing
+from trtkit.store.opening import lock_for_writing, opened_for_writing
 from trtkit.store.segment import SegmentReader
 from trtkit.store.writer import BackgroundWriter
 
@@ -109,7 +110,9 @@ class FeatureStore:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._counts = dict.fromkeys((field.name for field in fields(StoreStats)), 0)
+        # Segments by when they were used last.
         self._used: dict[int, int] = {}
+        self._uses = itertools.count()
         self._touched = time.monotonic()
         self._warned: set[str] = set()
         self._closed = False
@@ -233,7 +236,7 @@ class FeatureStore:
         try:
             index = open_index(self.folder, write=False)
         except (DamagedIndex, UnreadableIndex) as error:
-            self._warn("index", f"{error} Until then nothing is found in it.")
+            self._warn("read", f"{error} Until then nothing is found in it.")
             return
         if index is not None:
             self._pool.lend(index)
@@ -243,10 +246,7 @@ class FeatureStore:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._file_lock = lock_for_writing(self.folder)
-                self._index = index_for_writing(self.folder)
-                appender = Appender(
-                    self.folder, self._index, self._limits, self._take_used, self._on_evicted
-                )
+                self._index, appender = opened_for_writing(self.folder, self._appender)
             except (OSError, sqlite3.Error) as error:
                 raise TrtkitError(
                     f"The feature store in {self.folder} cannot be written to ({error}): make the "
@@ -266,6 +266,9 @@ class FeatureStore:
             on_dropped=lambda: self._count(dropped=1),
             on_failure=self._on_failure,
         )
+
+    def _appender(self, index: Index) -> Appender:
+        return Appender(self.folder, index, self._limits, self._take_used, self._on_evicted)
 
     def _release(self) -> None:
         if self._index is not None:
@@ -313,7 +316,7 @@ class FeatureStore:
         return None
 
     def _note_use(self, index: Index, segment: int) -> None:
-        self._used[segment] = time.time_ns()
+        self._used[segment] = next(self._uses)
         # A writer records this with its commits; a reader that runs for long must do so itself.
         if self._writer is None and time.monotonic() - self._touched > _TOUCH_SECONDS:
             self._touched = time.monotonic()
@@ -336,9 +339,10 @@ class FeatureStore:
         except sqlite3.Error as error:
             log.debug("the last use of segments is not recorded: %s", error)
 
-    def _take_used(self) -> dict[int, int]:
+    def _take_used(self) -> list[int]:
+        """The segments used since the last call, in the order of their last use."""
         used, self._used = self._used, {}
-        return used
+        return sorted(used, key=used.__getitem__)
 
     def _on_evicted(self, segment: int, entries: int) -> None:
         self._segments.forget(segment)
