@@ -181,7 +181,7 @@ def test_requests_that_cannot_be_carried_out(tmp_path, model, options, message):
 def test_a_damaged_onnx_file(tmp_path, content):
     path = tmp_path / "bad.onnx"
     path.write_bytes(content)
-    with pytest.raises(TrtkitError, match=r"bad\.onnx is not a valid ONNX file") as caught:
+    with pytest.raises(TrtkitError, match=r"bad\.onnx is (empty|cut short|not a valid)") as caught:
         trtkit.export(path, workspace=tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -9,10 +9,10 @@ from onnx import helper, numpy_helper
 
 from tests.graph.onnx_graphs import classifier, make_model, run
 from tests.quantized import quantize
+from trtkit.building.adoption import adopt_file
 from trtkit.errors import TrtkitError
 from trtkit.graph.card import ModelCard
 from trtkit.graph.embedding import cuts_before_embedding, divide, find_embedding
-from trtkit.graph.foreign import adopt
 from trtkit.graph.split import split
 from trtkit.graph.values import producers
 from trtkit.preprocessing import Preprocessing
@@ -78,7 +78,7 @@ def test_the_classifier_s_own_weights_are_all_that_is_left():
 def quantized(tmp_path) -> onnx.ModelProto:
     mean, std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
     foreign = classifier(1, reshape=[1, 4])
-    model = adopt(foreign, mean=mean, std=std, image_size=None, name="m.onnx").model
+    model = adopt_file(foreign, mean=mean, std=std, name="m.onnx").adopted.model
     return onnx.load(quantize(model, tmp_path / "q.onnx"))
 
 

@@ -8,8 +8,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.graph.onnx_graphs import classifier, run
+from trtkit.building.adoption import adopt_file
 from trtkit.errors import TrtkitError
-from trtkit.graph.foreign import Adopted, adopt
+from trtkit.graph.foreign import Adopted
 from trtkit.scores import scores_of
 
 CARRIERS = ("Identity", "Reshape", "Flatten", "Cast", "Dropout")
@@ -17,9 +18,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 
 
 def take(model: onnx.ModelProto, scoring=None) -> Adopted:
-    return adopt(
-        model, mean=(0, 0, 0), std=(1, 1, 1), image_size=None, name="m.onnx", scoring=scoring
-    )
+    return adopt_file(model, "m.onnx", mean=(0, 0, 0), std=(1, 1, 1), scoring=scoring).adopted
 
 
 def original(model: onnx.ModelProto) -> np.ndarray:

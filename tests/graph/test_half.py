@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.graph.onnx_graphs import classifier, make_model, run
+from trtkit.building.adoption import adopt_file
 from trtkit.errors import TrtkitError
-from trtkit.graph.foreign import adopt
 from trtkit.graph.precision import compute_half, quantize_from_fp32
 from trtkit.graph.split import split
 from trtkit.graph.values import tensor_infos
@@ -79,9 +79,9 @@ def test_a_chain_in_fp16_is_close_to_fp32(seed, size, classes, softmax, constant
 
 
 def test_normalisation_is_fp32_and_all_behind_it_fp16():
-    model = adopt(
-        classifier(1, reshape=[1, 4]), mean=(0.5,) * 3, std=(0.2,) * 3, image_size=None, name="m"
-    ).model
+    model = adopt_file(
+        classifier(1, reshape=[1, 4]), mean=(0.5,) * 3, std=(0.2,) * 3, name="m"
+    ).adopted.model
     image = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     expected = run(model, image)
     compute_half(model, feature_input=False, feature_output=False)

@@ -9,9 +9,9 @@ from onnx import TensorProto, helper
 
 from tests.graph.onnx_graphs import classifier, make_model, run
 from tests.quantized import quantize
+from trtkit.building.adoption import adopt_file
 from trtkit.errors import TrtkitError
 from trtkit.graph.card import METADATA_KEY
-from trtkit.graph.foreign import adopt
 from trtkit.graph.precision import HALF_SCALES_OPSET, quantize_from_fp32, write_precision
 from trtkit.graph.split import split
 from trtkit.graph.values import producers, tensor_infos
@@ -24,7 +24,7 @@ LAYERS = ("conv1", "conv2", "gemm")
 def small() -> onnx.ModelProto:
     foreign = classifier(1, reshape=[1, 4])
     mean, std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
-    return adopt(foreign, mean=mean, std=std, image_size=None, name="m.onnx").model
+    return adopt_file(foreign, mean=mean, std=std, name="m.onnx").adopted.model
 
 
 @pytest.fixture(scope="module")

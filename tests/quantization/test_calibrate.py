@@ -15,10 +15,10 @@ from PIL import Image
 import trtkit
 from tests.graph.onnx_graphs import classifier
 from tests.reports import recorded
+from trtkit.building.adoption import adopt_file
 from trtkit.errors import TrtkitError
 from trtkit.extras import EXTRAS
 from trtkit.graph.card import ModelCard
-from trtkit.graph.foreign import adopt
 from trtkit.graph.precision import name_nodes
 from trtkit.graph.tree import Model
 from trtkit.quantization.calibrate import measure_ranges
@@ -38,7 +38,7 @@ def model_with(**weights: np.ndarray) -> Model:
     for each in graph.graph.initializer:
         if each.name in weights:
             each.CopyFrom(numpy_helper.from_array(weights[each.name].astype(np.float32), each.name))
-    adopted = adopt(graph, mean=(0.5,) * 3, std=(0.25,) * 3, image_size=None, name="m")
+    adopted = adopt_file(graph, mean=(0.5,) * 3, std=(0.25,) * 3, name="m").adopted
     name_nodes(adopted.model.graph)
     card = ModelCard("foreign", "unknown", list("abcde"), adopted.preprocessing, [])
     return Model("m", adopted.model, card)

@@ -21,20 +21,22 @@ def export(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     scores: Scoring | None = None,
+    output: str | None = None,
     workspace: str | Path | None = None,
 ) -> ExportReport:
     """Export `model` to `export/NAME.onnx`, compare the file with its origin, keep it if they agree.
 
     `model`: an architecture's name (with `weights` `imagenet`, the default, `random` and its `seed`,
-    or a file), a checkpoint or the folder of a training, or any `.onnx` classifier with a float NCHW
-    input, which `mean` and `std` (in 0 to 1, ImageNet's by default) describe. `classes`: a text file
-    with a label a line. `scores`: how outputs become scores, `softmax`, `sigmoid` (independent labels)
-    or `none` (they are scores already); by default what the graph ends in says it, else `softmax`.
+    or a file), a checkpoint or the folder of a training, or any `.onnx` classifier, NCHW or NHWC, of
+    floats, which `mean` and `std` (in 0 to 1, ImageNet's by default) describe, or of pixels. `output`: the
+    one with the scores, of a `.onnx` file with several. `classes`: a text file with a label a line.
+    `scores`: how outputs become scores, `softmax`, `sigmoid` (independent labels) or `none` (they are
+    scores already); by default what the graph ends in says it, else `softmax`.
     `image_size`: pixels of the square input; 224 by default for an architecture, the graph's own for
     a foreign file. Raises TrtkitError.
 
         report = trtkit.export("resnet50", weights="random", image_size=64)
         report.path  # export/resnet50.onnx
     """
-    settings = ExportSettings(name, weights, seed, classes, image_size, mean, std, scores)
+    settings = ExportSettings(name, weights, seed, classes, image_size, mean, std, scores, output)
     return export_model(Workspace.at(workspace), model, settings)

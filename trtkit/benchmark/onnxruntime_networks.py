@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from trtkit.benchmark.network import TOLERANCE, Logits, Network, merged
-from trtkit.engines.onnxruntime import ERRORS_ONLY, LOAD_ERRORS
+from trtkit.engines.onnxruntime import FATAL_ONLY, LOAD_ERRORS
 from trtkit.errors import TrtkitError, first_line
 from trtkit.tensors import Array
 
@@ -52,7 +52,7 @@ class BoundSession:
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = ERRORS_ONLY
+        options.log_severity_level = FATAL_ONLY
         settings = CUDA_OPTIONS if provider == CUDA else {}
         fix = (
             "measure it without onnxruntime-cuda"

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from trtkit.building.adoption import adopt_file
 from trtkit.building.origin import Origin, write_verified
 from trtkit.building.units import check_units
 from trtkit.building.verification import Comparison
@@ -18,15 +17,11 @@ from trtkit.extras import require
 from trtkit.labels import checked_labels, labels_in
 from trtkit.models.names import ARCHITECTURES, CHECKPOINTS, check_architecture
 from trtkit.photos.samples import choose_samples
-from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from trtkit.runtime.models import load_graphs
+from trtkit.preprocessing import Preprocessing
 from trtkit.scores import SCORINGS, Scoring
-from trtkit.tensors import Array
 from trtkit.workspace import BEST, Workspace
 
 if TYPE_CHECKING:
-    import onnx
-
     from trtkit.models.weights import Weighted
 
 VERIFY_IMAGES = 4
@@ -49,6 +44,7 @@ class ExportSettings:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     scores: Scoring | None = None
+    output: str | None = None
 
     def __post_init__(self) -> None:
         check_units(self.mean, self.std)
@@ -100,8 +96,8 @@ def export_model(place: Workspace, model: str | Path, settings: ExportSettings) 
         settings.refuse("weights", model)
         origin = _foreign(source, labels, settings)
     else:
-        settings.refuse("mean", model)
-        settings.refuse("std", model)
+        for option in ("mean", "std", "output"):
+            settings.refuse(option, model)
         weighted = _weighted(str(source), labels, settings)
         origin = _from_torch(weighted, labels, settings)
     images = samples.load(origin.card.preprocessing)
@@ -201,28 +197,26 @@ def _from_torch(weighted: Weighted, labels: list[str] | None, settings: ExportSe
 
 
 def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -> Origin:
-    from trtkit.building.probe import try_out
     from trtkit.graph.card import ModelCard
     from trtkit.graph.files import read_model
-    from trtkit.graph.foreign import adopt
 
-    mean, std = settings.mean or IMAGENET_MEAN, settings.std or IMAGENET_STD
-    if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
-        raise TrtkitError(
-            f"--mean {listed(map(str, mean))} and --std {listed(map(str, std))} do not describe three "
-            "channels; give three numbers for each option, those of --std above 0."
-        )
     original = read_model(source)
-    try_out(source)
     if any(prop.key == "trtkit" for prop in original.metadata_props):
         raise TrtkitError(
             f"{source} was exported by trtkit already; copy it into the workspace's export folder, "
             "or give its original."
         )
-    adopted = adopt(
-        original, mean=mean, std=std, image_size=settings.image_size, name=source.name,
+    adoption = adopt_file(
+        original,
+        source.name,
+        path=source,
+        mean=settings.mean,
+        std=settings.std,
+        image_size=settings.image_size,
+        output=settings.output,
         scoring=settings.scores,
-    )  # fmt: skip
+    )
+    adopted = adoption.adopted
     own = labels_in({prop.key: prop.value for prop in original.metadata_props})
     unused = labels is None and own is not None and len(own) != adopted.classes
     names = _class_names(labels or (None if unused else own), adopted.classes)
@@ -235,27 +229,12 @@ def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -
         scores=adopted.ending.scoring,
     )
     card.write_to(adopted.model)
-
-    def reference(images: Array) -> Array:
-        values = (images / 255.0 - np.asarray(mean)) / np.asarray(std)
-        return _run_one_by_one(source, original, values)
-
     return Origin(
-        adopted.model, card, reference, adopted.ending.activation, adopted.single,
+        adopted.model, card, adoption.reference, adopted.ending.activation, adopted.single,
         stated=settings.scores is not None,
+        limits=adoption.limits,
         notes=(UNUSED_NAMES.format(source.name, len(own or ()), adopted.classes),) if unused else (),
     )  # fmt: skip
-
-
-def _run_one_by_one(source: Path, original: onnx.ModelProto, values: Array) -> Array:
-    """The original file's own output for normalised images, N x H x W x 3, each in its fixed batch."""
-    from trtkit.graph.values import image_input, shape_of
-
-    model = load_graphs(("head", source))
-    values = np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
-    batch = shape_of(image_input(original))[0] or 1
-    rows = [model.classify(np.repeat(value[None], batch, axis=0))[:1] for value in values]
-    return np.concatenate(rows)
 
 
 def _class_names(labels: list[str] | None, count: int) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtkit.atomic import whole_file
-from trtkit.building.verification import LIMITS, Comparison, check, compare
+from trtkit.building.verification import LIMITS, Comparison, Limits, check, compare
 from trtkit.photos.samples import GENERATED, SampleImages
 from trtkit.runtime.models import load_graphs
 from trtkit.scores import HOLDS, Scoring, holds, scores_of
@@ -41,7 +41,7 @@ class Origin:
     `reference` gives the origin's own output, float32 N x outputs, for prepared images; `activation` is
     what the origin applies to its logits and the graph does not; `single`: the origin gives one output
     where the graph gives those of two classes. `stated`: the caller said how outputs become scores;
-    `notes`: sentences that a user should read.
+    `notes`: sentences that a user should read; `limits`: what the two must agree within.
     """
 
     graph: onnx.ModelProto
@@ -51,6 +51,7 @@ class Origin:
     single: bool = False
     stated: bool = True
     notes: tuple[str, ...] = ()
+    limits: Limits = LIMITS["fp32"]
 
     def comparable(self, outputs: Array, reference: Array) -> tuple[Array, Array, Scoring]:
         """Outputs of the graph and of the origin in one form, and how that form becomes scores."""
@@ -103,9 +104,9 @@ def write_verified(origin: Origin, destination: Path, samples: SampleImages) -> 
         write_sealed(origin.graph, temporary)
         outputs = load_graphs(("head", temporary)).classify(samples.images)
         first, second, scoring = origin.comparable(outputs, reference)
-        comparison = compare(first, second, LIMITS["fp32"], scoring)
+        comparison = compare(first, second, origin.limits, scoring)
         name = f"The exported {destination.stem}"
-        check(comparison, LIMITS["fp32"], name, samples.describe(), REMEDY)
+        check(comparison, origin.limits, name, samples.describe(), REMEDY)
     notes = [*origin.notes]
     if not origin.card.weights.startswith("random") and samples.source != GENERATED:
         sentence = one_answer(outputs, origin.card, samples.images)

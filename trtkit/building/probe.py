@@ -6,12 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from trtkit.cpu import own_process
-from trtkit.engines.onnxruntime import OnnxRuntimeBackend
+from trtkit.engines.probe import GraphProbe
 from trtkit.errors import TrtkitError
-from trtkit.runtime.models import model_of
 from trtkit.subprocesses import Parent, Worker, WorkerFailed
 
 # Far more than any classifier takes for one image on one core.
@@ -19,7 +16,7 @@ SECONDS: Final = 300.0
 
 
 def try_out(path: Path) -> None:
-    """Load an ONNX file and run it on one black image, in a process of its own.
+    """Load an ONNX file and run it in limited memory on one black image, in a process of its own.
 
     Raises TrtkitError when ONNX Runtime crashes, runs out of memory or takes more than `SECONDS`. What it
     refuses with an error is left to the caller, who can say more about it.
@@ -41,9 +38,5 @@ def main() -> None:
     if request is None:
         return
     with suppress(TrtkitError):
-        backend = OnnxRuntimeBackend()
-        engine = backend.load(Path(request["path"]))
-        image = engine.inputs[0]
-        shape = [1 if size is None else size for size in image.shape]
-        model_of([("head", engine)], backend).classify(np.zeros(shape, image.dtype))
+        GraphProbe(Path(request["path"]), request["path"]).try_out()
     parent.send({})

@@ -32,7 +32,7 @@ def cuts(
                 point.tensor,
                 " x ".join(map(str, point.shape)),
                 human_bytes(point.bytes),
-                f"{point.flops_share:.1%}",
+                "unknown" if point.flops_share is None else f"{point.flops_share:.1%}",
             ]
             for point in points
         ],

@@ -53,6 +53,12 @@ def export(
             "Default: by the end of the graph, else softmax."
         ),
     ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The output of a .onnx file with the scores, if it has several."
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -73,6 +79,7 @@ def export(
         mean=_channels("--mean", mean),
         std=_channels("--std", std),
         scores=scores,
+        output=output,
         workspace=workspace,
     )
     if report.weights.startswith("random"):
@@ -103,9 +110,9 @@ def _channels(option: str, text: str | None) -> list[float] | None:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != 3:
+    if len(values) not in (1, 3):
         raise TrtkitError(
             f"{option} {text} is not one number for each channel; write three with commas, such as "
-            "0.485,0.456,0.406."
+            "0.485,0.456,0.406, or one for grey images."
         )
     return values

@@ -45,7 +45,7 @@ class CutCost:
     block: str
     tensor: str
     shape: tuple[int, ...]
-    flops_share: float
+    flops_share: float | None
     prefix: float
     tail: float
     stored: Mapping[str, StoreCosts]

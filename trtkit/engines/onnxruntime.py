@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ from trtkit.engines.base import (
     input_of,
 )
 from trtkit.engines.optimised import WEIGHTS, KeptGraphs
-from trtkit.errors import TrtkitError, listed
+from trtkit.errors import TrtkitError, first_line, listed
 from trtkit.identity import build_id
 from trtkit.tensors import Array, TensorSpec
 
@@ -44,7 +45,8 @@ DTYPES = {
     "tensor(int8)": "int8",
 }
 PROVIDERS = ["CPUExecutionProvider"]
-ERRORS_ONLY = 3
+# ONNX Runtime also raises what it would log as an error.
+FATAL_ONLY = 4
 # Bytes; smaller weights stay in the kept graph itself.
 SMALLEST_WEIGHTS = 1024
 # In a profile: the ending of the events that are a kernel's work, and the unit of their durations.
@@ -61,6 +63,15 @@ LOAD_ERRORS = (
     ort_errors.NoSuchFile,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
+)
+# In an error message: codes, the path of the file, the library's own source line and condition.
+_NOISE = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:|Exception during initialization: |"
+    r"/\S*onnxruntime_src/\S+:\d+ .*? was false\. ?|/\S*onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])|"
+    r"Status Message: |This is an invalid model\. |Fatal error: "
+)
+_FAILED_NODE = re.compile(
+    r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' ?"
 )
 
 
@@ -199,7 +210,7 @@ class OnnxRuntimeBackend:
             return None
 
     def _session(self, path: Path, options: Any, rebuild: str) -> Any:
-        options.log_severity_level = ERRORS_ONLY
+        options.log_severity_level = FATAL_ONLY
         if self._exact:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         if shared_pool():
@@ -212,9 +223,15 @@ class OnnxRuntimeBackend:
             return onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
         except LOAD_ERRORS as error:
             raise TrtkitError(
-                f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}); build the bundle "
+                f"ONNX Runtime cannot load {path} ({reason(error)}); build the bundle "
                 f"again with `{rebuild}`."
             ) from error
+
+
+def reason(error: BaseException) -> str:
+    """What ONNX Runtime says went wrong, without its codes, its own source lines and the file's path."""
+    text = _NOISE.sub("", first_line(error))
+    return _FAILED_NODE.sub(r"node \2 (\1): ", text)
 
 
 def _written_to(graph: Path) -> Any:
@@ -306,7 +323,7 @@ class OnnxRuntimeEngine:
         except LOAD_ERRORS as error:
             raise TrtkitError(
                 f"ONNX Runtime could not run {', '.join(map(str, self.inputs))} "
-                f"({str(error).splitlines()[0]}); check the batch size and the memory that is free."
+                f"({reason(error)}); check the batch size and the memory that is free."
             ) from error
         return {
             name: OnnxRuntimeTensor(value)

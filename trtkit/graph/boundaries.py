@@ -33,7 +33,7 @@ class CutPoint:
     """The boundary after one block.
 
     `shape` (without the batch) and `bytes` are per image, in fp32. `flops_share` is the part of the
-    model's FLOPs before the cut, 0 to 1.
+    model's FLOPs before the cut, 0 to 1, None where the size of a layer is not known.
     """
 
     cut: int
@@ -41,7 +41,7 @@ class CutPoint:
     tensor: str
     shape: tuple[int, ...]
     bytes: int
-    flops_share: float
+    flops_share: float | None
 
 
 def cut_points(model: onnx.ModelProto, card: ModelCard) -> list[CutPoint]:
@@ -53,7 +53,8 @@ def cut_points(model: onnx.ModelProto, card: ModelCard) -> list[CutPoint]:
     infos = tensor_infos(model)
     boundaries = card.blocks or separators(model, infos)
     flops = {node.output[0]: node_flops(node, infos) for node in model.graph.node}
-    total = sum(flops.values()) or 1
+    known = {name: count for name, count in flops.items() if count is not None}
+    total = sum(known.values()) or 1
     points = []
     for number, boundary in enumerate(boundaries, start=1):
         info = infos.get(boundary.tensor)
@@ -62,7 +63,8 @@ def cut_points(model: onnx.ModelProto, card: ModelCard) -> list[CutPoint]:
                 f"The metadata name {boundary.tensor} as the end of block {boundary.name}, but the "
                 "graph has no such tensor of known shape; export the model again."
             )
-        before = sum(flops[node.output[0]] for node in ancestors(model.graph, [boundary.tensor]))
+        nodes = ancestors(model.graph, [boundary.tensor])
+        before = sum(known.get(node.output[0], 0) for node in nodes)
         points.append(
             CutPoint(
                 cut=number,
@@ -70,7 +72,7 @@ def cut_points(model: onnx.ModelProto, card: ModelCard) -> list[CutPoint]:
                 tensor=boundary.tensor,
                 shape=info.per_image,
                 bytes=info.elements * FP32_BYTES,
-                flops_share=before / total,
+                flops_share=before / total if len(known) == len(flops) else None,
             )
         )
     return points

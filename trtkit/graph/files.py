@@ -6,8 +6,10 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
-from trtkit.errors import TrtkitError, first_line, os_reason
+from trtkit.errors import TrtkitError, first_line, listed, os_reason
+from trtkit.filekind import check_content
 from trtkit.sealing import BLANK, MARK, SealBroken, check_file, seal_file
 
 
@@ -19,22 +21,54 @@ def read_model(path: Path) -> onnx.ModelProto:
     """
     if not path.is_file():
         raise TrtkitError(f"ONNX file {path} not found; give the path of an existing file.")
+    check_content(path)
     try:
         check_file(path)
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
+        model = onnx.load(path, load_external_data=False)
     except SealBroken as error:
         raise TrtkitError(
             f"{path} is not what `trtkit export` wrote: {error}; export the model again, or, if the change "
             f"is yours, remove {MARK} from the file's metadata."
         ) from error
-    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+    except (DecodeError, OSError, ValueError) as error:
+        raise TrtkitError(
+            f"{path} is cut short or damaged, or no ONNX file ({first_line(error)}); copy or export it "
+            "again."
+        ) from error
+    _load_external_data(model, path)
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
         raise TrtkitError(
             f"{path} is not a valid ONNX file ({first_line(error)}); copy or export it again."
         ) from error
     # A graph that is made from this one is another one.
     _remove_seal(model)
     return model
+
+
+def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
+    """Read the weights that lie in files beside `path`, in place."""
+    files = {
+        entry.value
+        for weight in model.graph.initializer
+        if uses_external_data(weight)
+        for entry in weight.external_data
+        if entry.key == "location"
+    }
+    missing = sorted(file for file in files if not (path.parent / file).is_file())
+    if missing:
+        raise TrtkitError(
+            f"{path} keeps its weights in {listed(missing)}, which is not beside it; copy that file "
+            "into the same folder, under that name."
+        )
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise TrtkitError(
+            f"The weights of {path} that lie in files beside it cannot be read "
+            f"({first_line(error)}); copy them again."
+        ) from error
 
 
 def write_sealed(model: onnx.ModelProto, path: Path) -> None:

@@ -7,18 +7,29 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
-from trtkit.errors import TrtkitError
+from trtkit.graph.boundaries import dependent_on
 from trtkit.graph.ending import Ending, remove_activation, two_classes
+from trtkit.graph.floats import to_single
+from trtkit.graph.front import BATCH, IMAGE, SOURCE, prepend_image
 from trtkit.graph.lower import drop_notes
-from trtkit.graph.values import image_input, rename_tensors, set_nodes, shape_of
+from trtkit.graph.source import SourceInput, SourceOutput
+from trtkit.graph.values import (
+    ancestors,
+    fresh_name,
+    reads,
+    rename_tensors,
+    set_nodes,
+    set_weights,
+)
 from trtkit.preprocessing import Preprocessing
 from trtkit.scores import Scoring
 
-IMAGE = "image"
-BATCH = "batch"
-NORMALISED = "trtkit_normalised"
+UNFLAT = "unflat"
+# The last IR version that all supported versions of ONNX Runtime read.
+LAST_IR = 10
 
 
 @dataclass(frozen=True)
@@ -36,85 +47,85 @@ class Adopted:
     single: bool
 
 
+def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph without what libraries refuse though it changes nothing.
+
+    Local functions are written out, nodes have names of their own, nodes and inputs that no output needs
+    are gone, and types and shapes that were declared for the outputs, which may be wrong.
+    """
+    tidied = onnx.ModelProto()
+    tidied.CopyFrom(model)
+    if tidied.functions:
+        tidied = onnx.inliner.inline_local_functions(tidied)
+    graph = tidied.graph
+    set_nodes(graph, ancestors(graph, [value.name for value in graph.output]))
+    names: set[str] = set()
+    for node in graph.node:
+        if node.name:
+            node.name = fresh_name(node.name, names)
+    needed = {name for node in graph.node for name in reads(node)}
+    inputs = [value for value in graph.input if value.name in needed]
+    inputs = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in inputs]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    outputs = [onnx.ValueInfoProto(name=value.name) for value in graph.output]
+    del graph.output[:]
+    graph.output.extend(outputs)
+    del graph.value_info[:]
+    _constants_to_initializers(graph)
+    # Of the later IR versions nothing is used here, and not every library reads them.
+    tidied.ir_version = min(tidied.ir_version, LAST_IR)
+    return tidied
+
+
 def adopt(
     model: onnx.ModelProto,
+    source: SourceInput,
+    output: SourceOutput,
+    name: str,
     *,
     mean: Sequence[float],
     std: Sequence[float],
-    image_size: int | None,
-    name: str,
     scoring: Scoring | None = None,
 ) -> Adopted:
-    """A copy of a float NCHW classifier that takes uint8 N x H x W x 3 RGB, with a dynamic batch.
+    """A copy of a tidy classifier that takes uint8 N x H x W x 3 RGB, with a dynamic batch, in fp32.
 
-    `mean` and `std`, per channel and in units of 0 to 1, are what its input was normalised with. The
-    image size is the graph's, or `image_size` where the graph leaves it open. An
-    activation at the end is removed, so that the output is logits as everywhere; see `remove_activation`
-    for it and `scoring`. A single output becomes those of two classes. Raises TrtkitError for graphs
-    that are no image classifiers.
+    `mean` and `std`, per channel and in units of 0 to 1, are what its input was normalised with; an input
+    of integers takes pixels as they are. An activation at the end is removed, so that the output is logits
+    as everywhere, N x classes; see `remove_activation` for it and `scoring`. A single output becomes those
+    of two classes. `name` is for messages.
     """
     adopted = onnx.ModelProto()
     adopted.CopyFrom(model)
+    graph = adopted.graph
+    del graph.output[:]
+    graph.output.append(onnx.ValueInfoProto(name=output.name))
+    set_nodes(graph, ancestors(graph, [output.name]))
     drop_notes(adopted)
-    _constants_to_initializers(adopted.graph)
-    source = image_input(adopted)
-    height, width = _check_input(source, image_size, name)
-    fixed_batch = shape_of(source)[0]
-    classes = _check_output(adopted.graph, name)
-    ending = remove_activation(adopted.graph, scoring, name)
+    to_single(graph)
+    if not output.flat:
+        _flatten(graph)
+    ending, classes = remove_activation(graph, scoring, name), output.classes
     single = classes == 1
     if single:
-        ending, classes = two_classes(adopted.graph, ending, name), 2
-    if fixed_batch is not None:
-        _free_batch(adopted.graph, fixed_batch)
-    _rename(adopted.graph, source.name, NORMALISED)
-    _rename(adopted.graph, IMAGE, f"foreign_{IMAGE}")
-    _prepend(adopted.graph, (height, width), mean, std)
+        ending, classes = two_classes(graph, ending, name), 2
+    if source.batch is not None:
+        _free_batch(graph, source.name, source.batch)
+    _rename(graph, source.name, SOURCE)
+    _rename(graph, IMAGE, f"foreign_{IMAGE}")
+    prepend_image(adopted, source, mean, std)
     # Older IR versions want every initializer listed as an input too.
     adopted.ir_version = max(adopted.ir_version, 8)
-    logits = adopted.graph.output[0].name
-    del adopted.graph.output[:]
-    adopted.graph.output.append(
-        helper.make_tensor_value_info(logits, TensorProto.FLOAT, [BATCH, classes])
-    )
+    logits = graph.output[0].name
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(logits, TensorProto.FLOAT, [BATCH, classes]))
     # Shapes inferred for the old batch would contradict the new one.
-    del adopted.graph.value_info[:]
-    size = max(height, width)
-    preprocessing = Preprocessing(height=height, width=width, resize=round(size * 256 / 224))
+    del graph.value_info[:]
+    size = max(source.height, source.width)
+    preprocessing = Preprocessing(
+        height=source.height, width=source.width, resize=round(size * 256 / 224)
+    )
     return Adopted(adopted, preprocessing, classes, ending, single)
-
-
-def _check_input(value: onnx.ValueInfoProto, size: int | None, name: str) -> tuple[int, int]:
-    tensor = value.type.tensor_type
-    kind = TensorProto.DataType.Name(tensor.elem_type)
-    dims = shape_of(value)
-    shape = " x ".join("?" if size is None else str(size) for size in dims)
-    if tensor.elem_type != TensorProto.FLOAT or len(dims) != 4 or dims[1] not in (3, None):
-        raise TrtkitError(
-            f"{name} takes {kind} {shape} as {value.name!r}, but a foreign model must take float "
-            "N x 3 x H x W (NCHW); export it that way."
-        )
-    height, width = dims[2] or size, dims[3] or size
-    if height is None or width is None:
-        raise TrtkitError(
-            f"{name} leaves its image size open ({shape}); choose one with --image-size."
-        )
-    if size is not None and (height, width) != (size, size):
-        raise TrtkitError(
-            f"{name} takes images of {height} x {width}, not {size} x {size}; leave --image-size out."
-        )
-    return height, width
-
-
-def _check_output(graph: onnx.GraphProto, name: str) -> int:
-    outputs = [value.name for value in graph.output]
-    dims = graph.output[0].type.tensor_type.shape.dim if outputs else []
-    if len(outputs) != 1 or len(dims) != 2 or not dims[1].HasField("dim_value"):
-        raise TrtkitError(
-            f"{name} gives {', '.join(outputs) or 'nothing'}, but a classifier gives one tensor of "
-            "N x classes; export it with that output alone."
-        )
-    return int(dims[1].dim_value)
 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> None:
@@ -132,52 +143,37 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
     set_nodes(graph, kept)
 
 
-def _free_batch(graph: onnx.GraphProto, batch: int) -> None:
-    """Let a fixed batch vary: reshapes that wrote it down take it from their input instead.
+def _flatten(graph: onnx.GraphProto) -> None:
+    """Make the output, N x classes with sizes of 1 around the classes, N x classes."""
+    output = graph.output[0].name
+    unflat = f"{output}_{UNFLAT}"
+    _rename(graph, output, unflat)
+    graph.node.append(helper.make_node("Flatten", [unflat], [output], "trtkit_flatten", axis=1))
+
+
+def _free_batch(graph: onnx.GraphProto, image: str, batch: int) -> None:
+    """Let a fixed batch vary: reshapes of what comes from the image take it from their input instead.
 
     In a Reshape a 0 copies the size of the input's same dimension. Whether rows really stay apart is
     for the caller to check by running it.
     """
-    reshapes = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
-    for value in graph.initializer:
-        if value.name not in reshapes:
-            continue
-        sizes = numpy_helper.to_array(value).copy()
-        if sizes.ndim == 1 and len(sizes) > 1 and sizes[0] == batch:
-            sizes[0] = 0
-            value.CopyFrom(numpy_helper.from_array(sizes.astype(np.int64), value.name))
+    weights = {value.name: value for value in graph.initializer}
+    live = dependent_on(image, list(graph.node))
+    names = set(weights) | live
     for node in graph.node:
-        for attribute in list(node.attribute):
-            if node.op_type == "Reshape" and attribute.name == "allowzero":
-                node.attribute.remove(attribute)
-
-
-def _prepend(
-    graph: onnx.GraphProto,
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> None:
-    """The new input, and cast, transpose and normalise between it and the graph."""
-    scale = np.asarray(std, dtype=np.float64).reshape(1, 3, 1, 1) * 255.0
-    offset = np.asarray(mean, dtype=np.float64).reshape(1, 3, 1, 1) * 255.0
-    weights = [
-        numpy_helper.from_array(offset.astype(np.float32), "trtkit_mean"),
-        numpy_helper.from_array((1.0 / scale).astype(np.float32), "trtkit_scale"),
-    ]
-    nodes = [
-        helper.make_node("Cast", [IMAGE], ["trtkit_float"], "trtkit_cast", to=TensorProto.FLOAT),
-        helper.make_node(
-            "Transpose", ["trtkit_float"], ["trtkit_nchw"], "trtkit_transpose", perm=[0, 3, 1, 2]
-        ),
-        helper.make_node("Sub", ["trtkit_nchw", "trtkit_mean"], ["trtkit_centred"], "trtkit_sub"),
-        helper.make_node("Mul", ["trtkit_centred", "trtkit_scale"], [NORMALISED], "trtkit_mul"),
-    ]
-    for position, node in enumerate(nodes):
-        graph.node.insert(position, node)
-    graph.initializer.extend(weights)
-    del graph.input[:]
-    graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [BATCH, *size, 3]))
+        if node.op_type != "Reshape" or node.input[0] not in live or node.input[1] not in weights:
+            continue
+        sizes = numpy_helper.to_array(weights[node.input[1]]).copy()
+        if sizes.ndim != 1 or len(sizes) < 2 or sizes[0] != batch:
+            continue
+        sizes[0] = 0
+        # Another node may take the same shape for something that has no batch.
+        node.input[1] = fresh_name(f"{node.input[1]}_{BATCH}", names)
+        graph.initializer.append(numpy_helper.from_array(sizes.astype(np.int64), node.input[1]))
+        kept = [item for item in node.attribute if item.name != "allowzero"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    set_weights(graph, graph.initializer)
 
 
 def _rename(graph: onnx.GraphProto, name: str, new: str) -> None:

@@ -22,6 +22,7 @@ from tests.graph.onnx_graphs import classifier
 from tests.quantized import quantize
 from tests.reports import RecordingReporter, recorded
 from tests.thin import thin_networks
+from trtkit.building.adoption import adopt_file
 from trtkit.engines.base import BuiltEngine, StageBuild
 from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import RTX
@@ -31,7 +32,6 @@ from trtkit.errors import TrtkitError
 from trtkit.graph.boundaries import cut_points
 from trtkit.graph.card import ModelCard
 from trtkit.graph.export import export_graph
-from trtkit.graph.foreign import adopt
 from trtkit.graph.precision import compute_half
 from trtkit.graph.tree import Model, StageGraph, stage_tree
 from trtkit.models.architectures import as_blocks
@@ -304,7 +304,7 @@ def small() -> onnx.ModelProto:
     """A foreign file, adopted: nodes conv1, relu1, conv2, add, pool, flatten and gemm."""
     foreign = classifier(1, reshape=[1, 4])
     mean, std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
-    return adopt(foreign, mean=mean, std=std, image_size=None, name="m.onnx").model
+    return adopt_file(foreign, mean=mean, std=std, name="m.onnx").adopted.model
 
 
 @pytest.fixture(scope="module")
