@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trtkit.confidence import lower_bound
 from trtkit.errors import TrtkitError
 from trtkit.video.clusters import normalised
 from trtkit.video.judging import Verdict
@@ -22,7 +23,6 @@ from trtkit.video.tuning.options import (
     TuningOption,
     all_options,
     count_returned,
-    lower_bound,
     verdicts_per_question,
 )
 from trtkit.video.tuning.tune import (

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from trtkit.confidence import fewest_to_prove, lower_bound
 from trtkit.errors import TrtkitError, listed
 from trtkit.identity import derived_seed
 from trtkit.tensors import Array
@@ -24,7 +25,6 @@ from trtkit.video.tuning.options import (
     TuningOption,
     all_options,
     count_returned,
-    lower_bound,
     verdicts_per_question,
 )
 
@@ -59,7 +59,8 @@ class Targets:
     @property
     def fewest(self) -> int:
         """Objects that the proving half needs even without a mistake."""
-        return int(np.ceil(np.log(1 - self.sure) / np.log(max(self.recall, self.precision))))
+        # Both are below 1.
+        return fewest_to_prove(max(self.recall, self.precision), self.sure) or 0
 
     def bounds(self, counts: SampleCounts) -> tuple[float, float]:
         """The lower bounds of recall and precision that `counts` prove."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from trtkit.video.tuning.options import lower_bound
+from trtkit import confidence as module
+from trtkit.confidence import fewest_to_prove, lower_bound
 
 
 @given(st.integers(1, 1000), st.floats(0, 1), st.floats(0.5, 0.9999))
@@ -24,6 +27,18 @@ def test_it_is_clopper_and_pearsons(count: int, share: float, confidence: float)
 def test_without_a_miss_it_is_a_root(count: int, confidence: float) -> None:
     expected = (1 - confidence) ** (1 / count)
     assert lower_bound(count, count, confidence) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_examples() -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+@given(st.floats(0.01, 0.9999), st.floats(0.5, 0.999))
+def test_the_fewest_that_prove_a_share(share: float, confidence: float) -> None:
+    fewest = fewest_to_prove(share, confidence)
+    assert fewest is not None
+    assert lower_bound(fewest, fewest, confidence) >= share - 1e-9
+    assert fewest == 1 or lower_bound(fewest - 1, fewest - 1, confidence) < share + 1e-9
 
 
 def test_nothing_proves_nothing() -> None:
