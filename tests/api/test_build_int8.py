@@ -37,6 +37,8 @@ NAMES = ("resnet18", "resnet34")
 CUT = 2
 # ModelOpt leaves convolutions of fewer than 16 channels alone, so that thinner ones would be float.
 THINNER = 4
+# By the 16 of 80 photos that are held out, if all of them keep their best class.
+PROVABLE = 0.82
 
 
 @pytest.fixture(scope="session")
@@ -309,9 +311,7 @@ def test_a_layer_with_a_bad_range_returns_to_float(trained: Workspace) -> None:
     bad = layer(trained, "one", "layer3.0.conv2.weight")
     factor(trained, "one", 1 / 500, bad.input[0])
     with recorded() as reports:
-        report = build(
-            trained, "one", min_agreement=good["agreement"], calibration_method="entropy"
-        )
+        report = build(trained, "one", min_agreement=PROVABLE, calibration_method="entropy")
     record = report.manifest.quantized["models"]["one"]
     assert record["kept"] == [bad.name]
     assert 0 < record["kept_flops_share"] < 0.2
@@ -331,7 +331,7 @@ def test_a_layer_of_the_prefix_that_one_model_needs_float_is_so_for_both(
     # Without its first layer the network sees nothing; shortcuts go around the others.
     first = layer(trained, "one", "conv1.weight")
     factor(trained, "one", 1e-4, first.input[0])
-    report = build(trained, "one", "two", min_agreement=0.99, calibration_method="entropy")
+    report = build(trained, "one", "two", min_agreement=PROVABLE, calibration_method="entropy")
     kept = {name: found["kept"] for name, found in report.manifest.quantized["models"].items()}
     assert kept["one"] == kept["two"] == [first.name]
     assert [stage.name for stage in report.manifest.stages] == ["prefix", "one", "two"]
@@ -342,7 +342,7 @@ def test_where_nothing_helps_there_is_no_bundle(trained: Workspace) -> None:
     with pytest.raises(
         TrtkitError, match="int8 does not keep the accuracy of one: .* does not help"
     ):
-        build(trained, "one", min_agreement=0.99, calibration_method="entropy")
+        build(trained, "one", min_agreement=PROVABLE, calibration_method="entropy")
     assert trained.bundles() == []
 
 
@@ -369,14 +369,14 @@ def test_where_entropy_is_not_enough_max_is_tried(
 ) -> None:
     by_method.update(entropy=1e-4, max=1.0)
     with recorded() as reports:
-        report = build(trained, "one", min_agreement=0.9)
+        report = build(trained, "one", min_agreement=PROVABLE)
     assert report.manifest.quantized["method"] == "max"
     assert report.manifest.quantized["models"]["one"]["kept"] == []
     assert any(
         "calibrated by entropy, " in text and text.endswith(" by max") for text in reports.messages
     )
     # Neither is measured again: `by_method` has nothing left.
-    build(trained, "one", min_agreement=0.9, cut=1)
+    build(trained, "one", min_agreement=PROVABLE, cut=1)
     assert read_ranges(ranges_path(trained.calibration, "one"))[0].method == "max"
 
 
@@ -384,7 +384,7 @@ def test_where_entropy_is_enough_max_is_not_measured(
     trained: Workspace, by_method: dict[str, float]
 ) -> None:
     by_method.update(entropy=1.0, max=1.0)
-    assert build(trained, "one", min_agreement=0.9).manifest.quantized["method"] == "entropy"
+    assert build(trained, "one", min_agreement=PROVABLE).manifest.quantized["method"] == "entropy"
     assert by_method == {"max": 1.0}
 
 
@@ -394,13 +394,13 @@ def test_where_neither_is_enough_max_is_not_measured_again(
     by_method.update(entropy=1e-4, max=1e-5)
     for _ in range(2):
         with pytest.raises(TrtkitError, match="int8 does not keep the accuracy of one"):
-            build(trained, "one", min_agreement=0.99)
+            build(trained, "one", min_agreement=PROVABLE)
     stored = read_ranges(ranges_path(trained.calibration, "one"))[0]
     assert (stored.method, stored.rejected) == ("entropy", ("max",))
 
 
 def test_a_trained_model_keeps_its_top_1(trained: Workspace, digits: Path) -> None:
-    report = build(trained, "one", min_agreement=0.9)
+    report = build(trained, "one", min_agreement=PROVABLE)
     record = report.manifest.quantized["models"]["one"]
     assert record["images"] == 16
     assert abs(record["top1"] - record["reference_top1"]) <= 0.01

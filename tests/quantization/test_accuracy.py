@@ -275,6 +275,49 @@ def test_top1_may_fall_by_one_point_exactly(images, data):
     assert (accuracy.shortfall(0.99) is not None) == lost_too_much
 
 
+def test_a_proof_needs_the_bound():
+    assert RIGHT.proved == pytest.approx(0.05 ** (1 / 200))
+    assert RIGHT.shortfall(0.985, proved=True) is None
+    assert RIGHT.shortfall(0.99, proved=True) == (
+        "200 of 200 held-out photos have the same best class as in fp32, which proves 98.5% "
+        "(at least 99.0%)"
+    )
+    tied = replace(RIGHT, agreement=0.9, ties=3)
+    assert "as in fp32 (3 of them one of nearly equal score) (at least" in str(tied.shortfall(0.99))
+
+
+def test_ties_are_no_errors_and_are_counted(tmp_path):
+    photos = chosen(tmp_path, [(None, (80, 81, 0)), (None, RED), (None, BLUE), (None, GREEN)])
+    reference = replace(model(), graph=colours(0.96, 0, 0))
+    gate = AccuracyGate(reference, photos, SYMMETRIC, tmp_path)
+    # The first alone changes, from green to red, between which fp32 has a difference of 0.04.
+    accuracy = gate.accuracy(colours(1.05, 0, 0))
+    assert (accuracy.agreement, accuracy.ties) == (1.0, 1)
+    accuracy = gate.accuracy(colours(100, 0, 0))
+    assert (accuracy.agreement, accuracy.ties) == (0.5, 1)
+
+
+def test_independent_labels_are_judged_one_by_one(tmp_path):
+    def gate(scoring):
+        folder = tmp_path / scoring
+        folder.mkdir()
+        own = model()
+        # A label holds for colours from 50 on.
+        card = replace(own.card, scores=scoring)
+        photos = chosen(
+            folder, [("red", (100, 20, 0)), ("green", (70, 100, 0)), ("red", (20, 0, 30))]
+        )
+        return AccuracyGate(
+            replace(own, graph=colours(-50, -50, -50), card=card), photos, SYMMETRIC, folder
+        )
+
+    # Green falls below 50 nowhere as the best class, but red's label goes from the second photo.
+    accuracy = gate("sigmoid").accuracy(colours(-75, -50, -50))
+    assert (accuracy.agreement, accuracy.top1, accuracy.reference_top1) == (2 / 3, 2 / 3, 2 / 3)
+    accuracy = gate("softmax").accuracy(colours(-75, -50, -50))
+    assert (accuracy.agreement, accuracy.top1, accuracy.reference_top1) == (1.0, 2 / 3, 2 / 3)
+
+
 def test_top1_that_falls_is_told():
     assert replace(RIGHT, top1=0.89).shortfall(0.99) is None
     assert replace(RIGHT, top1=0.885).shortfall(0.99) == (

@@ -11,6 +11,8 @@ import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.pictures import encoded
 from trtkit.errors import TrtkitError
@@ -19,6 +21,7 @@ from trtkit.preprocessing import Preprocessing
 from trtkit.quantization import photos as module
 from trtkit.quantization.photos import (
     CalibrationPhotos,
+    Int8Options,
     calibration_photos,
     listing_digest,
     prepared,
@@ -56,7 +59,7 @@ def few_held_out(monkeypatch):
 
 @given(st.integers(2, 20_000), st.integers(1, 20_000))
 def test_how_many_are_held_out(total, count):
-    held_out = module._held_out_count(total, count)
+    held_out = module.held_out_count(total, count, 0)
     assert 1 <= held_out < total
     assert held_out <= 500
     if held_out < 500:
@@ -224,29 +227,18 @@ def test_no_photos_cannot_be_asked_for(tmp_path, count):
         calibration_photos(fill(tmp_path, range(3)), count)
 
 
-def test_fewer_than_a_hundred_are_warned_about(tmp_path):
-    found = calibration_photos(fill(tmp_path / "few", range(120)), MANY)
-    assert len(found.chosen) == 96
-    assert list(found.warnings()) == [
-        f"Photos of {tmp_path / 'few'} to calibrate on: 96; ranges measured on fewer "
+def test_few_photos_are_warned_about(tmp_path):
+    photos = calibration_photos(fill(tmp_path / "few", range(110)), MANY, needed=59)
+    assert (len(photos.chosen), len(photos.held_out)) == (55, 55)
+    assert list(photos.warnings()) == [
+        f"Photos of {tmp_path / 'few'} to calibrate on: 55; ranges measured on fewer "
         "than 100 may not hold for others.",
-        f"Photos of {tmp_path / 'few'} to judge int8 by: 24, so that one of them is 4.2%.",
+        f"Photos of {tmp_path / 'few'} to judge int8 by: 55, which prove an agreement of 94.7% at most, "
+        "with a confidence of 95%; 59 prove 95%.",
     ]
-    found = calibration_photos(fill(tmp_path / "enough", range(125)), MANY)
-    assert (len(found.chosen), len(found.held_out)) == (100, 25)
-    # Enough to measure on, not to judge by.
-    assert list(found.warnings()) == [
-        f"Photos of {tmp_path / 'enough'} to judge int8 by: 25, so that one of them is 4.0%."
-    ]
-
-
-@pytest.mark.parametrize("held_out", [99, 100])
-def test_fewer_than_a_hundred_to_judge_by_are_warned_about(tmp_path, held_out):
-    found = calibration_photos(fill(tmp_path / "photos", range(held_out + 100)), 100)
-    assert (len(found.chosen), len(found.held_out)) == (100, held_out)
-    assert [warning.split(" to judge ")[1] for warning in found.warnings()] == (
-        ["int8 by: 99, so that one of them is 1.0%."] if held_out < 100 else []
-    )
+    photos = calibration_photos(fill(tmp_path / "enough", range(160)), MANY, needed=59)
+    assert (len(photos.chosen), len(photos.held_out)) == (101, 59)
+    assert list(photos.warnings()) == []
 
 
 def test_photos_of_one_class_are_warned_about(tmp_path, monkeypatch):
@@ -313,15 +305,60 @@ def test_photos_beside_class_folders_have_no_label(tmp_path):
     }  # fmt: skip
 
 
-def test_a_single_photo_is_measured_and_judged_by(tmp_path):
+@pytest.mark.parametrize("copies", [0, 11])
+def test_a_single_photo_judges_nothing(tmp_path, copies):
     folder = fill(tmp_path / "photos", [3])
-    shutil.copy(folder / "0003.png", folder / "copy.png")
-    found = calibration_photos(folder, MANY)
-    assert names(found.chosen) == ["0003.png"]
-    assert found.held_out == found.chosen
-    to_measure_on, to_judge_by = found.warnings()
-    assert "to calibrate on: 1; " in to_measure_on
-    assert to_judge_by.endswith("one of them is 100.0%.")
+    for number in range(copies):
+        shutil.copy(folder / "0003.png", folder / f"copy-{number}.png")
+    photos = calibration_photos(folder, MANY)
+    assert (names(photos.chosen), photos.held_out) == (["0003.png"], ())
+    for proved in (False, True):
+        options = Int8Options(folder, folder, min_agreement=0.9, proved=proved)
+        with pytest.raises(TrtkitError, match="has a single photo, copies aside; add others"):
+            options.check_provable(photos)
+
+
+def test_copies_that_differ_in_their_metadata_are_one_photo(tmp_path):
+    folder = fill(tmp_path / "photos", range(4))
+    for number in range(4):
+        image = Image.open(folder / f"{number:04}.png")
+        notes = PngInfo()
+        notes.add_text("camera", f"{number}")
+        image.save(folder / f"noted-{number}.png", pnginfo=notes)
+    photos = calibration_photos(folder, MANY, needed=4)
+    assert len(everything(photos)) == 4
+    assert (len(photos.chosen), len(photos.held_out)) == (2, 2)
+
+
+@given(st.integers(2, 5000), st.integers(1, 600), st.integers(0, 400))
+def test_half_at_most_is_held_out_for_a_proof(total, count, needed):
+    plain, more = (
+        module.held_out_count(total, count, 0),
+        module.held_out_count(total, count, needed),
+    )
+    assert 0 < plain <= more <= max(plain, total // 2) and more <= 500
+    assert more >= min(needed, total // 2)
+
+
+def test_what_is_stated_is_proved_or_refused(tmp_path):
+    photos = calibration_photos(fill(tmp_path, range(20)), MANY, needed=10)
+    assert len(photos.held_out) == 10
+
+    def options(share: float, *, proved: bool = True) -> Int8Options:
+        return Int8Options(tmp_path, tmp_path, min_agreement=share, proved=proved)
+
+    assert options(0.99, proved=False).needed == 59 and options(0.99).needed == 299
+    options(0.99, proved=False).check_provable(photos)
+    options(0.0).check_provable(photos)
+    options(0.74).check_provable(photos)
+    with pytest.raises(
+        TrtkitError,
+        match=r"0\.75 needs 11 held-out photos .* of 95%.* the 20 distinct photos of .* 10 are held out; "
+        r"have 22 photos there, or give a --min-agreement of 0\.741 or less",
+    ):
+        options(0.75).check_provable(photos)
+    with pytest.raises(TrtkitError, match=r"No number of photos proves .* 299 .* prove 0\.99\."):
+        options(1.0).check_provable(photos)
 
 
 def test_the_id_is_of_the_bytes_of_those_measured_on(tmp_path):

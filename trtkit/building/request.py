@@ -96,6 +96,7 @@ class BuildSettings:
                 self.min_agreement if self.min_agreement is not None else defaults.min_agreement
             ),
             explicit=options != Calibration(),
+            proved=self.min_agreement is not None,
         )
 
 

@@ -71,7 +71,10 @@ def build(
     ] = 16,
     min_agreement: Annotated[
         float | None,
-        typer.Option(help="Least share of equal top-1 classes, 0 to 1. Default: the precision's."),
+        typer.Option(
+            help="Least share of equal top-1 classes, 0 to 1; for int8 to be proved with a confidence "
+            "of 95%. Default: the precision's."
+        ),
     ] = None,
     calibration: Annotated[
         Path | None,

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from trtkit.confidence import lower_bound
 from trtkit.errors import TrtkitError
 from trtkit.graph.files import write_model
 from trtkit.graph.quantize import Form
 from trtkit.graph.tree import Model
-from trtkit.quantization.photos import CalibrationPhoto, CalibrationPhotos, prepared
+from trtkit.quantization.photos import CONFIDENCE, CalibrationPhoto, CalibrationPhotos, prepared
 from trtkit.runtime.models import load_graphs
+from trtkit.scores import agreement, holds
 from trtkit.tensors import Array
 
 BATCH = 8
@@ -29,8 +31,10 @@ RANKED_ON = 8
 class Accuracy:
     """An int8 graph beside its fp32 model on the held-out photos; shares are 0 to 1.
 
-    `agreement`: share of photos with the same best class; `top1` and `reference_top1`: share of the
-    `labelled` photos with the right class, None without labels. `error`: the norm of the difference of
+    `agreement`: share of photos with the same best class, or the same labels of independent ones; `ties`
+    of them have another class, to which fp32 gives a nearly equal score. `top1` and `reference_top1`: share
+    of the `labelled` photos whose class is the best one or, of independent labels, holds; None without
+    labels. `error`: the norm of the difference of
     the logits divided by the reference's norm, for the median photo. `seconds`: per photo on this
     machine's processor, `reference_seconds` in fp32.
     """
@@ -43,13 +47,25 @@ class Accuracy:
     error: float
     seconds: float
     reference_seconds: float
+    ties: int = 0
 
-    def shortfall(self, min_agreement: float) -> str | None:
-        """What it falls short of, as part of a sentence; None when it is good enough."""
-        if self.agreement < min_agreement:
+    @property
+    def proved(self) -> float:
+        """The share of photos like these, 0 to 1, that agree at least, with CONFIDENCE."""
+        return lower_bound(round(self.agreement * self.images), self.images, CONFIDENCE)
+
+    def shortfall(self, min_agreement: float, *, proved: bool = False) -> str | None:
+        """What it falls short of, as part of a sentence; None when it is good enough.
+
+        `proved`: the bound has to reach `min_agreement`, not the share of these photos alone.
+        """
+        reached = self.proved if proved else self.agreement
+        if reached < min_agreement:
+            bound = f", which proves {self.proved:.1%}" if proved else ""
+            ties = f" ({self.ties} of them one of nearly equal score)" if self.ties else ""
             return (
                 f"{round(self.agreement * self.images)} of {self.images} held-out photos have the same "
-                f"best class as in fp32 (at least {min_agreement:.1%})"
+                f"best class as in fp32{ties}{bound} (at least {min_agreement:.1%})"
             )
         if self.top1 is None or self.reference_top1 is None:
             return None
@@ -69,6 +85,7 @@ class AccuracyGate:
     def __init__(self, model: Model, photos: CalibrationPhotos, form: Form, folder: Path) -> None:
         """Decode the photos and run the model on them, in `folder`. Raises TrtkitError."""
         self._classes = model.card.classes
+        self._scoring = model.card.scores
         # TensorRT computes the graph exactly; the processor's kernels may saturate, also here.
         self._exact = not form.unsigned
         self._folder = folder
@@ -87,25 +104,31 @@ class AccuracyGate:
     @property
     def one_class(self) -> str | None:
         """The class that the model predicts for all held-out photos; None for several classes."""
-        best = set(self._reference.argmax(axis=1).tolist())
-        alone = len(best) == 1 and len(self._reference) > 1
-        return self._classes[best.pop()] if alone else None
+        flags = holds(self._reference, self._scoring)
+        alone = len(flags) > 1 and bool((flags == flags[0]).all())
+        return self._classes[int(self._reference[0].argmax())] if alone else None
 
     def accuracy(self, graph: onnx.ModelProto) -> Accuracy:
         """The accuracy of `graph` on the held-out photos; top-1 is of those with a label."""
         logits, seconds = self._run(graph, self._held_out)
-        best, reference = logits.argmax(axis=1), self._reference.argmax(axis=1)
+        agreeing = agreement(logits, self._reference, self._scoring)
         labelled = self._labels >= 0
         return Accuracy(
             images=len(logits),
             labelled=int(labelled.sum()),
-            agreement=float((best == reference).mean()),
-            top1=_share((best == self._labels)[labelled]),
-            reference_top1=_share((reference == self._labels)[labelled]),
+            agreement=agreeing.share,
+            top1=_share(self._right(logits)[labelled]),
+            reference_top1=_share(self._right(self._reference)[labelled]),
             error=float(np.median(relative_errors(logits, self._reference))),
             seconds=seconds,
             reference_seconds=self._seconds,
+            ties=int(agreeing.tied.sum()),
         )
+
+    def _right(self, outputs: Array) -> Array:
+        """Whether the class of each photo holds; any value for those without a label."""
+        rows = np.arange(len(outputs))
+        return np.asarray(holds(outputs, self._scoring)[rows, self._labels])
 
     def error(self, graph: onnx.ModelProto) -> float:
         """The mean relative error of the logits on a few of the calibration photos."""

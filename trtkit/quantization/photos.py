@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from trtkit.confidence import fewest_to_prove, lower_bound
 from trtkit.errors import ImageError, TrtkitError, listed
 from trtkit.evaluation.folders import SkippedPhoto, class_names, part_folders
 from trtkit.labels import clean_label
+from trtkit.photos.decode import decode
 from trtkit.photos.files import file_state, photo_paths
 from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers, ordered_map
@@ -22,7 +24,7 @@ from trtkit.preprocessing import Preprocessing
 from trtkit.quantization.ranges import METHODS
 from trtkit.tensors import Array
 
-# One in so many photos is held out, at most 500.
+# One in so many photos is held out, at most 500; up to half where a proof needs them.
 MOST_HELD_OUT = 500
 HELD_OUT_ONE_IN = 5
 FEW = 100
@@ -31,6 +33,9 @@ AUTO = "auto"
 CHOICES = (AUTO, *METHODS)
 DEFAULT_IMAGES = 512
 DEFAULT_AGREEMENT = 0.99
+# Of what the held-out photos prove about others, and the share that they should prove by default.
+CONFIDENCE = 0.95
+USUAL_PROOF = 0.95
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Int8Options:
 
     Ranges are measured on at most `images` photos of `folder`, by `method` (`entropy`, `max` or `auto`),
     and kept in `home`. `min_agreement`: the share of held-out photos, 0 to 1, that must keep their best
-    class. `explicit`: the caller set one of these instead of taking the defaults. Raises TrtkitError.
+    class; with `proved` that share of all photos like them, by the bound that they prove. `explicit`: the
+    caller set one of the calibration's options instead of taking the defaults. Raises TrtkitError.
     """
 
     folder: Path
@@ -48,6 +54,7 @@ class Int8Options:
     method: str = AUTO
     min_agreement: float = DEFAULT_AGREEMENT
     explicit: bool = False
+    proved: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in CHOICES:
@@ -61,6 +68,37 @@ class Int8Options:
             )
         if self.images < 1:
             raise TrtkitError(f"Cannot calibrate on {self.images} photos; give 1 or more.")
+
+    @property
+    def needed(self) -> int:
+        """How many held-out photos prove what is to be proved if all of them keep their best class."""
+        share = self.min_agreement if self.proved else USUAL_PROOF
+        return fewest_to_prove(share, CONFIDENCE) or 0
+
+    def check_provable(self, photos: CalibrationPhotos) -> None:
+        """Raise TrtkitError when no photo is held out, or too few to prove what the caller wants proved."""
+        count, distinct = len(photos.held_out), len(photos.chosen) + len(photos.held_out)
+        if not count:
+            raise TrtkitError(
+                f"int8 is judged by photos that it was not calibrated on, and {self.folder} has a single "
+                f"photo, copies aside; add others: {2 * self.needed} prove what is usually proved, "
+                f"{USUAL_PROOF:.0%} with a confidence of {CONFIDENCE:.0%}."
+            )
+        if not self.proved or count >= self.needed > 0 or self.min_agreement == 0:
+            return
+        if fewest_to_prove(self.min_agreement, CONFIDENCE) is None:
+            raise TrtkitError(
+                "No number of photos proves an agreement of 1; give a --min-agreement below it: "
+                f"{fewest_to_prove(DEFAULT_AGREEMENT, CONFIDENCE)} held-out photos prove "
+                f"{DEFAULT_AGREEMENT}."
+            )
+        reachable = int(1000 * lower_bound(count, count, CONFIDENCE)) / 1000
+        raise TrtkitError(
+            f"An agreement of {self.min_agreement:g} needs {self.needed} held-out photos to be proved with "
+            f"a confidence of {CONFIDENCE:.0%}, and of the {distinct} distinct photos of {self.folder} "
+            f"{count} are held out; have {2 * self.needed} photos there, or give a --min-agreement of "
+            f"{reachable:g} or less, which {count} prove."
+        )
 
     def digest(self) -> list[Any]:
         """What a build depends on; computed without reading a photo."""
@@ -78,9 +116,10 @@ class CalibrationPhoto:
 
 @dataclass(frozen=True)
 class CalibrationPhotos:
-    """Photos to measure ranges on, and held-out ones to judge by; no two have the same bytes.
+    """Photos to measure ranges on, and held-out ones to judge by; no two have the same pixels.
 
-    A single photo is both `chosen` and `held_out`. `labelled`: some lie in class folders.
+    Of a single photo none is `held_out`. `needed`: how many held-out ones prove what is to be proved.
+    `labelled`: some lie in class folders.
     """
 
     folder: Path
@@ -88,6 +127,7 @@ class CalibrationPhotos:
     held_out: tuple[CalibrationPhoto, ...]
     skipped: tuple[SkippedPhoto, ...]
     labelled: bool
+    needed: int = 0
 
     @property
     def id(self) -> str:
@@ -107,10 +147,12 @@ class CalibrationPhotos:
                 f"Photos of {self.folder} to calibrate on: {len(self.chosen)}; ranges measured on fewer "
                 f"than {FEW} may not hold for others."
             )
-        if len(self.held_out) < FEW:
+        count = len(self.held_out)
+        if 0 < count < self.needed:
             yield (
-                f"Photos of {self.folder} to judge int8 by: {len(self.held_out)}, so that one of them is "
-                f"{1 / len(self.held_out):.1%}."
+                f"Photos of {self.folder} to judge int8 by: {count}, which prove an agreement of "
+                f"{lower_bound(count, count, CONFIDENCE):.1%} at most, with a confidence of "
+                f"{CONFIDENCE:.0%}; {self.needed} prove {USUAL_PROOF:.0%}."
             )
         labels = {photo.label for photo in (*self.chosen, *self.held_out)}
         if self.labelled and len(labels) == 1:
@@ -128,11 +170,12 @@ def listing_digest(folder: Path) -> str:
     return content.hexdigest()
 
 
-def calibration_photos(folder: Path, count: int) -> CalibrationPhotos:
+def calibration_photos(folder: Path, count: int, needed: int = 0) -> CalibrationPhotos:
     """At most `count` photos below `folder` to measure on, evenly spread, and others to judge by.
 
-    One in five is held out, more if the folder has more than `count`, at most 500. Only as many as
-    needed are read. Raises TrtkitError when no photo can be read.
+    One in five is held out, more if the folder has more than `count`, at most 500; and up to half of
+    them if a proof needs `needed`. Copies of one photo count once, whatever their files hold besides.
+    Only as many as needed are read. Raises TrtkitError when no photo can be read.
     """
     if count < 1:
         raise TrtkitError(f"Cannot calibrate on {count} photos; give 1 or more.")
@@ -143,20 +186,20 @@ def calibration_photos(folder: Path, count: int) -> CalibrationPhotos:
             "like those to be classified there, in class folders where their classes are known, or "
             "name a folder with --calibration."
         )
-    wanted = _held_out_count(len(paths), count) + min(count, len(paths))
+    wanted = held_out_count(len(paths), count, needed) + min(count, len(paths))
     photos, skipped = _read(paths, wanted, folder if _has_class_folders(folder) else None)
     if not photos:
         raise TrtkitError(
             f"int8 needs photos to measure ranges on, but the {len(skipped)} photos tried of {folder} "
             f"cannot be read, such as {skipped[0].path}: {skipped[0].reason.rstrip('.')}; put others there."
         )
-    held_out = _held_out_count(len(photos), count)
+    held_out = held_out_count(len(photos), count, needed)
     spread = {place * len(photos) // held_out for place in range(held_out)}
     judged = tuple(photo for place, photo in enumerate(photos) if place in spread)
     chosen = tuple(photo for place, photo in enumerate(photos) if place not in spread)[:count]
     # A class folder may be empty, with all photos beside it.
     labelled = any(photo.label is not None for photo in photos)
-    return CalibrationPhotos(folder, chosen, judged or chosen, tuple(skipped), labelled)
+    return CalibrationPhotos(folder, chosen, judged, tuple(skipped), labelled, needed)
 
 
 def prepared(
@@ -178,10 +221,10 @@ def prepared(
             yield tuple(photo for photo, _ in items), np.stack([image for _, image in items])
 
 
-def _held_out_count(total: int, count: int) -> int:
+def held_out_count(total: int, count: int, needed: int) -> int:
     """How many of `total` photos are held out when `count` are to be measured on."""
     fewest = -(-total // HELD_OUT_ONE_IN) if total > 1 else 0
-    return min(MOST_HELD_OUT, max(fewest, total - count))
+    return min(MOST_HELD_OUT, max(fewest, total - count, min(needed, total // 2)))
 
 
 def _spread(paths: Sequence[Path], wanted: int) -> list[Path]:
@@ -214,13 +257,15 @@ def _read(
                 return clean_label(below[0]) if len(below) > 1 else None
         return None
 
-    def read(path: Path) -> CalibrationPhoto | SkippedPhoto:
+    def read(path: Path) -> tuple[bytes, CalibrationPhoto] | SkippedPhoto:
         try:
             data = read_file(path)
-            load_image(data, Preprocessing())
+            pixels = decode(data, shorter=Preprocessing().resize).pixels
         except ImageError as error:
             return SkippedPhoto(path, str(error))
-        return CalibrationPhoto(path, blake3(data).digest(), label(path))
+        content = blake3(np.ascontiguousarray(pixels).data)
+        content.update(repr(pixels.shape).encode())
+        return content.digest(), CalibrationPhoto(path, blake3(data).digest(), label(path))
 
     workers = default_workers()
     photos: dict[bytes, CalibrationPhoto] = {}
@@ -232,7 +277,8 @@ def _read(
                 if isinstance(item, SkippedPhoto):
                     skipped.append(item)
                 else:
-                    photos.setdefault(item.digest, item)
+                    # Other metadata do not make another photo.
+                    photos.setdefault(*item)
                 if len(photos) == wanted:
                     break
 

@@ -20,7 +20,13 @@ from trtkit.graph.tree import Model, stage_tree
 from trtkit.graph.values import ancestors, flops_share
 from trtkit.quantization.accuracy import Accuracy, AccuracyGate
 from trtkit.quantization.calibrate import RangeSource
-from trtkit.quantization.photos import AUTO, CalibrationPhotos, Int8Options, calibration_photos
+from trtkit.quantization.photos import (
+    AUTO,
+    CONFIDENCE,
+    CalibrationPhotos,
+    Int8Options,
+    calibration_photos,
+)
 from trtkit.quantization.ranges import METHODS, Ranges, ranges_path, read_ranges
 from trtkit.quantization.search import Trial, find_kept
 from trtkit.reporting import message
@@ -75,7 +81,8 @@ def quantize_models(
     if cut:
         # Fails for prefixes that differ, before minutes of measuring.
         stage_tree(named, cut, "fp32")
-    photos = calibration_photos(options.folder, options.images)
+    photos = calibration_photos(options.folder, options.images, options.needed)
+    options.check_provable(photos)
     for warning in photos.warnings():
         message(warning)
     return _Quantizer(cut, form, options, folder, photos).quantize(named, digests)
@@ -87,7 +94,7 @@ def ranged_model(model: Model, digest: str, form: Form, options: Int8Options) ->
     Raises TrtkitError when photos or ModelOpt are missing.
     """
     named = _named(model)
-    photos = calibration_photos(options.folder, options.images)
+    photos = calibration_photos(options.folder, options.images, options.needed)
     ranges = RangeSource(named, digest, photos, options).read_or_measure()
     boundaries = [point.tensor for point in cut_points(named.graph, named.card)]
     return _quantized(named, ranges, _edges(named, ranges, form), form, boundaries)
@@ -157,7 +164,7 @@ class _Quantizer:
         if self.options.method != AUTO or other_method in (ranges.method, *ranges.rejected):
             return by_entropy
         accuracy = by_entropy.accuracy()
-        if accuracy.shortfall(self.options.min_agreement) is None:
+        if accuracy.shortfall(self.options.min_agreement, proved=self.options.proved) is None:
             return by_entropy
         other_ranges = source.measure(other_method)
         by_max = self._with_ranges(source.model, other_ranges, first)
@@ -217,6 +224,7 @@ class _Quantizer:
                     item.edges,
                     sorted(names),
                     self.options.min_agreement,
+                    proved=self.options.proved,
                 )
                 names |= set(trial.kept)
                 shared |= {name for name, own_name in own.items() if own_name in trial.kept}
@@ -236,8 +244,11 @@ class _Quantizer:
         model, accuracy = item.model, trial.accuracy
         text = (
             f"{model.name} in int8: {accuracy.agreement:.1%} of {accuracy.images} held-out photos keep "
-            f"their best class (at least {self.options.min_agreement:.1%})"
+            f"their best class (at least {self.options.min_agreement:.1%}"
+            f"{' proved' if self.options.proved else ''})"
         )
+        if accuracy.ties:
+            text += f", {accuracy.ties} of them up to a class of nearly equal score"
         if accuracy.top1 is not None and accuracy.reference_top1 is not None:
             text += f", top-1 {accuracy.top1:.1%} (fp32 {accuracy.reference_top1:.1%})"
         if trial.kept:
@@ -248,7 +259,10 @@ class _Quantizer:
             )
         if trial.before != accuracy:
             text += f" (without them {trial.before.agreement:.1%})"
-        return f"{text}."
+        return (
+            f"{text}. That proves at least {accuracy.proved:.1%} for photos like these, with a "
+            f"confidence of {CONFIDENCE:.0%}."
+        )
 
     def _record(
         self, calibrated: Sequence[_CalibratedModel], trials: Sequence[Trial]
@@ -264,10 +278,12 @@ class _Quantizer:
             "held_out": len(photos.held_out),
             "skipped": len(photos.skipped),
             "min_agreement": self.options.min_agreement,
+            "confidence": CONFIDENCE,
             "boundary": _boundary(first, trials[0]),
             "models": {
                 item.model.name: {
                     **to_plain(trial.accuracy),
+                    "proved": trial.accuracy.proved,
                     "kept": list(trial.kept),
                     "kept_flops_share": flops_share(item.model.graph, trial.kept),
                     "constant": list(item.ranges.constant),

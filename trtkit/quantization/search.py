@@ -38,23 +38,30 @@ def find_kept(
     edges: Edges,
     kept: Sequence[str],
     min_agreement: float,
+    *,
+    proved: bool = False,
 ) -> Trial:
     """int8 for all layers but `kept`, and if that is not good enough, but the fewest others too.
 
-    Layers are ranked by the error that each adds alone. Raises TrtkitError when more than half of the
+    Good enough is what `Accuracy.shortfall` says of `min_agreement` and `proved`. Layers are ranked by the
+    error that each adds alone. Raises TrtkitError when more than half of the
     work would have to be float.
     """
+
+    def shortfall(trial: Trial) -> str | None:
+        return trial.accuracy.shortfall(min_agreement, proved=proved)
+
     first = _trial(make, kept, gate)
-    if first.accuracy.shortfall(min_agreement) is None:
+    if shortfall(first) is None:
         _check_share(model, edges, first)
         return first
     layers = [name for name in layers_of(model.graph.graph, edges) if name not in kept]
     ranked = rank(layers, gate, lambda others: make((*kept, *others)))
-    best = _fewest(ranked, kept, make, gate, min_agreement)
+    best = _fewest(ranked, kept, make, gate, shortfall)
     if best is None:
         raise TrtkitError(
             f"int8 does not keep the accuracy of {model.name}: "
-            f"{first.accuracy.shortfall(min_agreement)}, and returning layers to float does not help; "
+            f"{shortfall(first)}, and returning layers to float does not help; "
             f"{ADVICE}"
         )
     best = replace(best, before=first.accuracy)
@@ -88,13 +95,13 @@ def _fewest(
     kept: Sequence[str],
     make: Make,
     gate: AccuracyGate,
-    min_agreement: float,
+    shortfall: Callable[[Trial], str | None],
 ) -> Trial | None:
     """The trial with the fewest of `ranked` float: doubled until good enough, then halved back."""
 
     def passing(count: int) -> Trial | None:
         trial = _trial(make, (*kept, *ranked[:count]), gate)
-        return trial if trial.accuracy.shortfall(min_agreement) is None else None
+        return trial if shortfall(trial) is None else None
 
     # With no layer left it would be int8 by its name alone.
     most = len(ranked) - 1
