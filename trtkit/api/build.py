@@ -40,9 +40,10 @@ def build(
     or `int8`. The chain is compared with the unsplit fp32 model on `verify_images` photos of
     `calibration/`, or on generated images where it holds none; `min_agreement` (0 to 1) replaces the
     precision's own limit on equal top-1 classes, and for int8 is proved with a confidence of 95%. For
-    int8 of a model without Q/DQ pairs, ranges are measured on `calibration_images` (512) photos of `calibration` (the workspace's calibration/) by
-    `calibration_method` (`entropy`, `max` or `auto`, the better one), and other photos decide which
-    layers return to float until `min_agreement` holds. The bundle appears as a whole or not at all; the
+    int8 of a model without Q/DQ pairs, ranges are measured on `calibration_images` (512) photos of
+    `calibration` (the workspace's calibration/) by `calibration_method` (`entropy`, `max` or `auto`, the
+    better one), and other photos decide which layers return to float until `min_agreement` holds. The
+    bundle appears as a whole or not at all; the
     same request again builds nothing.
 
     A `bundle_name` without `names` and `cut` rebuilds that bundle for this machine from the ONNX it
