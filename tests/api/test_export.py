@@ -98,6 +98,46 @@ def test_a_checkpoint_brings_its_classes(tmp_path):
     assert card.preprocessing == Preprocessing.for_image_size(64)
 
 
+@pytest.mark.usefixtures("thin")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"resize": (32, 64)}, Preprocessing(32, 64, (32, 64))),
+        ({"resize": "36", "image_size": 32}, Preprocessing(32, 32, 36)),
+        ({"crop": "none", "image_size": 32}, Preprocessing(32, 32, (32, 32), "none")),
+        (
+            {"image_size": 32, "resize": "none", "channels": "bgr", "resampling": "fast"},
+            Preprocessing(32, 32, None, channels="bgr", resampling="fast"),
+        ),
+    ],
+)
+def test_an_author_may_have_prepared_photos_differently(tmp_path, options, expected):
+    report = trtkit.export("resnet18", weights="random", workspace=tmp_path, **options)
+    assert ModelCard.read_from(onnx.load(report.path), "resnet18").preprocessing == expected
+    assert report.photos == expected.describe()
+
+
+def test_a_foreign_model_that_was_trained_on_squashed_photos(tmp_path):
+    path = tmp_path / "squashed.onnx"
+    onnx.save(classifier(), path)
+    report = trtkit.export(path, resize="8x8", channels="bgr", workspace=tmp_path)
+    card = ModelCard.read_from(onnx.load(report.path), "squashed")
+    assert card.preprocessing == Preprocessing(8, 8, (8, 8), channels="bgr")
+    with pytest.raises(TrtkitError, match="at least 8x8"):
+        trtkit.export(path, resize="6x8", workspace=tmp_path)
+
+
+def test_a_checkpoint_keeps_how_its_photos_were_prepared(tmp_path):
+    from trtkit.models.checkpoint import save_checkpoint
+
+    path = tmp_path / "old.safetensors"
+    own = Preprocessing(64, 64, 73, channels="gray", resampling="fast")
+    save_checkpoint(path, weights.random("resnet18", classes=2).model, ["a", "b"], own)
+    report = trtkit.export(path, workspace=tmp_path, image_size=32)
+    card = ModelCard.read_from(onnx.load(report.path), "old")
+    assert card.preprocessing == Preprocessing(32, 32, 37, channels="gray", resampling="fast")
+
+
 def test_a_state_dict_of_another_class_count(tmp_path):
     path = tmp_path / "two.pth"
     torch.save(weights.random("resnet18", classes=2).model.network.state_dict(), path)

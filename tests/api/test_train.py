@@ -17,6 +17,8 @@ from tests.reports import recorded
 from trtkit.errors import TrtkitError
 from trtkit.models.blocks import prefix_digest
 from trtkit.models.checkpoint import load, read_checkpoint
+from trtkit.preprocessing import Preprocessing
+from trtkit.serialization import to_plain
 from trtkit.training.interrupt import TrainingInterrupted
 
 SMALL = {
@@ -85,7 +87,7 @@ def test_a_checkpoint_says_where_it_comes_from(cheap):
     said = read_checkpoint(cheap / "checkpoints" / "cheap" / "best.safetensors").metadata
     metrics = json.loads((cheap / "checkpoints" / "cheap" / "metrics.json").read_text())
     assert said["architecture"] == "resnet18" and said["classes"] == ["0", "1", "2", "3"]
-    assert said["preprocessing"] == {"height": 32, "width": 32, "resize": 37}
+    assert said["preprocessing"] == to_plain(Preprocessing(32, 32, 37))
     assert said["source"] == "random seed 0" and said["mode"] == "finetune"
     assert len(said["dataset"]["fingerprint"]) == 64
     assert said["metrics"]["top1"] == metrics["top1"]

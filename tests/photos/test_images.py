@@ -9,6 +9,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,13 @@ from PIL import Image, ImageOps
 
 from tests.pictures import Pixels, encoded, photo, scaled
 from trtkit.errors import ImageError
-from trtkit.photos import images
+from trtkit.photos import fast
 from trtkit.photos.decode import DecodedPhoto, decode
 from trtkit.photos.images import load_image, read_file, resize_and_crop
 from trtkit.preprocessing import Preprocessing
 
 DEFAULT = Preprocessing()
+FAST = Preprocessing(resampling="fast")
 # Nothing is resized or cropped, so that pixels can be compared one by one.
 ASIS = Preprocessing(height=64, width=64, resize=64)
 
@@ -60,7 +62,7 @@ def small() -> Pixels:
     return scaled("chelsea", 64, 64)
 
 
-class TestResize:
+class TestFastResampling:
     @pytest.mark.parametrize(
         "size", [(500, 375), (375, 500), (340, 256), (511, 511), (720, 540), (1000, 750)]
     )
@@ -68,8 +70,8 @@ class TestResize:
         differences = []
         for name in ("astronaut", "coffee", "rocket", "china", "flower", "motorcycle"):
             pixels = scaled(name, *size)
-            image = load_image(encoded(pixels, "PPM"), DEFAULT)
-            differences.append(difference(image, torchvision_like(pixels, DEFAULT)))
+            image = load_image(encoded(pixels, "PPM"), FAST)
+            differences.append(difference(image, torchvision_like(pixels, FAST)))
         # Plain bilinear interpolation, without antialiasing, is at 1.4 to 4 levels here.
         assert np.mean(differences) < 1.5
         assert max(differences) < 3
@@ -77,11 +79,11 @@ class TestResize:
     @pytest.mark.parametrize(
         ("wanted", "size"),
         [
-            (Preprocessing(), (90, 60)),
-            (Preprocessing(height=100, width=260, resize=300), (1000, 700)),
-            (Preprocessing(height=96, width=32, resize=97), (1411, 1200)),
-            (Preprocessing(height=299, width=299, resize=299), (299, 450)),
-            (Preprocessing(height=7, width=5, resize=9), (300, 200)),
+            (FAST, (90, 60)),
+            (replace(FAST, height=100, width=260, resize=300), (1000, 700)),
+            (replace(FAST, height=96, width=32, resize=97), (1411, 1200)),
+            (replace(FAST, height=299, width=299, resize=299), (299, 450)),
+            (replace(FAST, height=7, width=5, resize=9), (300, 200)),
         ],
     )
     def test_other_sizes(self, wanted: Preprocessing, size: tuple[int, int]) -> None:
@@ -94,7 +96,7 @@ class TestResize:
 
     def test_no_resize_keeps_every_pixel(self) -> None:
         pixels = scaled("coffee", 400, 256)
-        image = load_image(encoded(pixels, "PNG"), DEFAULT)
+        image = load_image(encoded(pixels, "PNG"), FAST)
         np.testing.assert_array_equal(image, pixels[16:240, 88:312])
 
     def test_position_is_exact_to_a_fraction_of_a_pixel(self) -> None:
@@ -102,17 +104,17 @@ class TestResize:
         for width in (256, 300, 375, 512, 700, 1500, 3000):
             ramp = np.linspace(0, 255, width).round().astype(np.uint8)
             pixels = np.repeat(np.tile(ramp, (width, 1))[:, :, None], 3, axis=2)
-            image = load_image(encoded(pixels, "PNG"), DEFAULT)
+            image = load_image(encoded(pixels, "PNG"), FAST)
             source = (np.arange(16, 240) + 0.5) * width / 256 - 0.5
             expected = source * 255 / (width - 1)
             assert np.abs(image[:, :, 0] - expected).max() < 1.1
-            turned = load_image(encoded(pixels.transpose(1, 0, 2), "PNG"), DEFAULT)
+            turned = load_image(encoded(pixels.transpose(1, 0, 2), "PNG"), FAST)
             np.testing.assert_array_equal(turned, image.transpose(1, 0, 2))
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (3, 5), (1, 4000), (6000, 2)])
     def test_extreme_shapes(self, size: tuple[int, int]) -> None:
         pixels = scaled("flower", *size)
-        image = load_image(encoded(pixels, "PNG"), DEFAULT)
+        image = load_image(encoded(pixels, "PNG"), FAST)
         assert image.shape == (224, 224, 3)
         middle = pixels[pixels.shape[0] // 2, pixels.shape[1] // 2].astype(int)
         if size == (1, 1):
@@ -123,15 +125,15 @@ class TestResize:
         self, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data = encoded(scaled("hubble_deep_field", *size), "PPM")
-        image = load_image(data, DEFAULT)
-        monkeypatch.setattr(images, "_MARGIN", 10_000)
-        whole = load_image(data, DEFAULT)
+        image = load_image(data, FAST)
+        monkeypatch.setattr(fast, "_MARGIN", 10_000)
+        whole = load_image(data, FAST)
         # Interpolation rounds its positions a little differently.
         assert np.abs(image.astype(int) - whole).max() <= 2
         assert difference(image, whole) < 0.05
 
     def test_a_photo_that_fills_the_crop_keeps_its_edges(self) -> None:
-        whole = Preprocessing(height=64, width=64, resize=64)
+        whole = replace(FAST, height=64, width=64, resize=64)
         for side in (127, 128, 129, 131, 255, 257):
             pixels = scaled("coffee", side, side)
             image = load_image(encoded(pixels, "PNG"), whole)
@@ -163,7 +165,7 @@ class TestJpeg:
         full = decode(data, shorter=side)
         assert full.halvings == 0
         assert (photo.height, photo.width) == (full.height, full.width) == full.pixels.shape[:2]
-        image, reference = resize_and_crop(photo, DEFAULT), resize_and_crop(full, DEFAULT)
+        image, reference = resize_and_crop(photo, FAST), resize_and_crop(full, FAST)
         assert difference(image, reference) < 1.5
         # Single pixels: at the sharpest edges, such as stars.
         assert np.quantile(np.abs(image.astype(int) - reference), 0.999) <= 24

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trtkit.building.exporting import ExportReport, ExportSettings, export_model
+from trtkit.preprocessing import Channels, Crop, PhotoOptions, Resampling
 from trtkit.scores import Scoring
 from trtkit.workspace import Workspace
 
@@ -22,6 +23,10 @@ def export(
     std: Sequence[float] | None = None,
     scores: Scoring | None = None,
     output: str | None = None,
+    resize: int | str | tuple[int, int] | None = None,
+    crop: Crop | None = None,
+    channels: Channels | None = None,
+    resampling: Resampling | None = None,
     workspace: str | Path | None = None,
 ) -> ExportReport:
     """Export `model` to `export/NAME.onnx`, compare the file with its origin, keep it if they agree.
@@ -33,10 +38,20 @@ def export(
     `scores`: how outputs become scores, `softmax`, `sigmoid` (independent labels) or `none` (they are
     scores already); by default what the graph ends in says it, else `softmax`.
     `image_size`: pixels of the square input; 224 by default for an architecture, the graph's own for
-    a foreign file. Raises TrtkitError.
+    a foreign file.
 
-        report = trtkit.export("resnet50", weights="random", image_size=64)
+    How photos become that input, as the model's author did it: `resize` their shorter side to N pixels,
+    squash them to `(height, width)` or `"HxW"`, or `"none"`; `crop` the `"center"` (the default) or
+    `"none"`; `channels` `"rgb"`, `"bgr"` or `"gray"`; `resampling` `"antialias"`, that of torchvision and
+    Pillow, or `"fast"`. By default as the checkpoint says, else 256/224 of the input's size and its
+    centre, in RGB. `report.photos` says what was chosen. Raises TrtkitError.
+
+        report = trtkit.export("resnet50", weights="random", image_size=64, resize=(64, 64))
         report.path  # export/resnet50.onnx
+        report.photos  # squashed to 64 x 64, RGB, antialiased
     """
-    settings = ExportSettings(name, weights, seed, classes, image_size, mean, std, scores, output)
+    photos = PhotoOptions(resize, crop, channels, resampling)
+    settings = ExportSettings(
+        name, weights, seed, classes, image_size, mean, std, scores, output, photos
+    )
     return export_model(Workspace.at(workspace), model, settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from trtkit.extras import require
 from trtkit.labels import checked_labels, labels_in
 from trtkit.models.names import ARCHITECTURES, CHECKPOINTS, check_architecture
 from trtkit.photos.samples import choose_samples
-from trtkit.preprocessing import Preprocessing
+from trtkit.preprocessing import PhotoOptions, Preprocessing
 from trtkit.scores import SCORINGS, Scoring
 from trtkit.workspace import BEST, Workspace
 
@@ -45,6 +45,7 @@ class ExportSettings:
     std: Sequence[float] | None = None
     scores: Scoring | None = None
     output: str | None = None
+    photos: PhotoOptions = field(default_factory=PhotoOptions)
 
     def __post_init__(self) -> None:
         check_units(self.mean, self.std)
@@ -52,6 +53,12 @@ class ExportSettings:
             raise TrtkitError(
                 f"Scores {self.scores!r} not found; available: {listed(SCORINGS)}, for --scores."
             )
+
+    def prepared(self, own: Preprocessing, *, any_size: bool) -> Preprocessing:
+        """A model's `own` preprocessing with these options; `any_size`: it takes images of any size."""
+        if any_size and self.image_size is not None:
+            own = own.sized(self.image_size)
+        return self.photos.applied_to(own, any_size=any_size and self.image_size is None)
 
     def refuse(self, option: str, model: str | Path) -> None:
         """Raise TrtkitError for an option that would be silently ignored for this model."""
@@ -64,7 +71,8 @@ class ExportSettings:
 class ExportReport:
     """What was exported: `bytes` of the file; the comparison with its origin and the images used.
 
-    `scores`: how outputs become scores; `notes`: sentences that a user should read.
+    `scores`: how outputs become scores; `photos`: how photos are prepared, in words; `notes`: sentences
+    that a user should read.
     """
 
     name: str
@@ -79,6 +87,7 @@ class ExportReport:
     images: str
     verified: Comparison
     scores: Scoring
+    photos: str
     notes: tuple[str, ...] = ()
 
 
@@ -116,6 +125,7 @@ def export_model(place: Workspace, model: str | Path, settings: ExportSettings) 
         images=images.describe(),
         verified=verified.comparison,
         scores=card.scores,
+        photos=card.preprocessing.describe(),
         notes=verified.notes,
     )
 
@@ -183,9 +193,7 @@ def _from_torch(weighted: Weighted, labels: list[str] | None, settings: ExportSe
 
     model = weighted.model
     check_finite(model)
-    image = weighted.preprocessing or Preprocessing()
-    if settings.image_size is not None:
-        image = Preprocessing.for_image_size(settings.image_size)
+    image = settings.prepared(weighted.preprocessing or Preprocessing(), any_size=True)
     names = _class_names(labels or weighted.classes, model.classes)
     card = ModelCard(
         model.architecture, weighted.source, names, image, [],
@@ -224,7 +232,7 @@ def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -
         "foreign",
         f"file {source.name}",
         names,
-        adopted.preprocessing,
+        settings.prepared(adopted.preprocessing, any_size=False),
         [],
         scores=adopted.ending.scoring,
     )

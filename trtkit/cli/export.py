@@ -59,6 +59,29 @@ def export(
             metavar="NAME", help="The output of a .onnx file with the scores, if it has several."
         ),
     ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|HxW|none",
+            help="Photos: their shorter side to N pixels, squashed to HxW, or as they are. Default: the "
+            "checkpoint's, or 256/224 of the input.",
+        ),
+    ] = None,
+    crop: Annotated[
+        Literal["center", "none"] | None,
+        typer.Option(help="Take their centre, or all. Default: center."),
+    ] = None,
+    channels: Annotated[
+        Literal["rgb", "bgr", "gray"] | None,
+        typer.Option(help="The order of their channels. Default: rgb."),
+    ] = None,
+    resampling: Annotated[
+        Literal["antialias", "fast"] | None,
+        typer.Option(
+            help="antialias: the pixels of torchvision and Pillow; fast: close to them. Default: the "
+            "checkpoint's, or antialias."
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -80,10 +103,18 @@ def export(
         std=_channels("--std", std),
         scores=scores,
         output=output,
+        resize=resize,
+        crop=crop,
+        channels=channels,
+        resampling=resampling,
         workspace=workspace,
     )
     if report.weights.startswith("random"):
         note("The weights are random: the predictions of this model mean nothing.")
+    note(
+        f"Photos: {report.photos}; --resize, --crop, --channels and --resampling change that, if the model "
+        "was trained on others."
+    )
     for sentence in report.notes:
         note(sentence)
     if json:

@@ -184,11 +184,8 @@ class CheckpointSubject(Subject):
         self.checkpoint = self.place = str(path)
         self.name = str(read.metadata.get("name") or path.stem)
         self.classes = _class_names(weighted)
-        self.preprocessing = (
-            Preprocessing.for_image_size(image_size)
-            if image_size is not None
-            else weighted.preprocessing or Preprocessing()
-        )
+        image = weighted.preprocessing or Preprocessing()
+        self.preprocessing = image if image_size is None else image.sized(image_size)
         self.trained_on = weighted.trained_on
         self.bytes = path.stat().st_size
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -141,13 +141,13 @@ def check_preprocessing(models: Sequence[Model]) -> None:
             raise TrtkitError(
                 f"{first.name} and {model.name} prepare photos differently "
                 f"({_describe(first)} and {_describe(model)}), so they cannot be "
-                "in one bundle; export both with one --image-size, or build them one by one."
+                "in one bundle; export both with the same --image-size, --resize, --crop, --channels and "
+                "--resampling, or build them one by one."
             )
 
 
 def _describe(model: Model) -> str:
-    image = model.card.preprocessing
-    return f"{image.height} x {image.width} of a shorter side of {image.resize}"
+    return model.card.preprocessing.describe()
 
 
 def _different(

@@ -67,13 +67,15 @@ class DecodedPhoto:
     halvings: int = 0
 
 
-def decode(data: bytes, *, shorter: int, max_pixels: int = MAX_PIXELS) -> DecodedPhoto:
+def decode(
+    data: bytes, *, shorter: int | None = None, max_pixels: int = MAX_PIXELS
+) -> DecodedPhoto:
     """The photo in `data`; of an animation or a multi-page file the first picture.
 
     Grey, palette, CMYK and 1-bit photos become RGB. Transparent pixels are laid on white. 16 bits
-    a channel are scaled to 8; floats must lie in 0 to 1. JPEG photos whose shorter side is at
-    least twice `shorter` (pixels) are decoded at 1/2, 1/4 or 1/8 of their size, never to a shorter
-    side below `shorter`.
+    a channel are scaled to 8; floats must lie in 0 to 1. With `shorter`, in pixels, JPEG photos
+    whose shorter side is at least twice as long are decoded at 1/2, 1/4 or 1/8 of their size, never
+    to a shorter side below it.
 
     Raises ImageError when the bytes are empty, cut short, damaged or of no known format, and when
     the photo has more than `max_pixels` pixels.
@@ -87,7 +89,7 @@ def decode(data: bytes, *, shorter: int, max_pixels: int = MAX_PIXELS) -> Decode
     return _decode_with_pillow(data, max_pixels)
 
 
-def _decode_jpeg(data: bytes, shorter: int, max_pixels: int) -> DecodedPhoto | None:
+def _decode_jpeg(data: bytes, shorter: int | None, max_pixels: int) -> DecodedPhoto | None:
     """The photo, or None when only Pillow can say (CMYK, unusual sampling, a broken header)."""
     import simplejpeg
 
@@ -132,9 +134,9 @@ def _without_extra_bytes(data: bytes, warning: re.Match[str]) -> bytes:
     return data[: end - int(warning[1])] + data[end:]
 
 
-def _dct_halvings(side: int, shorter: int) -> int:
+def _dct_halvings(side: int, shorter: int | None) -> int:
     # Below 16 pixels two fractions may round to the same size and the wrong one would be taken.
-    if shorter < 16:
+    if shorter is None or shorter < 16:
         return 0
     return min(_MAX_DCT_HALVINGS, halvings_above(side, shorter))
 

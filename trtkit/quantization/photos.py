@@ -260,7 +260,7 @@ def _read(
     def read(path: Path) -> tuple[bytes, CalibrationPhoto] | SkippedPhoto:
         try:
             data = read_file(path)
-            pixels = decode(data, shorter=Preprocessing().resize).pixels
+            pixels = decode(data, shorter=Preprocessing().side).pixels
         except ImageError as error:
             return SkippedPhoto(path, str(error))
         content = blake3(np.ascontiguousarray(pixels).data)

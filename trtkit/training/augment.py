@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from trtkit.photos.decode import decode
-from trtkit.photos.images import resize_and_crop
+from trtkit.photos.images import decode_for, resize_and_crop
 from trtkit.preprocessing import Preprocessing
 
 Pixels = npt.NDArray[np.uint8]
@@ -19,7 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 class Augmentation:
     """How far a view may differ from the photo.
 
-    A view shows a share of the photo's central square, `area` of it at least, with a ratio of its
+    A view shows a share of the photo's central part, `area` of it at least, with a ratio of its
     sides up to `aspect` either way, turned by up to `degrees`, mirrored every second time when `flip`;
     brightness, contrast and saturation change by up to `colour` of themselves, and a grey rectangle of
     up to `erase` of the area covers part of it.
@@ -55,10 +54,14 @@ def augmented(
     """A view of the photo in `data`: uint8, height x width x 3, RGB. Raises ImageError.
 
     Decoded and resized as `load_image` does; the view is cut out of the central square of
-    `image.resize` pixels, of which `load_image` takes the middle.
+    `image.resize` pixels, of which `load_image` takes the middle, or out of the whole squashed photo.
+    One that is not resized or not cropped has no margin: the view is cut out of the image.
     """
-    square = Preprocessing(height=image.resize, width=image.resize, resize=image.resize)
-    canvas = resize_and_crop(decode(data, shorter=image.resize), square)
+    whole = image
+    if image.crop != "none" and image.resize is not None:
+        size = image.resize if isinstance(image.resize, tuple) else (image.resize, image.resize)
+        whole = replace(image, height=size[0], width=size[1])
+    canvas = resize_and_crop(decode_for(data, whole), whole)
     view = _view(canvas, image, how, random)
     if how.colour:
         view = _recoloured(view, how.colour, random)
@@ -72,15 +75,16 @@ def _view(
 ) -> Pixels:
     import cv2
 
-    side = canvas.shape[0]
+    rows, columns = canvas.shape[:2]
     area = random.uniform(how.area, 1.0)
     stretch = math.exp(random.uniform(-1, 1) * math.log(how.aspect) / 2) if how.aspect > 1 else 1.0
-    # The shape of the input, the share drawn, and no more than the square has.
-    ratio = math.sqrt(image.width / image.height) * stretch
+    # The shape of the input, the share drawn, and no more than the canvas has.
+    ratio = math.sqrt(image.width / image.height / (columns / rows)) * stretch
     shrink = min(1.0, 1 / ratio / math.sqrt(area), ratio / math.sqrt(area))
-    width, height = (side * math.sqrt(area) * shrink * part for part in (ratio, 1 / ratio))
-    centre_x = side / 2 + random.uniform(-1, 1) * max(0.0, side - width) / 2
-    centre_y = side / 2 + random.uniform(-1, 1) * max(0.0, side - height) / 2
+    width = columns * math.sqrt(area) * shrink * ratio
+    height = rows * math.sqrt(area) * shrink / ratio
+    centre_x = columns / 2 + random.uniform(-1, 1) * max(0.0, columns - width) / 2
+    centre_y = rows / 2 + random.uniform(-1, 1) * max(0.0, rows - height) / 2
     mirrored = -1.0 if how.flip and random.random() < 0.5 else 1.0
     angle = math.radians(random.uniform(-how.degrees, how.degrees))
     step_x, step_y = mirrored * width / image.width, height / image.height

@@ -136,7 +136,8 @@ def _weights(options: TrainOptions, place: Workspace) -> Weighted:
 
 
 def _image(size: int | None, own: Preprocessing | None) -> Preprocessing:
-    return own or Preprocessing() if size is None else Preprocessing.for_image_size(size)
+    image = own or Preprocessing()
+    return image if size is None else image.sized(size)
 
 
 def _image_of_prefix(options: TrainOptions, own: Preprocessing | None) -> Preprocessing:

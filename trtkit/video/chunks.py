@@ -239,7 +239,7 @@ class SourceIngest:
         self.progress.report()
 
     def _new_chunk(self, number: int) -> _Chunk:
-        finder = ObjectFinder(self._options, self._tail.manifest.preprocessing.resize)
+        finder = ObjectFinder(self._options, self._tail.manifest.preprocessing.side)
         return _Chunk(number, finder, [], [])
 
     def _index(self, count: int) -> None:

@@ -15,9 +15,6 @@ from trtkit.photos.files import find_images
 from trtkit.photos.images import read_file
 from trtkit.video.frames import DAMAGED, MICROSECONDS, Frame, Gap, PixelPicture
 
-# No photo has such a side, so the decoder keeps every photo at its full size.
-_FULL_SIZE = 1 << 30
-
 
 class FrameFolder:
     """The images of a folder and those below it, in the order of their names, numbers by their value.
@@ -76,7 +73,7 @@ class FrameFolder:
 
     def _decoded(self, number: int) -> PixelPicture | None:
         try:
-            return PixelPicture(decode(read_file(self._paths[number]), shorter=_FULL_SIZE).pixels)
+            return PixelPicture(decode(read_file(self._paths[number])).pixels)
         except ImageError:
             return None
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from trtkit.photos.antialias import reduced
 from trtkit.tensors import Array
 from trtkit.video.frames import Frame
 from trtkit.video.motion import Box
@@ -225,14 +226,9 @@ def _first(ranked: Iterable[tuple[float, MovingObject]]) -> MovingObject | None:
 
 
 def _jpeg(crop: Array, side: int) -> bytes:
-    import cv2
     import simplejpeg
 
-    height, width = crop.shape[:2]
-    if min(height, width) > side:
-        scale = side / min(height, width)
-        size = (round(width * scale), round(height * scale))
-        crop = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
     encode: Any = simplejpeg.encode_jpeg
-    pixels = np.ascontiguousarray(crop)
-    return bytes(encode(pixels, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444"))
+    return bytes(
+        encode(reduced(crop, side), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
+    )

@@ -44,6 +44,7 @@ class VideoTail:
     def __init__(self, folder: Path, tail: str | None = None) -> None:
         """Load the named tail of the bundle in `folder`, by default its first. Raises TrtkitError."""
         pipeline = load(folder, tail=tail)
+        _check_resizes(pipeline.manifest)
         self._pipeline = pipeline
         self.manifest = pipeline.manifest
         self.tail = pipeline.tail
@@ -91,6 +92,14 @@ class VideoTail:
             )
             for place, (best, row) in enumerate(zip(order, scores, strict=True))
         ]
+
+
+def _check_resizes(manifest: Manifest) -> None:
+    if manifest.preprocessing.resize is None:
+        raise TrtkitError(
+            f"Bundle {manifest.name} does not resize photos, and objects in footage have any size; export "
+            "its models with --resize N or HxW for video."
+        )
 
 
 @dataclass(frozen=True)
