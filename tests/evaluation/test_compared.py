@@ -34,6 +34,7 @@ class Fixed:
     bundle: str | None = None
     precision: str = "fp32"
     backend: str = "none"
+    scoring: str = "softmax"
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     notes: tuple[str, ...] = ()
     trained_on: dict = field(default_factory=dict)
@@ -194,3 +195,22 @@ def test_the_median_of_errors():
     assert middle([]) is None
     assert middle([0.1, float("inf"), float("inf")]) is None
     assert middle([0.1, 0.1, float("inf")]) == 0.1
+
+
+def test_independent_labels_agree_where_all_of_them_do():
+    reference = Fixed("one", scoring="sigmoid", rows=((3.0, 4.0), (-1.0, 2.0)))
+    # The best label is the same for both photos, and the first label no longer holds for one.
+    other = Fixed("two", scoring="sigmoid", rows=((-3.0, 4.0), (-1.0, 2.0)))
+    turned = Fixed(
+        "three", scoring="sigmoid", classes=("dog", "cat"), rows=((4.0, 3.0), (2.0, -1.0))
+    )
+    first, second, third = after(reference, other, turned)
+    assert (first.agreement, second.agreement, third.agreement) == (None, 0.5, 1.0)
+
+
+def test_independent_labels_of_other_classes_cannot_agree():
+    rows = ((3.0, 4.0, 0.0), (0.0, 2.0, 0.0))
+    _, emu = after(
+        Fixed("one"), Fixed("emu", scoring="sigmoid", classes=("cat", "dog", "emu"), rows=rows)
+    )
+    assert emu.agreement is None

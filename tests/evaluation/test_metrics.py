@@ -181,3 +181,17 @@ def test_the_relative_error_of_narrow_numbers():
     large = np.full(4, 60000, np.float16)
     assert relative_error(-large, large) == pytest.approx(2.0)
     assert relative_error(np.uint8([3]), np.uint8([4])) == pytest.approx(0.25)
+
+
+def test_independent_labels_of_photos_in_class_folders():
+    tally = Tally(3, "sigmoid")
+    # Two labels hold, none holds, the wrong one holds beside the right one.
+    logits = np.float32([[2, 1, -1], [-1, -2, -3], [3, 0.5, -1], [-1, -1, 4]])
+    tally.add(logits, [0, 0, 1, 2])
+    scores = tally.scores()
+    assert (scores.images, scores.top1, scores.top5) == (4, 3 / 4, 1.0)
+    assert scores.confusion.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert scores.recall.tolist() == [0.5, 1.0, 1.0]
+    rows = scores.by_class(["a", "b", "c"])
+    assert [row.images for row in rows] == [2, 1, 1]
+    assert [row.precision for row in rows] == [None] * 3

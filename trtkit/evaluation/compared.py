@@ -14,6 +14,7 @@ import numpy.typing as npt
 from trtkit.errors import TrtkitError
 from trtkit.evaluation.metrics import Tally, predicted, relative_error
 from trtkit.evaluation.subjects import Subject, match_labels
+from trtkit.scores import agreement
 from trtkit.tensors import Array
 
 Indices = npt.NDArray[np.int64]
@@ -67,13 +68,27 @@ class SubjectRun:
         best = self.identities[predicted(logits)]
         if self.reference is not None and self.reference.latest is not None:
             other = self.reference.latest
-            self.agreeing += int((best == other.best).sum())
             if self.columns is not None:
-                pairs = zip(logits[:, self.columns], other.logits, strict=True)
+                aligned = logits[:, self.columns]
+                pairs = zip(aligned, other.logits, strict=True)
                 self.logits_errors.extend(relative_error(own, its) for own, its in pairs)
+            if self.subject.scoring != "sigmoid":
+                self.agreeing += int((best == other.best).sum())
+            elif self.columns is not None:
+                self.agreeing += int(agreement(aligned, other.logits, "sigmoid").same.sum())
         if self.boundary is not None and features is not None:
             self.boundary_errors.extend(_map_errors(self, features, self.boundary))
         self.latest = LatestOutputs(best, logits, features if self.keeps_features else None)
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of photos with the reference's best label; of independent labels with all of them.
+
+        None without a reference, and for independent labels that are not the reference's.
+        """
+        images = self.tally.scores().images
+        unknown = self.subject.scoring == "sigmoid" and self.columns is None
+        return None if self.reference is None or unknown else self.agreeing / images
 
     @property
     def logits_error(self) -> float | None:
@@ -108,7 +123,7 @@ def side_by_side(subjects: Sequence[Subject], classes: Sequence[str]) -> list[Su
             reference=reference,
             columns=_columns(subject, reference.subject) if reference is not None else None,
             boundary=boundary,
-            tally=Tally(len(subject.classes)),
+            tally=Tally(len(subject.classes), subject.scoring),
             notes=[*subject.notes],
         )
         runs.append(run)

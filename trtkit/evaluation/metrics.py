@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkit.errors import TrtkitError
+from trtkit.scores import Scoring, holds
 from trtkit.tensors import Array
 
 # Of fewer classes all are among the best five.
@@ -35,27 +36,35 @@ class Scores:
 
     `images`: their number. `top1`, `top5`: the share of them, 0 to 1, whose class is the best one, or
     among the five best; nan without images. `confusion`: int64, classes x classes, images by their
-    class (rows) and the class predicted (columns).
+    class (rows) and the class predicted (columns); of independent labels, where an image counts once for
+    each label that holds. `of_class`: int64, images by their class.
     """
 
     images: int
     top1: float
     top5: float
     confusion: Counts
+    of_class: Counts
+    scoring: Scoring = "softmax"
 
     @property
     def precision(self) -> Shares:
-        """For each class the share of the images predicted as it that are of it; nan if none were."""
+        """For each class the share of the images predicted as it that are of it; nan if none were.
+
+        Of independent labels all nan: an image of one class may show others too.
+        """
+        if self.scoring == "sigmoid":
+            return np.full(len(self.confusion), np.nan)
         return _shares(self.confusion.diagonal(), self.confusion.sum(axis=0))
 
     @property
     def recall(self) -> Shares:
         """For each class the share of its images that were predicted as it; nan if it has none."""
-        return _shares(self.confusion.diagonal(), self.confusion.sum(axis=1))
+        return _shares(self.confusion.diagonal(), self.of_class)
 
     def by_class(self, labels: Sequence[str]) -> list[ClassScores]:
         """A row for each class, in their order; `labels` are their names."""
-        rows = zip(labels, self.confusion.sum(axis=1), self.precision, self.recall, strict=True)
+        rows = zip(labels, self.of_class, self.precision, self.recall, strict=True)
         return [
             ClassScores(label, int(images), _or_none(precision), _or_none(recall))
             for label, images, precision, recall in rows
@@ -65,10 +74,12 @@ class Scores:
 class Tally:
     """Scores that grow batch by batch, in memory that does not."""
 
-    def __init__(self, classes: int) -> None:
-        """`classes`: how many there are, C."""
+    def __init__(self, classes: int, scoring: Scoring = "softmax") -> None:
+        """`classes`: how many there are, C; `scoring`: how logits become scores."""
         self._confusion: Counts = np.zeros((classes, classes), np.int64)
-        self._among_best = 0
+        self._of_class: Counts = np.zeros(classes, np.int64)
+        self._best = self._among_best = 0
+        self._scoring = scoring
 
     def add(self, logits: Array, labels: npt.ArrayLike) -> None:
         """Count a batch of logits, float N x C, of images with these labels, int N, 0 to C - 1.
@@ -78,18 +89,25 @@ class Tally:
         logits, labels = np.asarray(logits), np.asarray(labels, np.int64)
         self._check(logits, labels)
         # Not `+=`, which counts a pair that comes twice only once.
-        np.add.at(self._confusion, (labels, predicted(logits)), 1)
-        self._among_best += int((ranks(logits, labels) < TOP).sum())
+        np.add.at(self._of_class, labels, 1)
+        if self._scoring == "sigmoid":
+            np.add.at(self._confusion, labels, holds(logits, self._scoring).astype(np.int64))
+        else:
+            np.add.at(self._confusion, (labels, predicted(logits)), 1)
+        places = ranks(logits, labels)
+        self._best += int((places == 0).sum())
+        self._among_best += int((places < TOP).sum())
 
     def scores(self) -> Scores:
         """The scores of all that was added so far."""
-        images = int(self._confusion.sum())
-        hits = int(self._confusion.trace())
+        images = int(self._of_class.sum())
         return Scores(
             images=images,
-            top1=hits / images if images else float("nan"),
+            top1=self._best / images if images else float("nan"),
             top5=self._among_best / images if images else float("nan"),
             confusion=self._confusion.copy(),
+            of_class=self._of_class.copy(),
+            scoring=self._scoring,
         )
 
     def _check(self, logits: Array, labels: Array) -> None:

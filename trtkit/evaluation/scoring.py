@@ -30,6 +30,7 @@ from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
 from trtkit.reporting import advance
+from trtkit.scores import Scoring
 from trtkit.tensors import Array
 
 # Photos that are decoded together; each subject runs them in batches of its own.
@@ -40,7 +41,8 @@ DECODED_TOGETHER = 64
 class SubjectReport:
     """The scores of one checkpoint or tail; shares are 0 to 1.
 
-    `agreement`: the share of images with the same best label as `agrees_with`: for a tail the
+    `agreement`: the share of images with the same best label (of independent labels: with all labels on
+    the same side of 0.5) as `agrees_with`: for a tail the
     checkpoint of its name if there is one, else the first subject; both None for that one.
     `logits_error`: the norm of the difference from that subject's logits, divided by the norm of
     those, of the median image; None where their classes differ. `boundary_error`: the same of the
@@ -74,6 +76,7 @@ class SubjectReport:
     classes: tuple[ClassScores, ...]
     confusion: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...] = ()
+    scores: Scoring = "softmax"
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ def _report(run: SubjectRun, photos: Part, skipped: int) -> SubjectReport:
         skipped=skipped,
         top1=scores.top1,
         top5=scores.top5,
-        agreement=None if run.reference is None else run.agreeing / scores.images,
+        agreement=run.agreement,
         agrees_with=None if run.reference is None else run.reference.subject.name,
         logits_error=run.logits_error,
         boundary_error=run.boundary_error,
@@ -199,6 +202,7 @@ def _report(run: SubjectRun, photos: Part, skipped: int) -> SubjectReport:
         classes=classes,
         confusion=confusion,
         notes=tuple(run.notes),
+        scores=subject.scoring,
     )
 
 

@@ -21,6 +21,7 @@ from trtkit.labels import clean_labels
 from trtkit.models.names import CHECKPOINTS
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.pipeline import load
+from trtkit.scores import Scoring
 from trtkit.stages import Stage
 from trtkit.store.cache import INTEGERS
 from trtkit.tensors import Array
@@ -92,10 +93,10 @@ class Subject:
 
     `name` is short, `place` tells it from others of that name by where it lies. `kind` is `checkpoint`
     or `bundle`; `checkpoint` is the file, `bundle` and `tail` are names, None where they do not apply;
-    `precision` and `backend` are what it runs in. `notes` are sentences that its scores have to be
-    read with. `trained_on` is what a model says about the data that it was trained on, empty where it
-    says nothing. `bytes` is the size of the files it is loaded from; `feature_map` what is handed over
-    at the cut, None where there is none; `pace` how fast it was so far.
+    `precision` and `backend` are what it runs in; `scoring` is how its logits become scores. `notes` are
+    sentences that its scores have to be read with. `trained_on` is what a model says about the data that
+    it was trained on, empty where it says nothing. `bytes` is the size of the files it is loaded from;
+    `feature_map` what is handed over at the cut, None where there is none; `pace` how fast it was so far.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Subject:
     precision: str
     backend: str
     classes: tuple[str, ...]
+    scoring: Scoring = "softmax"
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
     trained_on: Mapping[str, Any]
@@ -236,10 +238,16 @@ class TailSubject(Subject):
         self.precision = manifest.precision
         self.backend = manifest.backend
         self.classes = self._pipeline.tail.classes or ()
+        self.scoring = self._pipeline.tail.scoring
         self.preprocessing = manifest.preprocessing
         self.trained_on = manifest.trained_on.get(tail, {})
         if self._pipeline.meaningless:
             self.notes += (f"The weights of {tail} are random: its scores mean nothing.",)
+        if self.scoring == "sigmoid":
+            self.notes += (
+                f"{tail} gives independent labels: recall counts photos whose label has a score of 0.5 or "
+                "more, there is no precision, and models agree where all labels do.",
+            )
         if manifest.unverified:
             self.notes += (
                 f"The engines of {manifest.name} are unverified: where they were built, "

@@ -33,9 +33,8 @@ class Accuracy:
 
     `agreement`: share of photos with the same best class, or the same labels of independent ones; `ties`
     of them have another class, to which fp32 gives a nearly equal score. `top1` and `reference_top1`: share
-    of the `labelled` photos whose class is the best one or, of independent labels, holds; None without
-    labels. `error`: the norm of the difference of
-    the logits divided by the reference's norm, for the median photo. `seconds`: per photo on this
+    of the `labelled` photos with the right class, None without labels. `error`: the norm of the difference
+    of the logits divided by the reference's norm, for the median photo. `seconds`: per photo on this
     machine's processor, `reference_seconds` in fp32.
     """
 
@@ -117,18 +116,13 @@ class AccuracyGate:
             images=len(logits),
             labelled=int(labelled.sum()),
             agreement=agreeing.share,
-            top1=_share(self._right(logits)[labelled]),
-            reference_top1=_share(self._right(self._reference)[labelled]),
+            top1=_share((logits.argmax(axis=1) == self._labels)[labelled]),
+            reference_top1=_share((self._reference.argmax(axis=1) == self._labels)[labelled]),
             error=float(np.median(relative_errors(logits, self._reference))),
             seconds=seconds,
             reference_seconds=self._seconds,
             ties=int(agreeing.tied.sum()),
         )
-
-    def _right(self, outputs: Array) -> Array:
-        """Whether the class of each photo holds; any value for those without a label."""
-        rows = np.arange(len(outputs))
-        return np.asarray(holds(outputs, self._scoring)[rows, self._labels])
 
     def error(self, graph: onnx.ModelProto) -> float:
         """The mean relative error of the logits on a few of the calibration photos."""
