@@ -7,6 +7,7 @@ whichever way it is asked, so that questions can be checked against asking about
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,11 @@ from scripts.footage import render_clip
 from trtkit.api.ingest import ingest, ingest_options
 from trtkit.api.query import query
 from trtkit.api.store import store_compact, store_export, store_info, store_verify
+from trtkit.api.tune import tune
+from trtkit.bundle import read_manifest
 from trtkit.errors import TrtkitError
+from trtkit.graph.card import ModelCard
+from trtkit.graph.files import read_model, write_model
 from trtkit.runtime.pipeline import load
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import crop_of
@@ -56,6 +61,23 @@ def filled(tmp_path_factory, clip, workspace) -> Path:
     assert report.sources[0].objects > 20
     assert not report.failed
     return store
+
+
+@pytest.fixture(scope="module")
+def labelling(tmp_path_factory, exports) -> Path:
+    """A workspace whose bundle `pair` has an expensive tail of independent labels."""
+    root = tmp_path_factory.mktemp("labelling")
+    (root / "export").mkdir()
+    for name in ("resnet18", "resnet34"):
+        model = read_model(exports / f"{name}.onnx")
+        card = ModelCard.read_from(model, name)
+        replace(card, scores="sigmoid" if name == "resnet34" else "softmax").write_to(model)
+        write_model(model, root / "export" / f"{name}.onnx")
+    trtkit.build(
+        ["resnet18", "resnet34"], cut=2, precision="fp32", bundle_name="pair", embeddings=True,
+        workspace=root,
+    )  # fmt: skip
+    return root
 
 
 def truth_of(clip: Path) -> list[dict]:
@@ -97,6 +119,35 @@ def test_a_question_finds_what_the_expensive_model_sees_in_everything(filled, wo
         assert list(answers)
         assert answers.explanation.judged.remembered == len(said)
         assert answers.explanation.judged.hits == 0
+
+
+def test_a_label_is_confirmed_for_every_object_that_it_holds_for(filled, labelling):
+    with load(labelling / "engines" / "pair", tail="resnet34") as pipeline:
+        verdicts(filled, labelling)
+        results = list(pipeline.infer([filled.parent / "crops"]))
+    scores = np.stack([result.scores for result in results])
+    assert scores.sum(axis=1).min() > 2, "these are no shares of one"
+    numbers = np.array([int(Path(result.path).stem) for result in results])
+    holding = scores >= 0.5
+    # Labels that hold for some objects without being the best one of all of them.
+    mixed = [n for n in range(CLASSES) if 2 < holding[:, n].sum() < len(numbers) - 2]
+    classes = store_info(filled).identity.classes
+    for label in (mixed[0], mixed[-1]):
+        expected = sorted(numbers[holding[:, label]].tolist())
+        for computed in (True, False):
+            with query(classes[label], store=filled, bundle="pair", workspace=labelling) as answers:
+                found = sorted(number for answer in answers for number in answer.objects)
+            assert found == expected
+            assert (answers.explanation.judged.remembered == 0) == computed
+        high = float(np.sort(scores[:, label])[-2])
+        with query(
+            classes[label], store=filled, bundle="pair", min_confidence=high, workspace=labelling
+        ) as answers:
+            assert len([number for answer in answers for number in answer.objects]) <= 2
+    stage = read_manifest(labelling / "engines" / "pair").tail("resnet34").id
+    assert store_info(filled).verdicts[stage] == 2 * len(numbers)
+    with pytest.raises(TrtkitError, match="resnet34 gives independent labels"):
+        tune(store=filled, bundle="pair", workspace=labelling)
 
 
 def test_without_the_feature_maps_the_pictures_give_the_same(tmp_path, clip, workspace, filled):
