@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
     from trtkit.graph.foreign import Adopted
+    from trtkit.graph.scaling import OwnScaling
     from trtkit.graph.source import SourceInput, SourceOutput
 
 # Two batches tell what of a graph depends on their size.
@@ -32,12 +33,13 @@ class Adoption:
     """A foreign graph made ours.
 
     `reference` gives the original's own output, float32 N x classes, for prepared images; the two must
-    agree within `limits`.
+    agree within `limits`. `notes`: sentences that a user should read.
     """
 
     adopted: Adopted
     reference: Callable[[Array], Array]
     limits: Limits
+    notes: tuple[str, ...] = ()
 
 
 def adopt_file(
@@ -54,13 +56,15 @@ def adopt_file(
     """Adopt a checked model, which messages call `name`.
 
     `path` is its file, which is tried in a process of its own first: some damaged files end the process.
-    `mean` and `std`, per channel and in 0 to 1, are ImageNet's by default; `image_size` is for a graph
+    `mean` and `std`, per channel and in 0 to 1, are ImageNet's by default, and none for a graph that
+    begins with a normalisation of its own; `image_size` is for a graph
     that leaves it open, `output` for one with several outputs, `scoring` for what its end does not say.
     Raises TrtkitError for what is no image classifier or cannot be run.
     """
     from trtkit.graph.bounds import check_sizes
     from trtkit.graph.floats import is_half
     from trtkit.graph.foreign import adopt, tidy
+    from trtkit.graph.scaling import own_scaling
     from trtkit.graph.source import choose_output, source_input
 
     _check_opset(original, name)
@@ -69,6 +73,10 @@ def adopt_file(
     if path is not None:
         try_out(path)
     source = source_input(model, image_size, name)
+    own = None if source.raw else own_scaling(model.graph, source.name, source.channels)
+    notes = () if own is None else (_scaling_note(own, mean is None and std is None, name),)
+    if own is not None and mean is None and std is None:
+        mean, std = [0.0] * source.channels, [1 / 255 if own.takes_bytes else 1.0] * source.channels
     scaling = _normalisation(source, mean, std, name)
     runs = _SourceRuns(model, source, scaling, name)
     batch = source.batch or runs.any_batch()
@@ -81,7 +89,20 @@ def adopt_file(
     adopted = adopt(model, source, scores, name, mean=scaling[0], std=scaling[1], scoring=scoring)
     _measure_sizes(adopted.model, source, name)
     limits = LIMITS["fp16" if is_half(original.graph) else "fp32"]
-    return Adoption(adopted, lambda images: runs.one_by_one(images, scores), limits)
+    return Adoption(adopted, lambda images: runs.one_by_one(images, scores), limits, notes)
+
+
+def _scaling_note(own: OwnScaling, applied: bool, name: str) -> str:
+    """What is made of a graph that normalises photos itself; `applied`: no --mean and --std were given."""
+    values = "0 to 255" if own.takes_bytes else "0 to 1"
+    begins = f"{name} begins with a normalisation of its own"
+    if applied:
+        return f"{begins}, so it gets values of {values}; --mean and --std set others."
+    divisor = "0.00392157" if own.takes_bytes else "1"
+    return (
+        f"{begins}, behind that of --mean and --std; without them it gets values of {values} (mean 0, std "
+        f"{divisor})."
+    )
 
 
 def _check_opset(model: onnx.ModelProto, name: str) -> None:

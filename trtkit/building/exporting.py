@@ -241,7 +241,10 @@ def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -
         adopted.model, card, adoption.reference, adopted.ending.activation, adopted.single,
         stated=settings.scores is not None,
         limits=adoption.limits,
-        notes=(UNUSED_NAMES.format(source.name, len(own or ()), adopted.classes),) if unused else (),
+        notes=(
+            *adoption.notes,
+            *([UNUSED_NAMES.format(source.name, len(own or ()), adopted.classes)] if unused else ()),
+        ),
     )  # fmt: skip
 
 
