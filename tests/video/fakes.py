@@ -120,6 +120,7 @@ class FakeFootage:
     ) -> None:
         self.count, self.patches, self.gaps = frames, tuple(patches), tuple(gaps)
         self.seekable, self.location, self.fingerprint = seekable, location, fingerprint
+        self.former_fingerprint = f"former {fingerprint}"
         self.start_us = start_us
         self.duration_us = frames * STEP_US if seekable else None
         self._delay, self._fails_at = delay, fails_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,20 @@ def test_a_large_photo_keeps_its_size(tmp_path: Path) -> None:
     assert item.picture.rgb().shape == (1500, 2000, 3)
 
 
-def test_the_fingerprint_is_of_names_sizes_and_rate(tmp_path: Path) -> None:
+def test_frames_of_the_same_size_are_other_footage(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    first, before = FrameFolder(tmp_path), path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = FrameFolder(tmp_path)
+    assert first.fingerprint != second.fingerprint
+    # Which earlier versions did not tell apart.
+    assert first.former_fingerprint == second.former_fingerprint
+
+
+def test_the_fingerprint_is_of_names_contents_and_rate(tmp_path: Path) -> None:
     write(tmp_path, 1)
     first = FrameFolder(tmp_path).fingerprint
     assert FrameFolder(tmp_path).fingerprint == first

@@ -556,8 +556,8 @@ def test_a_source_that_another_finished_meanwhile(
 ) -> None:
     register = writing.register
 
-    def late(*given: Any) -> Any:
-        row = register(*given)
+    def late(*given: Any, **more: Any) -> Any:
+        row = register(*given, **more)
         monkeypatch.setattr(writing, "register", register)
         run(tmp_path)
         return row

@@ -20,7 +20,13 @@ from trtkit.video.clusters import Cluster
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import Span
 from trtkit.video.footage.settings import ALL, Identity
-from trtkit.video.footage.writing import ChunkRecord, IndexedObject, commit_chunk, register
+from trtkit.video.footage.writing import (
+    ChunkRecord,
+    IndexedObject,
+    SourceRow,
+    commit_chunk,
+    register,
+)
 from trtkit.video.judging import Judge, Judged, Verdict
 from trtkit.video.motion import Box
 from trtkit.video.objects import Sighting
@@ -473,3 +479,11 @@ def test_it_answers_as_looking_at_every_object_would(
     assert not remembered & set(asked)
     # Nobody is asked in whose place another one stands.
     assert set(asked) <= {each.leader.number for each in stored}
+
+
+@pytest.mark.parametrize(("since", "until"), [("10", "5"), ("0:01:00", "59.9")])
+def test_a_time_that_ends_before_it_begins_is_refused(since: str, until: str) -> None:
+    row = SourceRow(1, "gate", "gate.mp4", "f", "{}", None, 1, 10, 10, True)
+    with pytest.raises(TrtkitError, match=f"from {since} to {until} ends before it begins"):
+        module.spans_of([row], (), since, until)
+    assert module.spans_of([row], (), until, since)[0].source == 1

@@ -145,3 +145,21 @@ def test_a_frame_rate_for_a_stream_is_reported(here: Path) -> None:
     with recorded() as reports:
         open_source(parse_source("gate=rtsp://me:secret@gate/1"), 10)
     assert reports.messages == ["--frame-rate has no effect on the camera gate, which sends times."]
+
+
+def test_one_source_that_is_not_there_leaves_the_others(here: Path) -> None:
+    failed: dict[str, str] = {}
+    assert [source.camera for source in find_sources(["gate.mp4", "gaet.mp4"], failed)] == ["gate"]
+    assert list(failed) == ["gaet.mp4"]
+    assert "gaet.mp4 not found" in failed["gaet.mp4"]
+    with pytest.raises(TrtkitError, match="not found"):
+        find_sources(["gaet.mp4", "nowhere.mp4"], {})
+
+
+def test_two_sources_of_one_camera_are_reported(here: Path) -> None:
+    with recorded() as reports:
+        find_sources(["door=gate.mp4", "door=yard.2024.mkv", "1"])
+        find_sources(["gate.mp4", "1"])
+    assert reports.messages == [
+        "2 sources are footage of one camera, door; if they are not, name them, as in NAME=SOURCE."
+    ]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.reports import recorded
 from trtkit.errors import TrtkitError
 from trtkit.video.times import clock, moment, parse_time, since_start
 
@@ -106,3 +107,15 @@ def test_a_moment_of_footage_that_says_no_time_is_refused() -> None:
         TrtkitError, match="cannot be located in gate, whose footage does not say when it was taken"
     ):
         since_start(datetime.now(timezone.utc), None, "gate")
+
+
+@pytest.mark.parametrize("text", ["2026-03-01T08:30", "2026-03-01"])
+def test_a_moment_without_a_zone_is_reported(text: str) -> None:
+    with recorded() as reports:
+        local = parse_time(text)
+        parse_time("2026-03-01T08:30Z")
+        parse_time("90")
+    assert isinstance(local, datetime)
+    assert local.utcoffset() is not None
+    (sentence,) = reports.messages
+    assert sentence.startswith(f"{text} has no time zone and is taken as this machine's, ")

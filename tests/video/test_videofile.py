@@ -399,18 +399,21 @@ class TestAbout:
         path.write_bytes(content.replace(b"Sued", b"S\xfcd "))
         assert VideoFile(path).start_us is None
 
-    def test_the_fingerprint_is_of_size_beginning_and_end(self, clip: Path, tmp_path: Path) -> None:
+    def test_the_fingerprint_is_of_the_content(self, clip: Path, tmp_path: Path) -> None:
         mebibyte = 1 << 20
         path = tmp_path / "big.mp4"
         content = clip.read_bytes() + bytes(3 * mebibyte)
         path.write_bytes(content)
         expected = blake3(len(content).to_bytes(8, "little"))
         expected.update(content[:mebibyte] + content[-mebibyte:])
-        fingerprint = VideoFile(path).fingerprint
-        assert fingerprint == expected.hexdigest()
-        assert fingerprint != VideoFile(clip).fingerprint
-        overwrite(path, len(content) - 1, 1)
-        assert VideoFile(path).fingerprint != fingerprint
+        video = VideoFile(path)
+        assert video.fingerprint == blake3(content).hexdigest()
+        # Earlier versions took the size, the beginning and the end for it.
+        assert video.former_fingerprint == expected.hexdigest()
+        overwrite(path, 2 * mebibyte, 1)
+        other = VideoFile(path)
+        assert other.fingerprint != video.fingerprint
+        assert other.former_fingerprint == video.former_fingerprint
 
 
 class TestRefused:

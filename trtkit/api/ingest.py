@@ -57,9 +57,10 @@ def ingest(
     """
     folder = Path(store)
     chosen = options if options is not None else ingest_options(folder)
-    footage = find_sources(sources)
+    unparsed: dict[str, str] = {}
+    footage = find_sources(sources, unparsed)
     place = Workspace.at(workspace).find_bundle(bundle if bundle is not None else bundle_of(folder))
     return ingest_all(
         folder, footage, place, tail, chosen, map_bytes=map_bytes, frame_rate=frame_rate,
-        seconds=seconds,
+        seconds=seconds, unparsed=unparsed,
     )  # fmt: skip

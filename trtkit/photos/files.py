@@ -55,16 +55,6 @@ class _Folder:
     identity: tuple[int, int]
 
 
-def file_state(path: Path) -> str:
-    """Its size and time, which change when its content does, without reading it."""
-    try:
-        stat = path.stat()
-    except OSError:
-        # A link that leads nowhere, say: once it is mended it is another file.
-        return "unreadable"
-    return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of that name is left out where it is not named itself.
 

@@ -9,7 +9,8 @@ import numpy as np
 from blake3 import blake3
 
 from trtkit.errors import ImageError
-from trtkit.photos.files import file_state, photo_paths
+from trtkit.identity import file_digest
+from trtkit.photos.files import photo_paths
 from trtkit.photos.images import load_image, read_file
 from trtkit.preprocessing import Preprocessing
 from trtkit.tensors import Array
@@ -74,7 +75,7 @@ class Samples:
     def digest(self) -> str:
         content = blake3(str(self.count).encode())
         for path in self.files:
-            entry = f"{path.name}\0{file_state(path)}\0"
+            entry = f"{path.name}\0{_content(path)}\0"
             content.update(entry.encode("utf-8", "surrogateescape"))
         return content.hexdigest()
 
@@ -91,6 +92,14 @@ class Samples:
         if images:
             return SampleImages(np.stack(images), str(self.folder), tuple(read))
         return SampleImages(generate_images(self.count, preprocessing), GENERATED)
+
+
+def _content(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:
+        # A link that leads nowhere, say: once it is mended it is another photo.
+        return "unreadable"
 
 
 def choose_samples(folder: Path, count: int) -> Samples:

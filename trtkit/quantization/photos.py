@@ -13,11 +13,12 @@ import numpy as np
 from blake3 import blake3
 
 from trtkit.confidence import fewest_to_prove, lower_bound
+from trtkit.contents import ContentRecord
 from trtkit.errors import ImageError, TrtkitError, listed
 from trtkit.evaluation.folders import SkippedPhoto, class_names, part_folders
 from trtkit.labels import clean_label
 from trtkit.photos.decode import decode
-from trtkit.photos.files import file_state, photo_paths
+from trtkit.photos.files import photo_paths
 from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing
@@ -32,6 +33,8 @@ FEW = 100
 AUTO = "auto"
 CHOICES = (AUTO, *METHODS)
 DEFAULT_IMAGES = 512
+# In the folder of the ranges: the digests of the photos.
+CONTENTS = ".contents.json"
 DEFAULT_AGREEMENT = 0.99
 # Of what the held-out photos prove about others, and the share that they should prove by default.
 CONFIDENCE = 0.95
@@ -101,8 +104,9 @@ class Int8Options:
         )
 
     def digest(self) -> list[Any]:
-        """What a build depends on; computed without reading a photo."""
-        return [listing_digest(self.folder), self.images, self.method, self.min_agreement]
+        """What a build depends on; only photos that were changed lately are read."""
+        listing = listing_digest(self.folder, self.home / CONTENTS)
+        return [listing, self.images, self.method, self.min_agreement]
 
 
 @dataclass(frozen=True)
@@ -162,11 +166,20 @@ class CalibrationPhotos:
             )
 
 
-def listing_digest(folder: Path) -> str:
-    """BLAKE3 (hex) of the names, sizes and times of the photos below `folder`; reads none of them."""
+def listing_digest(folder: Path, record: Path | None = None) -> str:
+    """BLAKE3 (hex) of the names and the contents of the photos below `folder`.
+
+    `record`: a file that keeps the contents' digests, so that a photo is read once.
+    """
     content = blake3()
-    for path in photo_paths(folder):
-        content.update(f"{path}\0{file_state(path)}\0".encode("utf-8", "surrogateescape"))
+    with ContentRecord(record) as contents:
+        for path in photo_paths(folder):
+            try:
+                digest = contents.digest(path)
+            except OSError:
+                # A link that leads nowhere, say: once it is mended it is another photo.
+                digest = "unreadable"
+            content.update(f"{path}\0{digest}\0".encode("utf-8", "surrogateescape"))
     return content.hexdigest()
 
 

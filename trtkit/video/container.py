@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 from itertools import islice
@@ -119,8 +119,12 @@ def duration_us(container: InputContainer, stream: VideoStream) -> int | None:
     return duration if duration > 0 else None
 
 
-def fingerprint(path: Path) -> str:
-    """BLAKE3, in hex, of the file's size and its first and last MiB."""
+def fingerprints(path: Path, digest: Callable[[Path], str]) -> tuple[str, str]:
+    """The digest of the file's content, and what earlier versions took for it.
+
+    That is BLAKE3, in hex, of the size and of the first and the last MiB. Raises TrtkitError for what is no
+    regular file with content.
+    """
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -136,13 +140,13 @@ def fingerprint(path: Path) -> str:
             content.update(file.read(_MEBIBYTE))
             file.seek(max(0, status.st_size - _MEBIBYTE))
             content.update(file.read(_MEBIBYTE))
+        return digest(path), content.hexdigest()
     except FileNotFoundError as error:
         raise TrtkitError(f"File {path} not found; {correction(path)}.") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise TrtkitError(
             f"{path} cannot be read ({os_reason(error)}); fix its permissions or name another file."
         ) from error
-    return content.hexdigest()
 
 
 def correction(path: Path) -> str:

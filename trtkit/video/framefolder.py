@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from blake3 import blake3
 
 from trtkit.errors import ImageError, TrtkitError
+from trtkit.identity import file_digest
 from trtkit.photos.decode import decode
 from trtkit.photos.files import find_images
 from trtkit.photos.images import read_file
@@ -21,20 +22,26 @@ class FrameFolder:
 
     `frame_rate`: images a second, 25 by default, any number above 0. `location`: the folder as given.
     `start_us` is None. `duration_us`: the number of images over the rate. `fingerprint`: BLAKE3, in
-    hex, of the names, the sizes and the rate.
+    hex, of the names, the contents and the rate; `digest` gives the contents' digests.
 
     Raises TrtkitError when there is no such folder or it holds no images.
     """
 
     seekable = True
 
-    def __init__(self, folder: str | Path, frame_rate: float = 25.0) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        frame_rate: float = 25.0,
+        digest: Callable[[Path], str] = file_digest,
+    ) -> None:
         self.location = str(folder)
         self.start_us: int | None = None
         self._rate = frame_rate
         self._paths = _images(Path(folder))
         self.duration_us: int | None = self._time_us(len(self._paths))
-        self.fingerprint = self._fingerprint(Path(folder))
+        self.fingerprint = self._fingerprint(Path(folder), digest)
+        self.former_fingerprint = self._fingerprint(Path(folder), _size)
 
     def read(self, since_us: int = 0) -> Iterator[Frame | Gap]:
         """The images with times from `since_us` on, and the gaps that end after it.
@@ -77,17 +84,22 @@ class FrameFolder:
         except ImageError:
             return None
 
-    def _fingerprint(self, folder: Path) -> str:
+    def _fingerprint(self, folder: Path, identify: Callable[[Path], str]) -> str:
         content = blake3(repr(self._rate).encode())
         for path in self._paths:
             try:
-                size = path.stat().st_size
+                identity = identify(path)
             except OSError:
                 # Deleted, or a broken link: a gap when it is read.
-                size = -1
+                identity = "-1"
             name = str(path.relative_to(folder)).encode(errors="surrogateescape")
-            content.update(name + b"\0" + str(size).encode() + b"\0")
+            content.update(name + b"\0" + identity.encode() + b"\0")
         return content.hexdigest()
+
+
+def _size(path: Path) -> str:
+    """What earlier versions took for the content."""
+    return str(path.stat().st_size)
 
 
 def _images(folder: Path) -> list[Path]:

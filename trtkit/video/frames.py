@@ -95,7 +95,8 @@ class Footage(Protocol):
 
     `seekable`: whether it can be read again from any time: files can, cameras cannot. `start_us`: when
     the first frame was taken, in microseconds since 1970 in UTC, None if unknown. `duration_us`: its
-    length, None for a stream. `fingerprint`: equal for the same footage in a later run.
+    length, None for a stream. `fingerprint`: equal for the same footage in a later run;
+    `former_fingerprint`: what earlier versions had for it, which told less footage apart.
     """
 
     location: str
@@ -103,6 +104,7 @@ class Footage(Protocol):
     start_us: int | None
     duration_us: int | None
     fingerprint: str
+    former_fingerprint: str
 
     def read(self, since_us: int = 0) -> Iterator[Frame | Gap]:
         """The frames from that time on and the gaps between them, in the order of their times.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trtkit.contents import ContentRecord
 from trtkit.errors import TrtkitError
 from trtkit.reporting import message
 from trtkit.video.chunks import IngestProgress, SourceIngest
@@ -27,6 +28,8 @@ from trtkit.video.sources import Source, open_source
 from trtkit.video.tails import VideoTail
 
 DEFAULT_STORE = "video-store"
+# The digests of the files that were ingested.
+CONTENTS = "contents.json"
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,14 @@ def ingest_all(
     map_bytes: int = DEFAULT_BYTES,
     frame_rate: float | None = None,
     seconds: float | None = None,
+    unparsed: Mapping[str, str] | None = None,
 ) -> IngestReport:
     """Index every source with the tail `tail` of the bundle in that folder.
 
-    A source that cannot be read is in `failed` of the report, unless it is the only one. Raises
-    TrtkitError.
+    `unparsed`: why other sources cannot be read, for the report. A source that cannot be read is in
+    `failed` of the report, unless it is the only one. Raises TrtkitError.
     """
-    done, failed = [], {}
+    done, failed = [], dict(unparsed or {})
     with closing(VideoTail(bundle, tail)) as cheap:
         message(f"Indexing with {cheap.tail.name} of the bundle {cheap.manifest.name}.")
         if options.cluster is not None and not cheap.gives_vectors:
@@ -79,13 +83,15 @@ def ingest_all(
             claim(database, Identity.of(cheap.manifest, cheap.tail, bundle))
         for source in sources:
             try:
-                with closing(open_source(source, frame_rate=frame_rate)) as footage:
+                with ContentRecord(store / CONTENTS) as record:
+                    footage = open_source(source, frame_rate, record.digest)
+                with closing(footage):
                     progress = ingest(
                         store, cheap, source.camera, footage, options, map_bytes=map_bytes,
                         seconds=seconds,
                     )  # fmt: skip
             except TrtkitError as error:
-                if len(sources) == 1:
+                if len(sources) == 1 and not unparsed:
                     raise
                 failed[source.location] = str(error)
                 continue
@@ -110,7 +116,7 @@ def ingest(
     """
     with Database.create(store) as database:
         source = (camera, footage.location, footage.fingerprint, options.to_json())
-        row = writing.register(database, *source)
+        row = writing.register(database, *source, former=footage.former_fingerprint)
         progress = IngestProgress(camera, duration_us=footage.duration_us, up_to_date=row.complete)
         if row.complete:
             return progress

@@ -274,8 +274,14 @@ def spans_of(
         if camera not in names:
             raise TrtkitError(f"Camera {camera!r} not found; {available(camera, names)}.")
     low, high = (None if text is None else parse_time(text) for text in (since, until))
-    return tuple(
+    spans = tuple(
         Span(row.id, *(since_start(when, row.start_us, row.camera) for when in (low, high)))
         for row in rows
         if not cameras or row.camera in cameras
     )
+    for span in spans:
+        if span.start_us is not None and span.end_us is not None and span.start_us > span.end_us:
+            raise TrtkitError(
+                f"The time from {since} to {until} ends before it begins; give the earlier time first."
+            )
+    return spans

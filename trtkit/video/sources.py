@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from trtkit.errors import TrtkitError
+from trtkit.identity import file_digest
 from trtkit.names import names_of
 from trtkit.reporting import message
 from trtkit.video.container import USUAL_RATE, correction
@@ -54,14 +56,22 @@ def parse_source(text: str) -> Source:
     return Source(camera or _default_camera(location, kind), location, kind)
 
 
-def find_sources(texts: Iterable[str]) -> tuple[Source, ...]:
-    """The sources that `texts` name, in their order; several may be of one camera.
+def find_sources(texts: Iterable[str], failed: dict[str, str] | None = None) -> tuple[Source, ...]:
+    """The sources that `texts` name, in their order; several may be of one camera, which is reported.
 
-    Raises TrtkitError without any, for one that is named twice in any way, or that cannot be parsed.
+    `failed` takes the reason for each text that cannot be parsed, unless none can. Raises TrtkitError
+    without any source, for one that is named twice in any way, and without `failed` for such a text.
     """
     by_place: dict[str, Source] = {}
-    for text in names_of(texts):
-        source = parse_source(text)
+    names = list(names_of(texts))
+    for text in names:
+        try:
+            source = parse_source(text)
+        except TrtkitError as error:
+            if failed is None or len(failed) + 1 == len(names):
+                raise
+            failed[text] = str(error)
+            continue
         place = source.location
         if source.kind != "stream":
             place = str(Path(place).resolve())
@@ -75,15 +85,27 @@ def find_sources(texts: Iterable[str]) -> tuple[Source, ...]:
         by_place[place] = source
     if not by_place:
         raise TrtkitError(f"No source; name {_EXAMPLES}.")
-    return tuple(by_place.values())
+    sources = tuple(by_place.values())
+    for camera, count in Counter(source.camera for source in sources).items():
+        if count > 1:
+            message(
+                f"{count} sources are footage of one camera, {camera}; if they are not, name them, as in "
+                "NAME=SOURCE."
+            )
+    return sources
 
 
-def open_source(source: Source, frame_rate: float | None = None) -> Footage:
+def open_source(
+    source: Source,
+    frame_rate: float | None = None,
+    digest: Callable[[Path], str] = file_digest,
+) -> Footage:
     """The footage of a source.
 
     `frame_rate`: frames a second of a folder of frames, 25 by default, or of a file without times, by
-    default the rate that it states. Raises TrtkitError for a file or folder that cannot be read, and for a
-    rate that is not above 0. A stream is opened when it is read.
+    default the rate that it states; `digest`: gives the digest of a file's content. Raises TrtkitError
+    for a file or folder that cannot be read, and for a rate that is not above 0. A stream is opened when
+    it is read.
     """
     if frame_rate is not None and not (math.isfinite(frame_rate) and frame_rate > 0):
         raise TrtkitError(
@@ -97,11 +119,12 @@ def open_source(source: Source, frame_rate: float | None = None) -> Footage:
     if source.kind == "frames":
         from trtkit.video.framefolder import FrameFolder
 
-        return FrameFolder(Path(source.location).absolute(), frame_rate or float(USUAL_RATE))
+        rate = frame_rate or float(USUAL_RATE)
+        return FrameFolder(Path(source.location).absolute(), rate, digest)
     from trtkit.video.videofile import VideoFile
 
     # One source, however its path is written.
-    return VideoFile(Path(source.location).absolute(), frame_rate)
+    return VideoFile(Path(source.location).absolute(), frame_rate, digest)
 
 
 def _named(text: str) -> tuple[str | None, str]:

@@ -59,6 +59,7 @@ class LiveStream:
         self.start_us: int | None = None
         self.duration_us: int | None = None
         self.fingerprint = blake3(self.location.encode(errors="surrogateescape")).hexdigest()
+        self.former_fingerprint = self.fingerprint
         self._clock = clock
         self._sleep = sleep
         self._open_capture = open_capture or open_with_opencv

@@ -6,6 +6,7 @@ import re
 from datetime import datetime, timedelta, timezone
 
 from trtkit.errors import TrtkitError
+from trtkit.reporting import message
 from trtkit.video.frames import MICROSECONDS
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
@@ -18,19 +19,26 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 def parse_time(text: str) -> int | datetime:
     """Microseconds since the beginning for `90`, `1:30` or `0:01:30.5`, a datetime for an ISO date.
 
-    A date without a zone is in this machine's. Raises TrtkitError for anything else.
+    A date without a zone is in this machine's, which is reported. Raises TrtkitError for anything else.
     """
     try:
         seconds = _seconds(text.strip())
         if seconds is not None:
             return round(seconds * MICROSECONDS)
         # Python 3.10 does not know Z.
-        return datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text.strip())).astimezone()
+        written = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text.strip()))
+        local = written.astimezone()
     except (ValueError, OverflowError) as error:
         raise TrtkitError(
             f"{text!r} is not a time; write seconds or H:MM:SS from the beginning, or a date and time such "
             "as 2026-03-01T08:30."
         ) from error
+    if written.tzinfo is None:
+        message(
+            f"{text.strip()} has no time zone and is taken as this machine's, {local:%Z (UTC%z)}; write "
+            "Z or +01:00 behind it for another one."
+        )
+    return local
 
 
 def _seconds(text: str) -> float | None:

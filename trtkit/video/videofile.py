@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
@@ -16,13 +16,14 @@ from blake3 import blake3
 
 from trtkit.errors import TrtkitError
 from trtkit.extras import require
+from trtkit.identity import file_digest
 from trtkit.reporting import message
 from trtkit.tensors import Array
 from trtkit.video.container import (
     USUAL_RATE,
     creation_time,
     duration_us,
-    fingerprint,
+    fingerprints,
     open_container,
     packets,
     rate_of,
@@ -88,7 +89,7 @@ class VideoFile:
 
     `location`: the path as given. `start_us`: the creation time in the container, None if it is missing,
     before 1990 or in the future. `duration_us`: the container's, None if it is missing. `fingerprint`:
-    BLAKE3, in hex, of the size and the first and last MiB. No file stays open between two readings;
+    the content's digest, which `digest` gives, in hex. No file stays open between two readings;
     several may run at once. `frame_rate`: frames a second, above 0, of a stream without times (raw H.264,
     HEVC, MJPEG), by default what the stream states, else 25, which is reported.
 
@@ -97,11 +98,16 @@ class VideoFile:
 
     seekable = True
 
-    def __init__(self, path: str | Path, frame_rate: float | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        frame_rate: float | None = None,
+        digest: Callable[[Path], str] = file_digest,
+    ) -> None:
         require("video", "Reading video files", "av")
         self.location = str(path)
         self._path = Path(path)
-        self.fingerprint = fingerprint(self._path)
+        self.fingerprint, self.former_fingerprint = fingerprints(self._path, digest)
         self._threaded = True
         # Whether times always grow; None until it matters.
         self._steady: bool | None = None
@@ -154,7 +160,10 @@ class VideoFile:
     ) -> Fraction:
         if timeless and frame_rate is not None:
             # Other times are other footage.
-            self.fingerprint = blake3(f"{self.fingerprint} {frame_rate}".encode()).hexdigest()
+            self.fingerprint, self.former_fingerprint = (
+                blake3(f"{content} {frame_rate}".encode()).hexdigest()
+                for content in (self.fingerprint, self.former_fingerprint)
+            )
             return Fraction(frame_rate).limit_denominator(MICROSECONDS)
         if frame_rate is not None:
             message(f"--frame-rate has no effect on {self.location}, which has times of its own.")

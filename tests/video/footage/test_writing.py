@@ -174,3 +174,14 @@ def test_no_source_gets_what_is_another_ones(tmp_path: Path) -> None:
         assert [len(known_clusters(database, source, 9)) for source in (1, 2)] == [2, 2]
         ids = [{each.id for each in known_clusters(database, source, 9)} for source in (1, 2)]
         assert not ids[0] & ids[1]
+
+
+def test_what_an_earlier_version_took_for_the_footage_is_replaced(tmp_path: Path) -> None:
+    with Database.create(tmp_path) as database:
+        first = register(database, "gate", "a.mp4", "ends", OPTIONS)
+        commit_chunk(database, first.id, ChunkRecord(0, 1, 0, 0, [], []))
+        kept = register(database, "gate", "a.mp4", "content", OPTIONS, former="ends")
+        assert (kept.id, kept.fingerprint) == (first.id, "content")
+        # From then on it is the content that counts.
+        with pytest.raises(TrtkitError, match="held other footage when"):
+            register(database, "gate", "a.mp4", "other", OPTIONS, former="ends")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,10 @@ class DamagedStore(TrtkitError):
     """SQLite cannot make sense of the file."""
 
 
+class UnusableStore(TrtkitError):
+    """The file cannot be used at the moment; it may be in order."""
+
+
 class Database:
     """One connection to a store's file. One thread at a time may use it.
 
@@ -152,13 +156,30 @@ class Database:
         path = folder / FILE
         if not path.is_file():
             raise _missing(folder)
-        writable = os.access(path, os.W_OK) and os.access(folder, os.W_OK)
-        with _opened(folder, "write" if writable else _reading_mode(path)) as connection:
+        if os.access(path, os.W_OK) and os.access(folder, os.W_OK):
+            with suppress(UnusableStore):
+                return cls._open(folder, "write")
+        try:
+            return cls._open(folder, "read")
+        except UnusableStore as error:
+            # SQLite writes beside a file in WAL mode even to read it, unless it may assume that nobody
+            # writes; then it reads no log either.
+            log = path.with_name(f"{path.name}-wal")
+            if log.exists() and log.stat().st_size:
+                raise TrtkitError(
+                    f"The footage store in {folder} was not closed by its last ingest, and cannot be read "
+                    "where it cannot be written; run `trtkit store info` once where it can."
+                ) from error
+            return cls._open(folder, "immutable")
+
+    @classmethod
+    def _open(cls, folder: Path, mode: Mode) -> Database:
+        with _opened(folder, mode) as connection:
             # An ingest was killed before it had made the tables.
             if _empty(connection):
                 raise _missing(folder)
             _check_kind(folder, connection)
-            return cls(folder, connection, writable=writable)
+            return cls(folder, connection, writable=mode == "write")
 
     def close(self) -> None:
         self._sql.close()
@@ -244,12 +265,6 @@ def _opened(folder: Path, mode: Mode) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def _reading_mode(path: Path) -> Mode:
-    # SQLite writes beside a file in WAL mode even to read it, unless it may assume that nobody writes.
-    log = path.with_name(f"{path.name}-wal")
-    return "read" if log.exists() and log.stat().st_size else "immutable"
-
-
 def _empty(connection: sqlite3.Connection) -> bool:
     """Whether nothing was ever written to the file."""
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -282,7 +297,7 @@ def _not_made(folder: Path, reason: object) -> TrtkitError:
 
 def _explained(folder: Path) -> AbstractContextManager[None]:
     return sqlite.explained(
-        lambda error: TrtkitError(
+        lambda error: UnusableStore(
             f"The footage store in {folder} cannot be used ({error}); free space there, fix its "
             "permissions or wait for the process that writes to it, and run the command again: it "
             "continues where it stopped."

@@ -96,9 +96,11 @@ def register(
     options: str,
     *,
     locked: bool = False,
+    former: str | None = None,
 ) -> SourceRow:
     """The source's row, made the first time.
 
+    `former`: what earlier versions took for the fingerprint, which is replaced.
     `locked`: its lock is held, and it has this fingerprint and these options from now on. Raises
     TrtkitError when a part of it was ingested from other footage or with other options.
     """
@@ -106,6 +108,10 @@ def register(
         sql.execute(
             "INSERT OR IGNORE INTO sources (camera, location, fingerprint, options) VALUES (?, ?, ?, ?)",
             (camera, location, fingerprint, options),
+        )
+        sql.execute(
+            "UPDATE sources SET fingerprint = ? WHERE camera = ? AND location = ? AND fingerprint = ?",
+            (fingerprint, camera, location, former),
         )
         if locked:
             # An ingest that was interrupted before its first commit does not bind the next one.
