@@ -62,7 +62,7 @@ def _pil_pixels(image: Any) -> Array:
     """The pixels of a PIL image, turned by its EXIF orientation as the file would be."""
     from PIL import ImageOps
 
-    # Pillow before 11 declares that it may give None.
+    # Pillow 11.0 declares that it may give None.
     upright: Any = ImageOps.exif_transpose(image)
     return np.array(upright.convert("RGB"))
 
