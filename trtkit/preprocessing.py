@@ -27,11 +27,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Size = tuple[int, int]
 Crop = Literal["center", "none"]
 Channels = Literal["rgb", "bgr", "gray"]
-Resampling = Literal["antialias", "fast"]
+Resampling = Literal["bilinear", "bicubic", "fast"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "crop": ("center", "none"),
     "channels": ("rgb", "bgr", "gray"),
-    "resampling": ("antialias", "fast"),
+    "resampling": ("bilinear", "bicubic", "fast"),
 }
 # What photos were prepared with before cards said it.
 _BEFORE = {"crop": "center", "channels": "rgb", "resampling": "fast"}
@@ -54,13 +54,13 @@ class Preprocessing:
     The result is uint8, height x width x 3. `resize`: the shorter side in pixels, or the height and width
     that the whole photo is squashed to, or None for photos that stay as they are. `crop`: `center`, or
     `none` where a resized photo has the image's size already. `channels`: `rgb`, `bgr`, or `gray` (the
-    luma of Pillow's mode L, three times). `resampling`: `antialias` is torchvision's and Pillow's bilinear
-    filter, `fast` comes close to it in half the time.
+    luma of Pillow's mode L, three times). `resampling`: `bilinear` and `bicubic` are torchvision's
+    antialiased filters and Pillow's, `fast` comes close to `bilinear` in half the time.
 
     The defaults are torchvision's for ImageNet evaluation (resize 256, crop 224).
 
     >>> Preprocessing(height=240, width=240, resize=(240, 240)).describe()
-    'squashed to 240 x 240, RGB, antialiased'
+    'squashed to 240 x 240, RGB, bilinear'
     """
 
     height: int = 224
@@ -78,7 +78,7 @@ class Preprocessing:
         resize: int | Size | None = 256,
         crop: Crop = "center",
         channels: Channels = "rgb",
-        resampling: Resampling = "antialias",
+        resampling: Resampling = "bilinear",
     ) -> None:
         values = locals()
         for name in self.__dataclass_fields__:
@@ -185,7 +185,7 @@ class Preprocessing:
         return self.resize * height // shorter, self.resize * width // shorter
 
     def describe(self) -> str:
-        """In a few words, as messages say it: `shorter side to 256, center 224 x 224, RGB, antialiased`."""
+        """In a few words, as messages say it: `shorter side to 256, center 224 x 224, RGB, bilinear`."""
         size = f"{self.height} x {self.width}"
         if self.resize is None:
             parts = ["not resized"]
@@ -198,7 +198,7 @@ class Preprocessing:
         elif self.resize != (self.height, self.width):
             parts.append(f"center {size}")
         parts.append(self.channels if self.channels == "gray" else self.channels.upper())
-        parts.append("antialiased" if self.resampling == "antialias" else "fast resampling")
+        parts.append("fast resampling" if self.resampling == "fast" else self.resampling)
         return ", ".join(parts)
 
 

@@ -42,13 +42,13 @@ def export(
 
     How photos become that input, as the model's author did it: `resize` their shorter side to N pixels,
     squash them to `(height, width)` or `"HxW"`, or `"none"`; `crop` the `"center"` (the default) or
-    `"none"`; `channels` `"rgb"`, `"bgr"` or `"gray"`; `resampling` `"antialias"`, that of torchvision and
-    Pillow, or `"fast"`. By default as the checkpoint says, else 256/224 of the input's size and its
-    centre, in RGB. `report.photos` says what was chosen. Raises TrtkitError.
+    `"none"`; `channels` `"rgb"`, `"bgr"` or `"gray"`; `resampling` `"bilinear"` or `"bicubic"`, as
+    torchvision and Pillow, or `"fast"`. By default as the checkpoint says, else 256/224 of the input's
+    size and its centre, bilinear, in RGB. `report.photos` says what was chosen. Raises TrtkitError.
 
         report = trtkit.export("resnet50", weights="random", image_size=64, resize=(64, 64))
         report.path  # export/resnet50.onnx
-        report.photos  # squashed to 64 x 64, RGB, antialiased
+        report.photos  # squashed to 64 x 64, RGB, bilinear
     """
     photos = PhotoOptions(resize, crop, channels, resampling)
     settings = ExportSettings(

@@ -76,10 +76,10 @@ def export(
         typer.Option(help="The order of their channels. Default: rgb."),
     ] = None,
     resampling: Annotated[
-        Literal["antialias", "fast"] | None,
+        Literal["bilinear", "bicubic", "fast"] | None,
         typer.Option(
-            help="antialias: the pixels of torchvision and Pillow; fast: close to them. Default: the "
-            "checkpoint's, or antialias."
+            help="bilinear, bicubic: as torchvision and Pillow; fast: close to bilinear. Default: the "
+            "checkpoint's, or bilinear."
         ),
     ] = None,
     workspace: WorkspaceOption = None,

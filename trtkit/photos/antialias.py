@@ -1,4 +1,4 @@
-"""Resizing as Pillow and torchvision do it: bilinear, with a filter as wide as the reduction.
+"""Resizing as Pillow and torchvision do it, bilinear or bicubic, with a filter as wide as the reduction.
 
 Pillow computes it, on the part of the photo that the crop shows: its positions are those of the whole
 photo up to single precision, so that pixels differ by one level at most where they differ at all.
@@ -24,20 +24,25 @@ _BAND: Final = 1 << 22
 
 
 def resampled(
-    pixels: npt.NDArray[np.uint8], place: Placement, size: Size, *, grey: bool = False
+    pixels: npt.NDArray[np.uint8],
+    place: Placement,
+    size: Size,
+    *,
+    grey: bool = False,
+    bicubic: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """The image of `size` (height, width) at `place` of the resized photo, contiguous.
 
     `pixels`: the photo, H x W x 3, of any strides. `grey` converts it before it is resized.
     """
-    rows = _Axis.of(pixels.shape[0], place.height, place.top)
-    columns = _Axis.of(pixels.shape[1], place.width, place.left)
+    rows = _Axis.of(pixels.shape[0], place.height, place.top, 2 if bicubic else 1)
+    columns = _Axis.of(pixels.shape[1], place.width, place.left, 2 if bicubic else 1)
     image = np.empty((*size, 3), np.uint8)
     first, last, across = columns.window(0, size[1])
     for start, stop in _bands(size[0], rows.step * (last - first)):
         top, bottom, down = rows.window(start, stop)
         band = _image(pixels[top:bottom, first:last], grey)
-        resized = _resized(band, (stop - start, size[1]), down, across)
+        resized = _resized(band, (stop - start, size[1]), down, across, bicubic=bicubic)
         image[start:stop] = resized[:, :, None] if grey else resized
     return image
 
@@ -59,22 +64,26 @@ def luma(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class _Axis:
-    """One side of the photo, of `side` pixels: `step` of them make one of the resized photo."""
+    """One side of the photo, of `side` pixels: `step` of them make one of the resized photo.
+
+    `support`: half the filter's width, in pixels of the smaller of the two photos.
+    """
 
     side: int
     step: float
     offset: float
+    support: int
 
     @classmethod
-    def of(cls, side: int, resized: int, offset: int) -> _Axis:
+    def of(cls, side: int, resized: int, offset: int, support: int) -> _Axis:
         step = side / resized
-        return cls(side, step, offset * step)
+        return cls(side, step, offset * step, support)
 
     def window(self, start: int, stop: int) -> tuple[int, int, tuple[float, float]]:
         """The pixels that the image's pixels `start` to `stop` need, and where they lie among them."""
         begin, end = self.offset + start * self.step, self.offset + stop * self.step
-        # A triangle's half width on each side, and one for rounding.
-        reach = max(1.0, self.step) + 1
+        # Half the filter on each side, and one for rounding.
+        reach = self.support * max(1.0, self.step) + 1
         first, last = max(0, math.floor(begin - reach)), min(self.side, math.ceil(end + reach))
         return first, last, (begin - first, min(end, self.side) - first)
 
@@ -93,10 +102,16 @@ def _image(pixels: npt.NDArray[np.uint8], grey: bool) -> Image.Image:
 
 
 def _resized(
-    image: Image.Image, size: Size, rows: tuple[float, float], columns: tuple[float, float]
+    image: Image.Image,
+    size: Size,
+    rows: tuple[float, float],
+    columns: tuple[float, float],
+    *,
+    bicubic: bool,
 ) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
     box = (columns[0], rows[0], columns[1], rows[1])
-    resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box)
+    kernel = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+    resized = image.resize((size[1], size[0]), kernel, box)
     return np.asarray(resized)

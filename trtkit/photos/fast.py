@@ -1,4 +1,4 @@
-"""Resizing at twice the speed of the antialiased filter, and close to it.
+"""Resizing at twice the speed of the bilinear filter, and close to it.
 
 The photo is halved while it stays at least as large as asked, which leaves less than a factor of two; a
 three-tap blur with the variance that the triangle filter would still add is followed by one bilinear

@@ -94,7 +94,8 @@ def resize_and_crop(photo: DecodedPhoto, preprocessing: Preprocessing) -> npt.ND
         image = fast.resampled(photo, placement, size)
         image = antialias.luma(image) if grey else image
     else:
-        image = antialias.resampled(photo.pixels, placement, size, grey=grey)
+        bicubic = preprocessing.resampling == "bicubic"
+        image = antialias.resampled(photo.pixels, placement, size, grey=grey, bicubic=bicubic)
     if preprocessing.channels == "bgr":
         return np.ascontiguousarray(image[:, :, ::-1])
     return image
