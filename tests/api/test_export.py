@@ -14,6 +14,8 @@ import torch
 import trtkit
 from tests.graph.onnx_graphs import classifier, run
 from tests.pictures import write_photos
+from tests.quantized import quantize
+from tests.recorded.workspace import thin
 from trtkit import TrtkitError
 from trtkit.graph.card import ModelCard
 from trtkit.models import weights
@@ -346,3 +348,11 @@ def test_an_old_export_of_one_class_is_not_built(tmp_path):
     onnx.save(model, path)
     with pytest.raises(TrtkitError, match="with a single class"):
         trtkit.build(["theirs"], cut=0, workspace=tmp_path)
+
+
+def test_a_quantized_file_is_compared_by_what_its_graph_says(tmp_path):
+    noise = np.random.default_rng(0).standard_normal((3, 32, 32)).astype(np.float32)
+    path = quantize(thin("a", (16, 32)), tmp_path / "quantized.onnx", [noise])
+    report = trtkit.export(path, workspace=tmp_path)
+    # int8 kernels differ from it by 1e-2.
+    assert report.verified.relative_error < 1e-5

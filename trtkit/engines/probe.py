@@ -48,6 +48,8 @@ class GraphProbe:
         options.log_severity_level = FATAL_ONLY
         # All optimisations would only change sums, and take longer than the few runs.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        # What the graph says, in fp32 between the Q/DQ pairs of a quantized one.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.use_per_session_threads = not shared_pool()
         if _limited_memory():
             options.add_session_config_entry("session.use_env_allocators", "1")
