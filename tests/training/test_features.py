@@ -48,12 +48,13 @@ def small_groups(monkeypatch):
 
 @pytest.fixture
 def calls(network, monkeypatch) -> list[int]:
-    """The number of images of each call of the front."""
+    """The number of images of each call of the front, but for the blank that tells the size of a map."""
     sizes: list[int] = []
     plain = TrainedNetwork.features
 
     def counted(self, images):
-        sizes.append(len(images))
+        if images.any():
+            sizes.append(len(images))
         return plain(self, images)
 
     monkeypatch.setattr(TrainedNetwork, "features", counted)
@@ -189,6 +190,27 @@ def test_what_is_lost_is_computed_again_to_the_same_bits(dataset, network, tmp_p
         assert same(epoch(source, 1)[0], truth[0])
         assert same(epoch(source, 2)[0], truth[1])
         assert len(calls) == 3
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((3, 8, 8)), np.zeros((64, 8, 8), np.int8)])
+def test_maps_that_the_blocks_do_not_give_are_computed_again(
+    dataset, network, store, calls, caplog, wrong
+):
+    source = FeatureBatches(plain(dataset), network, store, PREFIX)
+    fill(source)
+    truth, _ = epoch(source)
+    for index in (2, 12):
+        store.put(
+            source._key(index, 0), wrong.astype(np.float32) if wrong.dtype == float else wrong
+        )
+    store.flush()
+    calls.clear()
+    for _ in range(2):
+        assert same(epoch(source)[0], truth)
+        store.flush()
+    assert sorted(calls) == [4, 5]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("A stored map is ")
 
 
 def test_filling_goes_on_where_another_stopped(dataset, network, tmp_path, calls):

@@ -270,7 +270,7 @@ class Classifier:
         feature = self.runner.read_hit(lambda into: store.get(key, into))
         if feature is None or self._guarded is None:
             return None
-        if self.runner.planner.fits(self._guarded, feature):
+        if self.runner.planner.outputs[self._guarded].has_row(feature):
             return feature
         if next(self._misfits) == 0:
             log.warning(

@@ -140,24 +140,13 @@ class Planner:
                 maps = maps[:1]
             for value in maps:
                 # Those that the runner itself holds are what its engines gave.
-                if hasattr(value, "shape") and not self.fits(ref, value):
+                if hasattr(value, "shape") and not self.outputs[ref].has_row(value):
                     sizes = " x ".join(map(str, value.shape)) or "single number"
                     raise TrtkitError(
                         f"Stage {ref.stage} gives {self.outputs[ref]}, so no map of it is a "
                         f"{value.dtype} {sizes}; give maps of this stage, each without the batch."
                     )
         return work
-
-    def fits(self, ref: OutputRef, value: Array) -> bool:
-        """Whether an array can be one map of that output, whatever floats it is stored as."""
-        spec = self.outputs[ref]
-        sizes = spec.shape[1:]
-        if value.shape != sizes and (
-            len(value.shape) != len(sizes)
-            or any(size not in (None, own) for size, own in zip(sizes, value.shape, strict=True))
-        ):
-            return False
-        return value.dtype == spec.dtype or value.dtype.kind == np.dtype(spec.dtype).kind == "f"
 
     def check_images(self, images: Any) -> None:
         """Raise TrtkitError unless these are images that the engines take, H x W x 3 each."""

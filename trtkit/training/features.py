@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import shutil
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +26,11 @@ from trtkit.serialization import to_plain
 from trtkit.sizes import human_bytes
 from trtkit.store import FeatureStore
 from trtkit.store.codec import as_stored
-from trtkit.tensors import Array
+from trtkit.tensors import Array, TensorSpec
 from trtkit.training.batches import Indices, PhotoBatches, grouped, in_order
 from trtkit.training.network import TrainedNetwork
+
+log = logging.getLogger("trtkit.training")
 
 # Rounding to fp16 (relative error 2^-11) halves what is read in every epoch.
 DTYPE: Final = "fp16"
@@ -66,6 +71,12 @@ class FeatureBatches:
     views: int = 0
 
     def __post_init__(self) -> None:
+        image = self.photos.image
+        blank = np.zeros((1, image.height, image.width, 3), np.uint8)
+        _, *sizes = self.network.features(blank).shape
+        self._map = TensorSpec("map", "float32", (None, *sizes))
+        self.bytes_per_map = 2 * math.prod(sizes)
+        self._misfits = count()
         self._groups = in_order(len(self.photos), GROUP)
         self._group_of = {index: group for group in self._groups for index in group}
         self._computing = threading.Lock()
@@ -125,16 +136,28 @@ class FeatureBatches:
         self, order: Sequence[Indices], view: int
     ) -> Generator[tuple[Array, Array], None, None]:
         def read(index: int) -> Array:
-            stored = self.store.get(self._key(index, view))
+            stored = self._stored(index, view)
             return self._recompute(index, view) if stored is None else stored
 
         yield from grouped(order, read, self.photos.photos, self.photos.workers)
+
+    def _stored(self, index: int, view: int) -> Array | None:
+        """The stored map; None where there is none, or one that the frozen blocks do not give."""
+        stored = self.store.get(self._key(index, view))
+        if stored is None or self._map.has_row(stored):
+            return stored
+        if next(self._misfits) == 0:
+            log.warning(
+                "A stored map is %s %s, which the frozen blocks do not give; such maps are computed again.",
+                stored.dtype, " x ".join(map(str, stored.shape)),
+            )  # fmt: skip
+        return None
 
     def _recompute(self, index: int, view: int) -> Array:
         """A map that was damaged or evicted, computed with the group that it was computed in."""
         group = self._group_of[index]
         with self._computing:
-            stored = self.store.get(self._key(index, view))
+            stored = self._stored(index, view)
             if stored is not None:
                 return stored
             photos = self.photos.photos
@@ -283,11 +306,7 @@ def _check_room(
 
     `lacking`: the number of maps that the store does not hold yet.
     """
-    bytes_per_map = 0
-    for source in sources:
-        image = source.photos.image
-        blank = np.zeros((1, image.height, image.width, 3), np.uint8)
-        bytes_per_map = source.network.features(blank).size * 2
+    bytes_per_map = sources[0].bytes_per_map
     needed = sum(source.maps for source in sources) * bytes_per_map
     # The store evicts whole segments, of at most a quarter of its size.
     if needed > size * 3 // 4:

@@ -345,3 +345,13 @@ def test_runs_of_several_threads_take_turns(monkeypatch, tmp_path):
         results = threads.map(lambda n: runner.run([A, MAPS], IMAGES[n : n + 3]), range(20))
         for number, outputs in enumerate(results):
             assert_whole(outputs, [A, MAPS], range(number, number + 3), {})
+
+
+def test_keys_that_do_not_fit_the_batch_are_refused(monkeypatch, tmp_path):
+    install(monkeypatch)
+    runner = runner_of(tmp_path, gpu_cache=4 * MAP_BYTES)
+    for number in (2, 4):
+        sentence = f"^{number} keys do not fit 2 images and 1 known maps of prefix:maps; give "
+        with pytest.raises(TrtkitError, match=sentence):
+            runner.submit([A], images_of([0, 1]), values({MAPS: [2]}), keys=[bytes(32)] * number)
+    assert len(runner.resident) == 0

@@ -106,6 +106,12 @@ class DeviceRunner:
     ) -> DevicePending:
         self.planner.check_images(images)
         work = self.planner.plan(wanted, len(images), known)
+        hits = len(known.get(self._guarded, ())) if self._guarded is not None else 0
+        if keys and len(keys) != len(images) + hits:
+            raise TrtkitError(
+                f"{len(keys)} keys do not fit {len(images)} images and {hits} known maps of "
+                f"{self._guarded}; give a key or None for each, or no keys."
+            )
         total = max(work.rows.values(), default=0)
         self._check(total)
         self.reserve(total)
