@@ -21,7 +21,7 @@ ONE_PROCESS = Path(__file__).with_name("one_process.py")
 RESULTS = ROOT / "docs" / "results"
 NAMES = (
     "accuracy", "baselines", "chain", "cuts", "endtoend", "features", "int8", "int8-accuracy",
-    "int8-calibration", "memory", "overhead", "overlap", "reuse", "saved", "startup", "store",
+    "int8-calibration", "memory", "overhead", "overlap", "published", "reuse", "saved", "startup", "store",
     "transfer", "tree", "video", "warm",
 )  # fmt: skip
 
