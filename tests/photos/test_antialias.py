@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from tests.pictures import Pixels, encoded, scaled
 from trtkit.photos import antialias
-from trtkit.photos.decode import DecodedPhoto
+from trtkit.photos.decoded import DecodedPhoto
 from trtkit.photos.images import load_image, resize_and_crop
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.pictures import items_of

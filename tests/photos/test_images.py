@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import socket
 import struct
 import threading
@@ -22,7 +23,8 @@ from PIL import Image, ImageOps
 from tests.pictures import Pixels, encoded, photo, scaled
 from trtkit.errors import ImageError
 from trtkit.photos import fast
-from trtkit.photos.decode import DecodedPhoto, decode
+from trtkit.photos.decode import decode
+from trtkit.photos.decoded import DecodedPhoto
 from trtkit.photos.images import load_image, read_file, resize_and_crop
 from trtkit.preprocessing import Preprocessing
 
@@ -198,7 +200,24 @@ class TestJpeg:
         )
 
     @pytest.mark.parametrize("progressive", [False, True])
-    @pytest.mark.parametrize("kept", [-1, -2, -30, 0.9, 0.5, 0.3])
+    @pytest.mark.parametrize("kept", [-1, -2])
+    def test_without_its_end_marker(self, kept: int, progressive: bool) -> None:
+        """Small cameras write such files. All pixels are there."""
+        data = encoded(scaled("coffee", 500, 375), progressive=progressive)
+        image = load_image(data[:kept], DEFAULT)
+        np.testing.assert_array_equal(image, load_image(data, DEFAULT))
+
+    def test_without_its_last_scans(self) -> None:
+        data = encoded(scaled("coffee", 500, 375), progressive=True)
+        scans = [match.start() for match in re.finditer(b"\xff\xda", data)]
+        assert len(scans) > 5
+        # The tables of a scan stand before it.
+        for scan in scans[1:]:
+            with pytest.raises(ImageError, match="cut short"):
+                load_image(data[: data.rindex(b"\xff\xc4", 0, scan)], DEFAULT)
+
+    @pytest.mark.parametrize("progressive", [False, True])
+    @pytest.mark.parametrize("kept", [-4, -30, 0.9, 0.5, 0.3])
     def test_cut_short(self, kept: float, progressive: bool) -> None:
         data = encoded(scaled("coffee", 500, 375), progressive=progressive)
         with pytest.raises(ImageError, match="cut short"):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Pixels of a photo that Pillow copies at a time: larger photos are resized in bands of the image's rows.
-_BAND: Final = 1 << 22
+_BAND: Final = 1 << 21
 
 
 def resampled(

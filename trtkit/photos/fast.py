@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from trtkit.photos.decode import DecodedPhoto, halvings_above
+from trtkit.photos.decoded import DecodedPhoto
+from trtkit.photos.jpeg import halvings_above
 from trtkit.preprocessing import Placement, Size
 
 # Pixels kept around the crop: one for the blur, one for the interpolation, one for rounding.

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from trtkit.errors import ImageError, os_reason
 from trtkit.photos import antialias, fast
-from trtkit.photos.decode import MAX_PIXELS, DecodedPhoto, decode
+from trtkit.photos.decode import decoded
+from trtkit.photos.decoded import MAX_PIXELS, DecodedPhoto
 from trtkit.preprocessing import Preprocessing
 
 MAX_BYTES: Final = 512 * 1024 * 1024
@@ -70,18 +71,13 @@ def load_image(
     centre, as `preprocessing` says. `decode` says how transparency, 16 bits and the like are treated.
 
     Raises ImageError, without a path in its sentence, when the bytes are no complete photo of a
-    known format, the photo has more than `max_pixels` pixels (default 178,956,970), or it has not the
-    size that it must have where photos are not resized.
+    known format, the photo has more than `max_pixels` pixels (default 178,956,970) or takes more memory
+    than there is for decoding, or it has not the size that it must have where photos are not resized.
     """
-    return resize_and_crop(decode_for(data, preprocessing, max_pixels=max_pixels), preprocessing)
-
-
-def decode_for(
-    data: bytes, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS
-) -> DecodedPhoto:
-    """The photo in `data`, as large as resizing it by `preprocessing` needs it. Raises ImageError."""
     reduced = preprocessing.resampling == "fast" and preprocessing.resize is not None
-    return decode(data, shorter=preprocessing.side if reduced else None, max_pixels=max_pixels)
+    shorter = preprocessing.side if reduced else None
+    with decoded(data, shorter=shorter, max_pixels=max_pixels) as photo:
+        return resize_and_crop(photo, preprocessing)
 
 
 def resize_and_crop(photo: DecodedPhoto, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from trtkit.errors import ImageError
-from trtkit.photos.decode import DecodedPhoto
+from trtkit.photos.decoded import DecodedPhoto
 from trtkit.photos.images import load_image, resize_and_crop
 from trtkit.photos.prefetch import default_workers, ordered_map
 from trtkit.preprocessing import Preprocessing

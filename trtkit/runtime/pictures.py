@@ -59,12 +59,14 @@ def _file_item(file: Any) -> Item:
 
 
 def _pil_pixels(image: Any) -> Array:
-    """The pixels of a PIL image, turned by its EXIF orientation as the file would be."""
+    """The pixels of a PIL image, turned and converted as its file would be."""
     from PIL import ImageOps
+
+    from trtkit.photos.pillow import rgb
 
     # Pillow 11.0 declares that it may give None.
     upright: Any = ImageOps.exif_transpose(image)
-    return np.array(upright.convert("RGB"))
+    return rgb(upright)
 
 
 def _images(value: Any) -> list[Array]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from trtkit.photos.images import decode_for, resize_and_crop
+from trtkit.photos.images import load_image
 from trtkit.preprocessing import Preprocessing
 
 Pixels = npt.NDArray[np.uint8]
@@ -61,7 +61,7 @@ def augmented(
     if image.crop != "none" and image.resize is not None:
         size = image.resize if isinstance(image.resize, tuple) else (image.resize, image.resize)
         whole = replace(image, height=size[0], width=size[1])
-    canvas = resize_and_crop(decode_for(data, whole), whole)
+    canvas = load_image(data, whole)
     view = _view(canvas, image, how, random)
     if how.colour:
         view = _recoloured(view, how.colour, random)
