@@ -175,3 +175,21 @@ def create_tables(connection: sqlite3.Connection, schema: str, kind: FileKind) -
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {kind.application}")
     connection.execute(f"PRAGMA user_version = {kind.version}")
+
+
+def bring_forward(
+    connection: sqlite3.Connection,
+    steps: Sequence[Callable[[sqlite3.Connection], None]],
+    kind: FileKind,
+) -> None:
+    """Run the steps that a file of this kind has not had, all or none.
+
+    Its version is the number of steps that it has had.
+    """
+    with transaction(connection):
+        # Another process may have done it meanwhile.
+        version = max(kind.version, file_kind(connection).version)
+        for step in steps[version:]:
+            step(connection)
+        connection.execute(f"PRAGMA application_id = {kind.application}")
+        connection.execute(f"PRAGMA user_version = {len(steps)}")

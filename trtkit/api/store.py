@@ -28,8 +28,7 @@ def store_verify(store: str | Path = DEFAULT_STORE) -> VideoStoreReport:
 
     assert not trtkit.store_verify("video-store").problems
     """
-    with Database.open(Path(store)) as database:
-        return maintenance.verify(database)
+    return maintenance.verify_at(Path(store))
 
 
 def store_compact(

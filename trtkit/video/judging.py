@@ -40,13 +40,19 @@ class Verdicts:
 
     def known(self, objects: Sequence[int]) -> dict[int, Verdict]:
         """The verdicts on those of the objects that have one."""
-        rows = self._database.rows("SELECT id FROM tails WHERE stage = ?", (self._stage,))
+        database = self._database
+        rows = database.sound_rows(
+            f"SELECT t.id, {database.sound('tails', 't')} FROM tails t WHERE stage = ?",
+            (self._stage,),
+        )
         if not rows:
             return {}
-        rows = self._database.rows_among(
-            "SELECT object, class, score FROM verdicts WHERE tail = ? AND object IN",
+        rows = database.sound_rows_of(
+            f"SELECT object, class, score, {database.sound('verdicts', 'v')} FROM verdicts v "
+            "WHERE tail = ? AND object IN",
             objects,
             (rows[0][0],),
+            all_there=False,
         )
         return {number: Verdict(label, score) for number, label, score in rows}
 
@@ -56,7 +62,7 @@ class Verdicts:
             sql.execute("INSERT OR IGNORE INTO tails (stage) VALUES (?)", (self._stage,))
             (tail,) = sql.execute("SELECT id FROM tails WHERE stage = ?", (self._stage,)).fetchone()
             sql.executemany(
-                "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO verdicts (tail, object, class, score) VALUES (?, ?, ?, ?)",
                 [(tail, number, *verdict) for number, verdict in verdicts.items()],
             )
 

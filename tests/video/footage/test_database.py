@@ -17,7 +17,7 @@ import pytest
 from trtkit.errors import TrtkitError
 from trtkit.video.footage.database import FILE, KIND, LOCK, Database
 
-ADD = "INSERT INTO settings VALUES (?, ?)"
+ADD = "INSERT INTO settings (name, value) VALUES (?, ?)"
 ALL = "SELECT name, value FROM settings ORDER BY name"
 
 
@@ -123,7 +123,7 @@ def test_a_damaged_file(store: Path) -> None:
         with pytest.raises(TrtkitError, match=r"is damaged \(.*\); `trtkit store verify` lists"):
             attempt(store)
     path.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
-    with Database.open(store) as database, pytest.raises(TrtkitError, match="is damaged"):
+    with pytest.raises(TrtkitError, match="is damaged"), Database.open(store) as database:
         database.rows(ALL)
 
 

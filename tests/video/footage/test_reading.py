@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.video.footage.records import CLASSES, SOURCES, Drawn, made, segment
+from trtkit.errors import TrtkitError
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import (
     Span,
@@ -74,7 +75,9 @@ def test_what_is_known_of_objects(tmp_path: Path) -> None:
             assert keys[number][0] == wanted["source"] == (2 if number == 1204 else 1)
             assert crop_of(database, number) == wanted["crop"]
         assert crop_of(database, 1205) is None
-        assert sightings_of(database, [1205]) == keys_of(database, [1205]) == {}
+        for missing in (sightings_of, keys_of):
+            with pytest.raises(TrtkitError, match=r"is damaged \(1 rows are missing\)"):
+                missing(database, [1, 1205])
 
 
 def test_an_empty_store(tmp_path: Path) -> None:
@@ -102,11 +105,12 @@ def test_a_question_is_answered_by_indexes(tmp_path: Path, monkeypatch: pytest.M
             keys_of(database, [1, 2])
             sightings_of(database, [1, 2])
             crop_of(database, 1)
-            assert len(asked) == 5
+            assert len(asked) == 9
             for query, parameters in asked:
                 plan = [row[3] for row in rows(f"EXPLAIN QUERY PLAN {query}", parameters)]
                 assert plan and not [step for step in plan if step.startswith("SCAN")], plan
-                if "ranks" in query:
+                if "BETWEEN" in query:
+                    assert any("COVERING INDEX objects_by_cluster" in step for step in plan)
                     # One stretch of one table: a class of a source from a segment to another.
                     assert any(
                         "class=? AND source=? AND segment>? AND segment<?" in s for s in plan

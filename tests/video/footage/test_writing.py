@@ -143,7 +143,9 @@ def test_start_and_end(tmp_path: Path) -> None:
         other = row(database, "b")
         complete(database, other, [Gap(1, 2, "damaged")])
         assert [each.complete for each in source_rows(database)] == [True, True]
-        assert database.rows("SELECT * FROM gaps") == [(other, 1, 2, "damaged")]
+        assert database.rows("SELECT source, start_us, end_us, reason FROM gaps") == [
+            (other, 1, 2, "damaged")
+        ]
 
 
 def test_registering(tmp_path: Path) -> None:

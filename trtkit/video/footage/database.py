@@ -14,94 +14,22 @@ from filelock import FileLock, Timeout
 
 from trtkit import sqlite
 from trtkit.errors import TrtkitError, os_reason
+from trtkit.reporting import message
 from trtkit.sqlite import FileKind, Mode
 from trtkit.tensors import Array
+from trtkit.video.footage.schema import SEALED_FROM, STEPS, crc, sound
 from trtkit.video.motion import Box
 from trtkit.video.objects import Sighting
 
 FILE = "video.sqlite"
 LOCK = "making.lock"
 # "TRTV" tells this file from any other SQLite file.
-KIND = FileKind(application=0x54525456, version=1)
+KIND = FileKind(application=0x54525456, version=len(STEPS))
 # A commit of another ingest takes a fraction of a second.
 WAIT_SECONDS = 60.0
 _CACHE_BYTES = 64 * 2**20
 # SQLite takes at least 32,766 parameters in a statement since 3.32; fewer take no longer.
 _AT_ONCE = 500
-
-# Times are microseconds since a source's first frame. The table `segments` holds the chunks that were
-# committed. `ranks` has a row for every chunk in which a cluster has objects, so that a question about
-# a class and a time reads one stretch of one table.
-_SCHEMA = """
-CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE sources (
-    id INTEGER PRIMARY KEY,
-    camera TEXT NOT NULL,
-    location TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    options TEXT NOT NULL,
-    start_us INTEGER,
-    next_segment INTEGER NOT NULL DEFAULT 0,
-    frames INTEGER NOT NULL DEFAULT 0,
-    end_us INTEGER NOT NULL DEFAULT 0,
-    complete INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (camera, location)
-);
-CREATE TABLE segments (
-    source INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    start_us INTEGER NOT NULL,
-    end_us INTEGER NOT NULL,
-    frames INTEGER NOT NULL,
-    objects INTEGER NOT NULL,
-    PRIMARY KEY (source, number)
-) WITHOUT ROWID;
-CREATE TABLE gaps (
-    source INTEGER NOT NULL,
-    start_us INTEGER NOT NULL,
-    end_us INTEGER NOT NULL,
-    reason TEXT NOT NULL
-);
-CREATE TABLE clusters (
-    id INTEGER PRIMARY KEY,
-    source INTEGER NOT NULL,
-    representative INTEGER NOT NULL,
-    label INTEGER NOT NULL,
-    used INTEGER NOT NULL
-);
-CREATE INDEX clusters_by_use ON clusters (source, used);
-CREATE TABLE objects (
-    id INTEGER PRIMARY KEY,
-    source INTEGER NOT NULL,
-    segment INTEGER NOT NULL,
-    cluster INTEGER NOT NULL,
-    start_us INTEGER NOT NULL,
-    end_us INTEGER NOT NULL,
-    key BLOB NOT NULL,
-    top BLOB NOT NULL
-);
-CREATE INDEX objects_by_cluster ON objects (cluster, segment, start_us, end_us);
-CREATE TABLE sightings (object INTEGER PRIMARY KEY, packed BLOB NOT NULL);
-CREATE TABLE crops (object INTEGER PRIMARY KEY, jpeg BLOB NOT NULL);
-CREATE TABLE vectors (object INTEGER PRIMARY KEY, packed BLOB NOT NULL);
-CREATE TABLE ranks (
-    class INTEGER NOT NULL,
-    source INTEGER NOT NULL,
-    segment INTEGER NOT NULL,
-    cluster INTEGER NOT NULL,
-    rank INTEGER NOT NULL,
-    score REAL NOT NULL,
-    PRIMARY KEY (class, source, segment, cluster)
-) WITHOUT ROWID;
-CREATE TABLE tails (id INTEGER PRIMARY KEY, stage TEXT NOT NULL UNIQUE);
-CREATE TABLE verdicts (
-    tail INTEGER NOT NULL,
-    object INTEGER NOT NULL,
-    class INTEGER NOT NULL,
-    score REAL NOT NULL,
-    PRIMARY KEY (tail, object)
-) WITHOUT ROWID;
-"""
 
 
 class DamagedStore(TrtkitError):
@@ -125,6 +53,8 @@ class Database:
         self.folder = folder
         self.writable = writable
         self._sql = connection
+        # Those of earlier versions have no seals until something is ingested into them.
+        self.sealed = sqlite.file_kind(connection).version >= SEALED_FROM
 
     @classmethod
     def create(cls, folder: Path) -> Database:
@@ -142,9 +72,11 @@ class Database:
             # A file of another program is left as it is.
             if _empty(connection):
                 connection.execute("PRAGMA journal_mode = WAL")
-                with sqlite.transaction(connection):
-                    sqlite.create_tables(connection, _SCHEMA, KIND)
-            _check_kind(folder, connection)
+                sqlite.bring_forward(connection, STEPS, FileKind(KIND.application, 0))
+            kind = _check_kind(folder, connection)
+            if kind.version < KIND.version:
+                message(f"Adding checksums to the footage store in {folder}.")
+                sqlite.bring_forward(connection, STEPS, kind)
             return cls(folder, connection)
 
     @classmethod
@@ -208,6 +140,61 @@ class Database:
         with _explained(self.folder):
             return self._sql.execute(query, parameters).fetchall()
 
+    def sound(self, name: str, row: str) -> str:
+        """SQL that is 1 where the row called `row`, of the table `name`, is as it was written, else 0."""
+        return sound(name, row) if self.sealed else "1"
+
+    def sound_rows(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        """The rows of a query without its last column, which is `sound` of what they are from.
+
+        Raises TrtkitError when one is not as it was written.
+        """
+        return self._checked(self.rows(query, parameters))
+
+    def damage(self, what: str) -> DamagedStore:
+        """The error that says what is wrong, as a clause."""
+        return _damaged(self.folder, what)
+
+    def count_of(self, label: int, source: int = 0) -> int | None:
+        """How many rows `tallies` says there are; None where an earlier version counted nothing."""
+        if not self.sealed:
+            return None
+        rows = self.sound_rows(
+            f"SELECT t.count, {self.sound('tallies', 't')} FROM tallies t "
+            "WHERE t.class = ? AND t.source = ?",
+            (label, source),
+        )
+        return int(rows[0][0]) if rows else 0
+
+    def check_count(self, rows: Sequence[Any], label: int, source: int = 0) -> None:
+        """Raise TrtkitError unless these are all rows that `tallies` counts there."""
+        count = self.count_of(label, source)
+        if count is not None and count != len(rows):
+            raise self.damage(f"it has {len(rows)} rows where {count} were written")
+
+    def _checked(self, rows: Sequence[Any]) -> list[Any]:
+        if not all(row[-1] for row in rows):
+            raise self.damage("a row is not as it was written")
+        return [row[:-1] for row in rows]
+
+    def sound_rows_of(
+        self,
+        query: str,
+        numbers: Sequence[int],
+        parameters: tuple[Any, ...] = (),
+        *,
+        all_there: bool = True,
+    ) -> list[Any]:
+        """As `rows_among`, without the last column, which is `sound` of the rows.
+
+        `all_there`: every number has a row. Raises TrtkitError when one is missing or not as it was
+        written.
+        """
+        rows = self._checked(self.rows_among(query, numbers, parameters))
+        if all_there and self.sealed and len(rows) != len(set(numbers)):
+            raise self.damage(f"{len(set(numbers)) - len(rows)} rows are missing")
+        return rows
+
     def rows_among(
         self, query: str, numbers: Sequence[int], parameters: tuple[Any, ...] = ()
     ) -> list[Any]:
@@ -262,6 +249,7 @@ def _opened(folder: Path, mode: Mode) -> Iterator[sqlite3.Connection]:
             cache_bytes=_CACHE_BYTES,
         ) as connection,
     ):  # fmt: skip
+        connection.create_function("crc", 1, crc, deterministic=True)
         yield connection
 
 
@@ -271,15 +259,16 @@ def _empty(connection: sqlite3.Connection) -> bool:
     return not tables and sqlite.file_kind(connection) == FileKind(0, 0)
 
 
-def _check_kind(folder: Path, connection: sqlite3.Connection) -> None:
+def _check_kind(folder: Path, connection: sqlite3.Connection) -> FileKind:
     kind = sqlite.file_kind(connection)
-    if kind != KIND:
-        own = kind.application == KIND.application
+    own = kind.application == KIND.application
+    if not own or not 1 <= kind.version <= KIND.version:
         what = f"a footage store of format {kind.version}" if own else "a file of another program"
         raise TrtkitError(
-            f"{folder / FILE} is {what}, but this trtkit reads footage stores of format {KIND.version}; "
-            "choose another --store, or use the trtkit that made it."
+            f"{folder / FILE} is {what}, but this trtkit reads footage stores of format 1 to "
+            f"{KIND.version}; choose another --store, or use the trtkit that made it."
         )
+    return kind
 
 
 def _missing(folder: Path) -> TrtkitError:
@@ -302,10 +291,14 @@ def _explained(folder: Path) -> AbstractContextManager[None]:
             "permissions or wait for the process that writes to it, and run the command again: it "
             "continues where it stopped."
         ),
-        lambda error: DamagedStore(
-            f"The footage store in {folder} is damaged ({error}); `trtkit store verify` lists the damage, "
-            "and ingesting into a new --store replaces it."
-        ),
+        lambda error: _damaged(folder, error),
+    )
+
+
+def _damaged(folder: Path, why: object) -> DamagedStore:
+    return DamagedStore(
+        f"The footage store in {folder} is damaged ({why}); `trtkit store verify` lists the damage, and "
+        "ingesting into a new --store replaces it."
     )
 
 

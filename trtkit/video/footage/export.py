@@ -64,9 +64,13 @@ def _rows(
     (newest,) = database.rows("SELECT coalesce(max(id), 0) FROM objects")[0]
     sources = {row.id: row for row in source_rows(database)}
     last = 0
-    while rows := database.rows(
+    seals = " AND ".join(
+        database.sound(name, row)
+        for name, row in (("objects", "o"), ("clusters", "c"), ("sightings", "s"))
+    )
+    while rows := database.sound_rows(
         "SELECT o.id, o.source, o.cluster, c.representative, o.start_us, o.end_us, o.top, s.packed, "
-        "v.class, v.score FROM objects o JOIN clusters c ON c.id = o.cluster "
+        f"v.class, v.score, {seals} FROM objects o JOIN clusters c ON c.id = o.cluster "
         "JOIN sightings s ON s.object = o.id LEFT JOIN verdicts v ON v.object = o.id "
         "AND v.tail = (SELECT id FROM tails WHERE stage = ?) WHERE o.id > ? AND o.id <= ? "
         "ORDER BY o.id LIMIT ?",
@@ -76,6 +80,8 @@ def _rows(
         for number, source, cluster, representative, start, end, top, packed, label, score in rows:
             row, sightings = sources[source], unpack_sightings(packed)
             labels, scores = unpack_top(top)
+            if labels.max(initial=-1) >= len(cheap_classes):
+                raise database.damage(f"object {number} is of a class that there is not")
             first = sightings[0]
             exported.append(
                 {

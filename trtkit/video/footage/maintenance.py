@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from trtkit.errors import TrtkitError
 from trtkit.identity import bytes_digest, feature_key
-from trtkit.reporting import advance
+from trtkit.reporting import advance, message
 from trtkit.store import store_bytes
 from trtkit.store import verify as verify_maps
 from trtkit.video.footage.database import FILE, SIGHTING_BYTES, DamagedStore, Database
 from trtkit.video.footage.maps import maps_folder
+from trtkit.video.footage.schema import sealed_tables, table_of
 from trtkit.video.footage.settings import Identity, identity, stage_of_key
 from trtkit.video.footage.writing import SourceRow, source_rows
 
@@ -53,6 +55,8 @@ def info(database: Database) -> VideoStoreInfo:
     """What the store holds. Raises TrtkitError when it cannot be read."""
     try:
         owner = identity(database)
+    except DamagedStore:
+        raise
     except TrtkitError:
         # The store was made and never filled.
         owner = None
@@ -80,6 +84,9 @@ def verify(database: Database) -> VideoStoreReport:
     problems = [f"SQLite: {finding}" for finding in findings if finding != "ok"]
     if problems:
         return VideoStoreReport(0, 0, tuple(problems))
+    problems += _broken_seals(database)
+    if problems:
+        return VideoStoreReport(0, 0, (*problems, *_missing_rows(database)))
     problems += _missing_rows(database)
     objects = _check_crops(database, identity(database), problems)
     maps = 0
@@ -93,6 +100,15 @@ def verify(database: Database) -> VideoStoreReport:
                 for damage in report.damaged
             ]
     return VideoStoreReport(objects, maps, tuple(problems))
+
+
+def verify_at(folder: Path) -> VideoStoreReport:
+    """As `verify`, also for a file that is too damaged to be opened. Raises TrtkitError."""
+    try:
+        with Database.open(folder) as database:
+            return verify(database)
+    except DamagedStore as error:
+        return VideoStoreReport(0, 0, (f"SQLite: {error.__cause__ or error}",))
 
 
 def compact(database: Database, kept_stages: frozenset[str]) -> int:
@@ -154,6 +170,34 @@ _NEEDS = {
     "sources that do not have the frames they were ingested with": "sources s WHERE frames != "
     "(SELECT coalesce(sum(frames), 0) FROM segments WHERE source = s.id)",
 }
+
+
+def _broken_seals(database: Database) -> list[str]:
+    """A sentence for each table with rows that are not as they were written, and for missing ranks."""
+    if not database.sealed:
+        message(
+            f"The footage store in {database.folder} is of an earlier version and its rows have no "
+            "checksums; the next ingest into it adds them."
+        )
+        return []
+    problems = {}
+    for name in sealed_tables():
+        table = table_of(name)
+        query = f"SELECT count(*) FROM {table} x WHERE NOT {database.sound(name, 'x')}"
+        ((count,),) = database.rows(query)
+        if count:
+            problems[table] = f"{count} rows of {table} are not as they were written."
+    ((wrong,),) = database.rows(
+        "SELECT count(*) FROM tallies t WHERE class >= 0 AND t.count != (SELECT count(*) FROM ranks r "
+        "WHERE r.class = t.class AND r.source = t.source)"
+    )
+    ((uncounted,),) = database.rows(
+        "SELECT count(*) FROM ranks r WHERE place > coalesce((SELECT t.count FROM tallies t "
+        "WHERE t.class = r.class AND t.source = r.source), 0)"
+    )
+    if wrong or uncounted:
+        problems["tallies"] = "Rows of the index are missing."
+    return list(problems.values())
 
 
 def _missing_rows(database: Database) -> list[str]:

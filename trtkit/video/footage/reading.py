@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import NamedTuple
+from itertools import groupby
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple
 
 from trtkit.video.footage.database import Database, unpack_sightings
+from trtkit.video.footage.schema import SEGMENTS
 from trtkit.video.objects import Sighting
+
+# Above the number of any chunk.
+_LAST_CHUNK = 2**40
 
 
 class Candidate(NamedTuple):
@@ -45,46 +50,102 @@ def candidates(
     low, high = _chunks(database, span)
     # Only columns of objects that an index holds, so that none of their rows is read.
     rows = database.rows(
-        "SELECT o.id, r.source, o.start_us, o.end_us, c.representative, r.score "
-        "FROM ranks r JOIN objects o ON o.cluster = r.cluster AND o.segment = r.segment "
-        "JOIN clusters c ON c.id = r.cluster "
+        "SELECT r.segment, r.cluster, r.rank, r.score, r.place, r.objects, "
+        f"{database.sound('ranks', 'r')}, o.id, o.start_us, o.end_us, c.representative, "
+        f"{database.sound('span', 'o')} AND {database.sound('clusters', 'c')} "
+        "FROM ranks r LEFT JOIN objects o ON o.cluster = r.cluster AND o.segment = r.segment "
+        "LEFT JOIN clusters c ON c.id = r.cluster "
         "WHERE r.class = ? AND r.source = ? AND r.segment BETWEEN ? AND ? "
-        "AND r.rank < ? AND r.score >= ?",
-        (label, span.source, low, high, top, least),
+        "ORDER BY r.segment, r.cluster"
+        if database.sealed
+        else "SELECT r.segment, r.cluster, r.rank, r.score, 0, 0, 1, o.id, o.start_us, o.end_us, "
+        "c.representative, 1 FROM ranks r "
+        "JOIN objects o ON o.cluster = r.cluster AND o.segment = r.segment "
+        "JOIN clusters c ON c.id = r.cluster "
+        "WHERE r.class = ? AND r.source = ? AND r.segment BETWEEN ? AND ?",
+        (label, span.source, low, high),
     )
+    if database.sealed:
+        _check_whole(database, label, span.source, (low, high), rows)
     inside = [
-        candidate
-        for candidate in map(Candidate._make, rows)
-        if (span.start_us is None or candidate.end_us >= span.start_us)
-        and (span.end_us is None or candidate.start_us <= span.end_us)
+        Candidate(number, span.source, start_us, end_us, representative, score)
+        for _, _, rank, score, _, _, _, number, start_us, end_us, representative, _ in rows
+        if rank < top
+        and score >= least
+        and (span.start_us is None or end_us >= span.start_us)
+        and (span.end_us is None or start_us <= span.end_us)
     ]
     return sorted(inside, key=attrgetter("start_us", "object"))
 
 
+def _check_whole(
+    database: Database, label: int, source: int, bounds: tuple[int, int], rows: Sequence[Any]
+) -> None:
+    """Raise TrtkitError unless the rows of a question are as they were written, and all there are.
+
+    They are in the order of the ranks, whose places have no gap; a rank has a row for each of its objects.
+    """
+    if not all(row[6] and row[11] for row in rows):
+        raise database.damage("a row of the index is not as it was written")
+    count = database.count_of(label, source) or 0
+    before, behind = (
+        database.sound_rows(
+            f"SELECT r.place, {database.sound('ranks', 'r')} FROM ranks r WHERE class = ? AND source = ? "
+            f"AND segment {side} ? ORDER BY segment {order}, cluster {order} LIMIT 1",
+            (label, source, bound),
+        )
+        for side, order, bound in (("<", "DESC", bounds[0]), (">", "ASC", bounds[1]))
+    )
+    place = before[0][0] if before else 0
+    for _, group in groupby(rows, key=itemgetter(0, 1)):
+        of_rank = list(group)
+        place += 1
+        if of_rank[0][4] != place or len(of_rank) != of_rank[0][5]:
+            raise database.damage("rows of the index are missing")
+    if (behind[0][0] != place + 1) if behind else (count != place):
+        raise database.damage("rows of the index are missing")
+
+
 def _chunks(database: Database, span: Span) -> tuple[int, int]:
     """The first and the last chunk in which a span can have frames."""
-    (bounds,) = database.rows(
-        "SELECT min(number), max(number) FROM segments WHERE source = ? "
-        "AND (? IS NULL OR end_us >= ?) AND (? IS NULL OR start_us <= ?)",
-        (span.source, span.start_us, span.start_us, span.end_us, span.end_us),
+    if span.start_us is None and span.end_us is None:
+        return 0, _LAST_CHUNK
+    rows = database.sound_rows(
+        f"SELECT number, start_us, end_us, {database.sound('segments', 's')} FROM segments s "
+        "WHERE source = ? ORDER BY number",
+        (span.source,),
     )
-    low, high = bounds
-    return (0, -1) if low is None else (low, high)
+    database.check_count(rows, SEGMENTS, span.source)
+    numbers = [
+        number
+        for number, start_us, end_us in rows
+        if (span.start_us is None or end_us >= span.start_us)
+        and (span.end_us is None or start_us <= span.end_us)
+    ]
+    return (numbers[0], numbers[-1]) if numbers else (0, -1)
 
 
 def keys_of(database: Database, objects: Sequence[int]) -> dict[int, tuple[int, bytes]]:
     """The source and the feature map's key of each object."""
-    rows = database.rows_among("SELECT id, source, key FROM objects WHERE id IN", objects)
+    rows = database.sound_rows_of(
+        f"SELECT id, source, key, {database.sound('objects', 'o')} FROM objects o WHERE id IN",
+        objects,
+    )
     return {number: (source, key) for number, source, key in rows}
 
 
 def crop_of(database: Database, number: int) -> bytes | None:
     """An object's crop, JPEG; None where it is missing."""
-    rows = database.rows("SELECT jpeg FROM crops WHERE object = ?", (number,))
+    rows = database.sound_rows(
+        f"SELECT jpeg, {database.sound('crops', 'c')} FROM crops c WHERE object = ?", (number,)
+    )
     return bytes(rows[0][0]) if rows else None
 
 
 def sightings_of(database: Database, objects: Sequence[int]) -> dict[int, list[Sighting]]:
     """The sightings of each object."""
-    rows = database.rows_among("SELECT object, packed FROM sightings WHERE object IN", objects)
+    rows = database.sound_rows_of(
+        f"SELECT object, packed, {database.sound('sightings', 's')} FROM sightings s WHERE object IN",
+        objects,
+    )
     return {number: unpack_sightings(packed) for number, packed in rows}

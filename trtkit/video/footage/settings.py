@@ -17,8 +17,8 @@ from trtkit.preprocessing import Preprocessing
 from trtkit.serialization import from_plain, to_plain
 from trtkit.stages import Stage
 from trtkit.video.footage.database import Database
+from trtkit.video.footage.schema import SETTINGS
 
-_SELECT = "SELECT value FROM settings WHERE name = ?"
 # Above the number of classes that any index holds.
 ALL = 1_000_000
 # Objects that are no further apart share one cluster, unless `tune` chose another distance.
@@ -72,25 +72,27 @@ class QuerySettings:
 
     @classmethod
     def of(cls, database: Database) -> QuerySettings:
-        rows = database.rows(_SELECT, ("tuned",))
+        text = _setting(database, "tuned")
         # Earlier versions wrote a flag besides, which is ignored.
-        return from_plain(json.loads(rows[0][0]), cls) if rows else cls()
+        return cls() if text is None else from_plain(json.loads(text), cls)
 
     def write(self, sql: sqlite3.Connection) -> None:
         """Write it in the open transaction."""
         sql.execute(
-            "INSERT OR REPLACE INTO settings VALUES ('tuned', ?)", (json.dumps(to_plain(self)),)
+            "INSERT OR REPLACE INTO settings (name, value) VALUES ('tuned', ?)",
+            (json.dumps(to_plain(self)),),
         )
 
 
 def claim(database: Database, own: Identity) -> None:
     """Give an unclaimed store this identity. Raises TrtkitError when the store has another one."""
     with database.transaction() as sql:
-        row = sql.execute(_SELECT, ("identity",)).fetchone()
-        if row is None:
-            sql.execute("INSERT INTO settings VALUES ('identity', ?)", (json.dumps(to_plain(own)),))
+        text = _setting(database, "identity")
+        if text is None:
+            value = json.dumps(to_plain(own))
+            sql.execute("INSERT INTO settings (name, value) VALUES ('identity', ?)", (value,))
             return
-    owner = from_plain(json.loads(row[0]), Identity)
+    owner = from_plain(json.loads(text), Identity)
     if replace(owner, bundle=own.bundle) != own:
         raise TrtkitError(
             f"The footage store in {database.folder} was indexed by {owner.tail} of {owner.bundle}, not "
@@ -100,12 +102,21 @@ def claim(database: Database, own: Identity) -> None:
 
 def identity(database: Database) -> Identity:
     """What the store was indexed with. Raises TrtkitError when nothing was ingested into it."""
-    rows = database.rows(_SELECT, ("identity",))
-    if not rows:
+    text = _setting(database, "identity")
+    if text is None:
         raise TrtkitError(
             f"The footage store in {database.folder} is empty; fill it with `trtkit ingest`."
         )
-    return from_plain(json.loads(rows[0][0]), Identity)
+    return from_plain(json.loads(text), Identity)
+
+
+def _setting(database: Database, name: str) -> str | None:
+    """The text of a setting. Raises TrtkitError where any setting is damaged or missing."""
+    rows = database.sound_rows(
+        f"SELECT s.name, s.value, {database.sound('settings', 's')} FROM settings s"
+    )
+    database.check_count(rows, SETTINGS)
+    return dict(rows).get(name)
 
 
 def prefix_of(manifest: Manifest, tail: Stage) -> Stage:

@@ -19,6 +19,7 @@ from trtkit.video.footage.database import (
     unpack_top,
     unpack_vector,
 )
+from trtkit.video.footage.schema import SOURCES
 from trtkit.video.frames import Gap
 from trtkit.video.objects import Sighting
 
@@ -72,20 +73,23 @@ class ChunkRecord:
     gaps: Sequence[Gap]
 
 
-_SOURCE = (
-    "SELECT id, camera, location, fingerprint, options, start_us, next_segment, frames, end_us, "
-    "complete FROM sources"
-)
+def _source_query(database: Database) -> str:
+    return (
+        "SELECT id, camera, location, fingerprint, options, start_us, next_segment, frames, end_us, "
+        f"complete, {database.sound('sources', 's')} FROM sources s"
+    )
 
 
 def source_rows(database: Database) -> list[SourceRow]:
     """All sources, in the order they were first ingested."""
-    return [_source(row) for row in database.rows(f"{_SOURCE} ORDER BY id")]
+    rows = database.sound_rows(f"{_source_query(database)} ORDER BY id")
+    database.check_count(rows, SOURCES)
+    return [_source(row) for row in rows]
 
 
 def source_row(database: Database, source: int) -> SourceRow:
     """The source with that id."""
-    return _source(database.rows(f"{_SOURCE} WHERE id = ?", (source,))[0])
+    return next(row for row in source_rows(database) if row.id == source)
 
 
 def register(
@@ -120,8 +124,8 @@ def register(
                 "WHERE camera = ? AND location = ? AND frames = 0 AND complete = 0",
                 (fingerprint, options, camera, location),
             )
-        query = f"{_SOURCE} WHERE camera = ? AND location = ?"
-        row = _source(sql.execute(query, (camera, location)).fetchone())
+        query = f"{_source_query(database)} WHERE camera = ? AND location = ?"
+        (row,) = map(_source, database.sound_rows(query, (camera, location)))
     if row.frames or row.complete:
         _check_same(row, fingerprint, options)
     return row
@@ -151,9 +155,11 @@ def _differing(earlier: str, current: str) -> str:
 
 def known_clusters(database: Database, source: int, limit: int) -> list[Cluster]:
     """The most recently used clusters of a source, at most `limit`, the least recent first."""
-    rows = database.rows(
-        "SELECT c.id, c.label, c.used, v.packed FROM clusters c JOIN vectors v "
-        "ON v.object = c.representative WHERE c.source = ? ORDER BY c.used DESC LIMIT ?",
+    rows = database.sound_rows(
+        "SELECT c.id, c.label, c.used, v.packed, "
+        f"{database.sound('clusters', 'c')} AND {database.sound('vectors', 'v')} "
+        "FROM clusters c JOIN vectors v ON v.object = c.representative WHERE c.source = ? "
+        "ORDER BY c.used DESC LIMIT ?",
         (source, limit),
     )
     clusters = [Cluster(unpack_vector(packed), label, used, id) for id, label, used, packed in rows]
@@ -181,7 +187,8 @@ def commit_chunk(
             _write_ranks(sql, source, record)
             _write_gaps(sql, source, record.gaps)
             sql.execute(
-                "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO segments (source, number, start_us, end_us, frames, objects) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     source, record.number, record.start_us, record.end_us, record.frames,
                     len(record.objects),
@@ -211,7 +218,7 @@ def _source(row: tuple[Any, ...]) -> SourceRow:
 
 def _write_gaps(sql: sqlite3.Connection, source: int, gaps: Sequence[Gap]) -> None:
     sql.executemany(
-        "INSERT INTO gaps VALUES (?, ?, ?, ?)",
+        "INSERT INTO gaps (source, start_us, end_us, reason) VALUES (?, ?, ?, ?)",
         [(source, gap.start_us, gap.end_us, gap.reason) for gap in gaps],
     )
 
@@ -233,22 +240,29 @@ def _write_object(sql: sqlite3.Connection, source: int, chunk: int, item: Indexe
     if is_representative:
         sql.execute("UPDATE clusters SET representative = ? WHERE id = ?", (number, cluster.id))
     sql.execute("UPDATE clusters SET used = ? WHERE id = ?", (cluster.used, cluster.id))
-    sql.execute("INSERT INTO sightings VALUES (?, ?)", (number, pack_sightings(item.sightings)))
-    sql.execute("INSERT INTO crops VALUES (?, ?)", (number, item.crop))
+    sql.execute(
+        "INSERT INTO sightings (object, packed) VALUES (?, ?)",
+        (number, pack_sightings(item.sightings)),
+    )
+    sql.execute("INSERT INTO crops (object, jpeg) VALUES (?, ?)", (number, item.crop))
     if item.vector is not None:
-        sql.execute("INSERT INTO vectors VALUES (?, ?)", (number, pack_vector(item.vector)))
+        sql.execute(
+            "INSERT INTO vectors (object, packed) VALUES (?, ?)", (number, pack_vector(item.vector))
+        )
 
 
 def _write_ranks(sql: sqlite3.Connection, source: int, record: ChunkRecord) -> None:
     """For each cluster with objects in the chunk, the best classes of its representative."""
-    for cluster in {item.cluster.id for item in record.objects}:
+    # In the order of the table, which numbers its rows.
+    for cluster in sorted({int(item.cluster.id or 0) for item in record.objects}):
         (packed,) = sql.execute(
             "SELECT o.top FROM clusters c JOIN objects o ON o.id = c.representative WHERE c.id = ?",
             (cluster,),
         ).fetchone()
         labels, scores = unpack_top(packed)
         sql.executemany(
-            "INSERT INTO ranks VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO ranks (class, source, segment, cluster, rank, score) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             [
                 (label, source, record.number, cluster, rank, score)
                 for rank, (label, score) in enumerate(

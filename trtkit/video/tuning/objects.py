@@ -56,9 +56,11 @@ class Clustering:
 
 def stored_objects(database: Database) -> StoredObjects:
     """Raises TrtkitError when the store has no objects."""
-    rows = database.rows(
-        "SELECT o.id, o.source, o.segment, o.top, v.packed FROM objects o "
-        "LEFT JOIN vectors v ON v.object = o.id ORDER BY o.source, o.segment, o.id"
+    seal = f"{database.sound('objects', 'o')} AND {database.sound('vectors', 'v')}"
+    rows = database.sound_rows(
+        "SELECT o.id, o.source, o.segment, o.top, v.packed, "
+        f"CASE WHEN v.object IS NULL THEN {database.sound('objects', 'o')} ELSE {seal} END "
+        "FROM objects o LEFT JOIN vectors v ON v.object = o.id ORDER BY o.source, o.segment, o.id"
     )
     if not rows:
         raise TrtkitError(
@@ -129,9 +131,10 @@ def apply(
     with database.transaction() as sql:
         sql.execute("DELETE FROM clusters")
         sql.execute("DELETE FROM ranks")
+        sql.execute("DELETE FROM tallies WHERE class >= 0")
         # A cluster's id is that of its representative.
         sql.executemany(
-            "INSERT INTO clusters VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO clusters (id, source, representative, label, used) VALUES (?, ?, ?, ?, ?)",
             [
                 (
                     int(ids[row]), objects.places[row][0], int(ids[row]), int(objects.labels[row, 0]),
@@ -149,7 +152,8 @@ def apply(
             for row, representative in enumerate(clustering.representatives)
         }
         sql.executemany(
-            "INSERT INTO ranks VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO ranks (class, source, segment, cluster, rank, score) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             (
                 (label, source, chunk, int(ids[row]), rank, score)
                 for source, chunk, row in sorted(in_chunks)
