@@ -23,6 +23,8 @@ REVISION = 1
 # Mean and standard deviation of ImageNet's RGB values in 0 to 1, as torchvision's weights use them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Weights of red, green and blue in grey (ITU-R BT.601), as Pillow and OpenCV have them.
+LUMA = (0.299, 0.587, 0.114)
 
 Size = tuple[int, int]
 Crop = Literal["center", "none"]

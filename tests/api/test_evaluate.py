@@ -521,7 +521,7 @@ def test_logits_that_are_nan_are_no_scores(made, tmp_path):
         ),
         (
             {"checkpoints": [__file__]},
-            r"test_evaluate\.py is not a checkpoint; give .* \.safetensors",
+            r"test_evaluate\.py is no checkpoint of PyTorch",
         ),
         ({"checkpoints": ["x.pt"]}, r"Checkpoint `x\.pt` not found"),
         (

@@ -15,6 +15,8 @@ from trtkit.models.names import ARCHITECTURES
 
 BLOCKS = {
     "resnet18": 8, "resnet34": 16, "resnet50": 16, "resnet101": 33, "resnet152": 50,
+    "resnext50_32x4d": 16, "resnext101_32x8d": 33, "resnext101_64x4d": 33,
+    "wide_resnet50_2": 16, "wide_resnet101_2": 33,
     "vgg11": 8, "vgg11_bn": 8, "vgg13": 10, "vgg13_bn": 10,
     "vgg16": 13, "vgg16_bn": 13, "vgg19": 16, "vgg19_bn": 16,
 }  # fmt: skip

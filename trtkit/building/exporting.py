@@ -15,7 +15,7 @@ from trtkit.building.verification import Comparison
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
 from trtkit.labels import checked_labels, labels_in
-from trtkit.models.names import ARCHITECTURES, CHECKPOINTS, check_architecture
+from trtkit.models.names import ARCHITECTURES, check_architecture, without_ending
 from trtkit.photos.samples import choose_samples
 from trtkit.preprocessing import PhotoOptions, Preprocessing
 from trtkit.scores import SCORINGS, Scoring
@@ -98,6 +98,7 @@ def export_model(place: Workspace, model: str | Path, settings: ExportSettings) 
         # The folder of a training: its best checkpoint.
         source = source / BEST
     labels = read_labels(Path(settings.classes)) if settings.classes is not None else None
+    _check_exists(source, str(model))
     require("train", "Exporting", *EXPORTER)
     destination = place.export_path(settings.name or _default_name(source, str(model)))
     samples = choose_samples(place.calibration, VERIFY_IMAGES)
@@ -157,7 +158,23 @@ def _default_name(source: Path, model: str) -> str:
     """The name of the architecture or the file; for the best checkpoint of a training, the training's."""
     if source.name == BEST:
         return source.absolute().parent.name
-    return source.stem if source.suffix else model
+    return without_ending(source.name) if source.is_file() else model
+
+
+def _check_exists(source: Path, model: str) -> None:
+    """Raise TrtkitError unless it is a file, or the name of an architecture."""
+    if source.is_file() or model in ARCHITECTURES:
+        return
+    if source.is_dir():
+        raise TrtkitError(
+            f"{model} is a folder without a {BEST}; give a file in it, or the folder of a training."
+        )
+    if source.suffix or len(source.parts) > 1:
+        raise TrtkitError(
+            f"There is no file or folder {model}; give an existing checkpoint or .onnx file, or one of "
+            f"{listed(ARCHITECTURES, 20)}."
+        )
+    check_architecture(model)
 
 
 def _weighted(model: str, labels: list[str] | None, settings: ExportSettings) -> Weighted:
@@ -165,23 +182,16 @@ def _weighted(model: str, labels: list[str] | None, settings: ExportSettings) ->
     from trtkit.models import weights as sources
 
     path, weights = Path(model), settings.weights
-    if path.suffix in CHECKPOINTS:
+    if path.is_file() and model not in ARCHITECTURES:
         settings.refuse("weights", model)
         return checkpoint.load(checkpoint.read_checkpoint(path))
-    if model not in ARCHITECTURES and (path.suffix or len(path.parts) > 1 or path.exists()):
-        raise TrtkitError(
-            f"{model} is neither an architecture nor a model file; give one of "
-            f"{listed(ARCHITECTURES, 20)} or a file that ends in {listed([*CHECKPOINTS, '.onnx'])}."
-        )
-    check_architecture(model)
     if weights is None or weights == "imagenet":
         return sources.imagenet(model)
     if weights == "random":
         return sources.random(model, settings.seed, len(labels) if labels else 1000)
-    if Path(weights).suffix not in CHECKPOINTS:
+    if not Path(weights).is_file():
         raise TrtkitError(
-            f"--weights {weights} is not a source of weights; give imagenet, random or a file that ends in "
-            f"{listed(CHECKPOINTS)}."
+            f"--weights {weights} is neither imagenet nor random nor a file; give one of these."
         )
     return checkpoint.load(checkpoint.read_checkpoint(Path(weights)), model)
 
@@ -201,7 +211,9 @@ def _from_torch(weighted: Weighted, labels: list[str] | None, settings: ExportSe
     )  # fmt: skip
     graph = export_graph(model, card)
     card = ModelCard.read_from(graph, model.architecture)
-    return Origin(graph, card, lambda images: reference_logits(model, images, image))
+    return Origin(
+        graph, card, lambda images: reference_logits(model, images, image), notes=weighted.notes
+    )
 
 
 def _foreign(source: Path, labels: list[str] | None, settings: ExportSettings) -> Origin:

@@ -18,7 +18,7 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="An architecture (resnet50, vgg16_bn, ...), a checkpoint (.safetensors, .pt, .pth) "
+            help="An architecture (resnet50, vgg16_bn, ...), a checkpoint (.safetensors, .pth, .ckpt, ...) "
             "or any classifier as .onnx.",
         ),
     ],

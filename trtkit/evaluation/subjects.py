@@ -18,7 +18,6 @@ from trtkit.bundle import Manifest, read_manifest
 from trtkit.errors import TrtkitError, available, first_line, listed
 from trtkit.extras import require
 from trtkit.labels import clean_labels
-from trtkit.models.names import CHECKPOINTS
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.pipeline import load
 from trtkit.scores import Scoring
@@ -167,10 +166,9 @@ class CheckpointSubject(Subject):
         Raises TrtkitError when it cannot be read, or holds NaN.
         """
         super().__init__(batch or CHECKPOINT_BATCH)
-        if path.suffix not in CHECKPOINTS:
+        if path.suffix == ".onnx":
             raise TrtkitError(
-                f"{path} is not a checkpoint; give a file that ends in {listed(CHECKPOINTS)}, or a "
-                "built bundle with --bundle."
+                f"{path} is not a checkpoint; give a file of weights, or a built bundle with --bundle."
             )
         require("train", "Evaluating a checkpoint", "torch", "torchvision", "safetensors")
         import torch

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from trtkit.graph.source import LUMA, NCHW, SourceInput
+from trtkit.graph.source import NCHW, SourceInput
 from trtkit.graph.values import set_nodes
+from trtkit.preprocessing import LUMA
 
 IMAGE = "image"
 BATCH = "batch"

@@ -12,14 +12,13 @@ from onnx import TensorProto, helper
 from trtkit.errors import TrtkitError, available, listed
 from trtkit.graph.bounds import check_class_count
 from trtkit.graph.values import ancestors, producers, reads, shape_of
+from trtkit.preprocessing import LUMA
 from trtkit.tensors import Array
 
 NCHW, NHWC = (0, 3, 1, 2), (0, 1, 2, 3)
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 # Raw pixels, which the graph normalises itself.
 INTEGERS = (TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64)
-# Weights of red, green and blue in grey (ITU-R BT.601), as Pillow and OpenCV have them.
-LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,13 @@ from blake3 import blake3
 from torch import nn
 
 from trtkit.errors import TrtkitError, first_line
-from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, LUMA, Preprocessing
+
+# What grey is normalised by, and what that leaves of RGB's own normalisation.
+GREY_MEAN, GREY_STD = sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3
+GREY_OFFSET = (
+    sum(luma * mean for luma, mean in zip(LUMA, IMAGENET_MEAN, strict=True)) - GREY_MEAN
+) / GREY_STD
 
 
 class Normalise(nn.Module):
@@ -34,6 +40,36 @@ class Normalise(nn.Module):
         # Cast comes first: TensorRT's parser refuses a uint8 transpose.
         x = image.to(torch.float32).permute(0, 3, 1, 2)
         return (x - self.mean) * self.scale
+
+
+class ConcatPool(nn.Module):
+    """N x C x H x W to N x 2C x 1 x 1: the largest value of each channel, then its mean, as fastai does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2:]
+        largest = nn.functional.max_pool2d(x, (height, width))
+        return torch.cat([largest, x.mean((2, 3), keepdim=True)], 1)
+
+
+class GreyConv2d(nn.Conv2d):
+    """A convolution over one channel of grey, which takes normalised RGB as all first layers do.
+
+    Grey is weighted as Pillow does and normalised by the mean of ImageNet's means and deviations.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        red, green, blue = (
+            x[:, channel : channel + 1] * (luma * std / GREY_STD)
+            for channel, (luma, std) in enumerate(zip(LUMA, IMAGENET_STD, strict=True))
+        )
+        return super().forward(red + green + blue + GREY_OFFSET)
+
+
+class OpaqueConv2d(nn.Conv2d):
+    """A convolution over RGB and opacity, which takes RGB: every photo is opaque, 1 everywhere."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.cat([x, x[:, :1] * 0 + 1], 1))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,27 +13,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from trtkit.atomic import not_written, whole_file
-from trtkit.errors import TrtkitError, first_line
+from trtkit.errors import TrtkitError, first_line, listed
 from trtkit.labels import labels_in
-from trtkit.models.architectures import create
 from trtkit.models.blocks import BlockModel
-from trtkit.models.names import ARCHITECTURES
+from trtkit.models.contents import find_states
+from trtkit.models.matching import matched_network
+from trtkit.models.naming import named_state
+from trtkit.models.tensorfile import SAVE, is_safetensors, read_content
 from trtkit.models.weights import Weighted, two_classes
 from trtkit.preprocessing import Preprocessing
 from trtkit.sealing import BLANK, MARK, SealBroken, check_file, seal_file
 from trtkit.serialization import from_plain, to_plain
 
 METADATA_KEY = "trtkit"
-HEADS = {"resnet": "fc.weight", "vgg": "classifier.6.weight"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state dict and what its file says about it; an empty `metadata` says nothing."""
+    """A state dict and what its file says about it; an empty `metadata` says nothing.
+
+    `notes`: sentences that a user should read.
+    """
 
     path: Path
     state: dict[str, torch.Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def save_checkpoint(
@@ -76,66 +80,50 @@ def write_tensors(
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a safetensors file, or a `.pt`/`.pth` state dict with `weights_only=True`.
+    """Read safetensors or what `torch.save` wrote, told apart by their content; no code in it is run.
 
-    Raises TrtkitError when the file is missing, damaged, or holds anything but tensors.
+    Of several state dicts in a file the first is taken that is a ResNet's or a VGG's, averages of weights
+    last. Raises TrtkitError when the file is missing, damaged, or holds no tensors.
     """
     if not path.is_file():
         raise TrtkitError(f"Checkpoint {path} not found; give the path of an existing file.")
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         return _read_safetensors(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise TrtkitError(
-            f"{path} is not a state dict that can be read without executing code "
-            f"({first_line(error)}); save it with torch.save(model.state_dict(), PATH)."
-        ) from error
-    metadata: dict[str, Any] = {}
-    if isinstance(content, dict):
-        metadata = _described_classes(content)
-        # Training scripts commonly wrap the state dict in a dict of their own.
-        content = next(
-            (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)),
-            content,
-        )
-    if not isinstance(content, dict) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
-    ):
-        raise TrtkitError(
-            f"{path} holds something other than a state dict of tensors; save it with "
-            "torch.save(model.state_dict(), PATH)."
-        )
-    state = {name.removeprefix("module."): value for name, value in content.items()}
-    return Checkpoint(path, state, metadata)
+    content = read_content(path)
+    states = find_states(content)
+    if not states:
+        raise TrtkitError(f"{path} holds something other than a state dict of tensors; {SAVE}.")
+    networks = [held for held in states if named_state(held.state) is not None]
+    best = networks[0] if networks else max(states, key=lambda held: len(held.state))
+    notes: tuple[str, ...] = ()
+    if len(networks) > 1:
+        others = listed(repr(held.place) for held in networks[1:])
+        notes = (f"{path.name} holds several networks: {best.place!r} is taken, {others} is not.",)
+    metadata = _described_classes(content) if isinstance(content, Mapping) else {}
+    return Checkpoint(path, best.state, metadata, notes)
 
 
 def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
     """The model of a checkpoint.
 
-    `architecture` defaults to what the metadata say, else to the one whose tensors have the same
-    names and shapes. Raises TrtkitError when it does not fit the tensors.
+    `architecture` defaults to the one whose blocks have the same tensors. The layers behind the blocks are
+    those that the checkpoint has. Raises TrtkitError when it does not fit.
     """
-    recorded = checkpoint.metadata.get("architecture")
-    own = recorded if recorded in ARCHITECTURES else identify(checkpoint.state)
-    wanted = architecture or own
-    if wanted is None:
-        raise TrtkitError(
-            f"{checkpoint.path} fits no architecture of trtkit ({', '.join(ARCHITECTURES)}); export the "
-            "model to ONNX yourself and give the .onnx."
-        )
-    classes = _head_classes(wanted, checkpoint.state)
-    model = create(wanted, classes or 1000)
-    _check_fits(checkpoint, model, own)
+    network = matched_network(
+        checkpoint.state,
+        architecture,
+        str(checkpoint.path),
+        checkpoint.metadata.get("architecture"),
+    )
     try:
-        model.network.load_state_dict(checkpoint.state)
         names = from_plain(checkpoint.metadata.get("classes"), list[str] | None)  # type: ignore[arg-type]
         image = from_plain(checkpoint.metadata.get("preprocessing"), Preprocessing | None)  # type: ignore[arg-type]
     except (RuntimeError, ValueError) as error:
         raise TrtkitError(
-            f"{checkpoint.path} does not hold a whole {wanted} ({first_line(error)}); copy it "
-            "again, or save it anew."
+            f"{checkpoint.path} does not say what it holds in a form that can be read "
+            f"({first_line(error)}); copy it again, or save it anew."
         ) from error
+    model = network.model
     if model.classes == 1:
         model = two_classes(model)
     called = checkpoint.metadata.get("name")
@@ -146,19 +134,8 @@ def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
         classes=names or None,
         preprocessing=image,
         trained_on=_trained_on(checkpoint.metadata.get("dataset")),
+        notes=(*checkpoint.notes, *network.notes),
     )
-
-
-def identify(state: dict[str, torch.Tensor]) -> str | None:
-    """The architecture whose tensors have these names and shapes, the class count aside."""
-    for architecture in ARCHITECTURES:
-        classes = _head_classes(architecture, state)
-        if classes is None:
-            continue
-        expected = create(architecture, classes, device="meta").network.state_dict()
-        if _shapes(expected) == _shapes(state):
-            return architecture
-    return None
 
 
 def _trained_on(dataset: Any) -> dict[str, Any]:
@@ -167,33 +144,6 @@ def _trained_on(dataset: Any) -> dict[str, Any]:
     return (
         {key: dataset[key] for key in kept if key in dataset} if isinstance(dataset, dict) else {}
     )
-
-
-def _check_fits(checkpoint: Checkpoint, model: BlockModel, own: str | None) -> None:
-    expected, shapes = _shapes(model.network.state_dict()), _shapes(checkpoint.state)
-    if expected == shapes:
-        return
-    name = next(name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name))
-    hint = f"it holds a {own}" if own else "it fits no architecture of trtkit"
-    raise TrtkitError(
-        f"{checkpoint.path} does not fit {model.architecture}: {name} is "
-        f"{shapes.get(name, 'missing')} there and {expected.get(name, 'missing')} in "
-        f"{model.architecture}; {hint}."
-    )
-
-
-def _head_classes(architecture: str, state: dict[str, torch.Tensor]) -> int | None:
-    key = next(key for family, key in HEADS.items() if architecture.startswith(family))
-    return int(state[key].shape[0]) if key in state and state[key].ndim == 2 else None
-
-
-def _shapes(state: dict[str, torch.Tensor]) -> dict[str, str]:
-    # num_batches_tracked counts training steps and is absent from old files: it is no weight.
-    return {
-        name: " x ".join(map(str, value.shape))
-        for name, value in state.items()
-        if not name.endswith("num_batches_tracked")
-    }
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

@@ -38,6 +38,7 @@ class Weighted:
     classes: list[str] | None = None
     preprocessing: Preprocessing | None = None
     trained_on: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def imagenet(architecture: str) -> Weighted:
