@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -118,7 +119,8 @@ class _Threads(Generic[Item, Output]):
         self._left = True
         for _ in self._threads:
             self._tasks.put(None)
-        for thread in self._threads:
+        # When the program ends, Python has stopped the threads where they are.
+        for thread in () if sys.is_finalizing() else self._threads:
             thread.join()
 
     def submit(self, item: Item) -> _Task[Item, Output]:
