@@ -37,9 +37,9 @@ class Lease(Protocol):
 class Runner(Protocol):
     """The loaded engines of a tree of stages, to which batches are given.
 
-    From any thread: `run`, `on_device`, `lease`, `read_hit` and `close`. Threads that share a runner hold
-    `lock` from `submit` until they have used the outputs. `depth` is how many batches it is worth having
-    under way; `planner` knows the outputs.
+    Threads that call it take turns. Outputs of `submit` other than logits are valid until the next batch,
+    so who shares the runner and wants those holds `lock` until they are used. `depth` is how many batches
+    it is worth having under way; `planner` knows the outputs.
     """
 
     depth: int
@@ -241,7 +241,10 @@ class HostRunner:
         keys: Sequence[bytes | None] = (),
     ) -> Done:
         self.planner.check_images(images)
-        values = self._run(wanted, np.stack(images) if len(images) else None, known, len(images))
+        with self.lock:
+            values = self._run(
+                wanted, np.stack(images) if len(images) else None, known, len(images)
+            )
         outputs = {}
         for ref in wanted:
             if ref in values:

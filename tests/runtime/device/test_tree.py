@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -355,3 +356,17 @@ def test_keys_that_do_not_fit_the_batch_are_refused(monkeypatch, tmp_path):
         with pytest.raises(TrtkitError, match=sentence):
             runner.submit([A], images_of([0, 1]), values({MAPS: [2]}), keys=[bytes(32)] * number)
     assert len(runner.resident) == 0
+
+
+def test_batches_of_several_threads_give_each_its_logits(monkeypatch, tmp_path):
+    install(monkeypatch)
+    runner = runner_of(tmp_path)
+
+    def work(number: int):
+        pending = runner.submit([A, EXIT], images_of([number, number + 1]))
+        time.sleep(0.001 * (number % 3))
+        return pending.result()
+
+    with ThreadPoolExecutor(4) as threads:
+        for number, outputs in enumerate(threads.map(work, range(20))):
+            assert_whole(outputs, [A, EXIT], [number, number + 1], {})

@@ -112,34 +112,8 @@ class DeviceRunner:
                 f"{len(keys)} keys do not fit {len(images)} images and {hits} known maps of "
                 f"{self._guarded}; give a key or None for each, or no keys."
             )
-        total = max(work.rows.values(), default=0)
-        self._check(total)
-        self.reserve(total)
-        slot = self._next_slot()
-        if len(images):
-            self._copy_images(slot, images)
-        last = work.stages[-1].name
-        placed: set[OutputRef] = set()
-        for stage in work.stages:
-            for ref in sources_of(stage):
-                if len(known.get(ref, ())) and ref not in placed:
-                    placed.add(ref)
-                    self._place(slot, ref, known[ref], work.rows[ref.stage])
-            self._run(stage, slot, work.rows[stage.name])
-            slot.made[stage.name].record(self.compute)
-            early = [ref for ref in wanted if ref.stage == stage.name != last]
-            if early:
-                self._outward.wait(slot.made[stage.name])
-                self._copy_out(slot, early, work)
-        self._remember(slot, keys, known, len(images))
-        slot.computed.record(self.compute)
-        self._outward.wait(slot.computed)
-        self._copy_out(slot, [ref for ref in wanted if ref.stage == last], work)
-        slot.done.record(self._outward)
-        rows = {ref: work.rows[ref.stage] for ref in wanted if work.rows[ref.stage]}
-        pending = DevicePending(self, slot, rows, known)
-        self._pending[slot.number] = pending
-        return pending
+        with self.lock:
+            return self._start(wanted, images, known, keys, work)
 
     def enqueue(self, slot: Slot, images: int) -> None:
         """Queue all engines, on so many images that lie in the slot already, on the stream `compute`."""
@@ -191,6 +165,43 @@ class DeviceRunner:
     def forget(self, slot: Slot) -> None:
         """The slot's batch was collected."""
         self._pending.pop(slot.number, None)
+
+    def _start(
+        self,
+        wanted: Sequence[OutputRef],
+        images: Sequence[Array],
+        known: Known,
+        keys: Sequence[bytes | None],
+        work: PassPlan,
+    ) -> DevicePending:
+        total = max(work.rows.values(), default=0)
+        self._check(total)
+        self.reserve(total)
+        slot = self._next_slot()
+        if len(images):
+            self._copy_images(slot, images)
+        last = work.stages[-1].name
+        placed: set[OutputRef] = set()
+        for stage in work.stages:
+            for ref in sources_of(stage):
+                if len(known.get(ref, ())) and ref not in placed:
+                    placed.add(ref)
+                    self._place(slot, ref, known[ref], work.rows[ref.stage])
+            self._run(stage, slot, work.rows[stage.name])
+            slot.made[stage.name].record(self.compute)
+            early = [ref for ref in wanted if ref.stage == stage.name != last]
+            if early:
+                self._outward.wait(slot.made[stage.name])
+                self._copy_out(slot, early, work)
+        self._remember(slot, keys, known, len(images))
+        slot.computed.record(self.compute)
+        self._outward.wait(slot.computed)
+        self._copy_out(slot, [ref for ref in wanted if ref.stage == last], work)
+        slot.done.record(self._outward)
+        rows = {ref: work.rows[ref.stage] for ref in wanted if work.rows[ref.stage]}
+        pending = DevicePending(self, slot, rows, known)
+        self._pending[slot.number] = pending
+        return pending
 
     def _check(self, images: int) -> None:
         if not 1 <= images <= self.largest:
@@ -277,6 +288,10 @@ class DevicePending:
         self._outputs: Outputs | None = None
 
     def result(self) -> Outputs:
+        with self._runner.lock:
+            return self._collected()
+
+    def _collected(self) -> Outputs:
         if self._outputs is not None:
             return self._outputs
         self._slot.done.synchronize()
