@@ -223,7 +223,8 @@ class Index:
         """Raise sqlite3.DatabaseError when the file is damaged."""
         result = self._sql.execute("PRAGMA quick_check(1)").fetchone()
         if result != ("ok",):
-            raise sqlite3.DatabaseError(str(result))
+            # Under a heading of SQLite's.
+            raise sqlite3.DatabaseError(str(result[0]).splitlines()[-1])
         # Whether all tables are there, with all columns that are used.
         for table, columns in _COLUMNS.items():
             self._sql.execute(f"SELECT {columns} FROM {table} LIMIT 1").fetchone()

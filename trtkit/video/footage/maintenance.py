@@ -81,7 +81,8 @@ def verify(database: Database) -> VideoStoreReport:
     except DamagedStore as error:
         # Too much is damaged for SQLite to check the rest.
         findings = [str(error.__cause__)]
-    problems = [f"SQLite: {finding}" for finding in findings if finding != "ok"]
+    lines = [line for finding in findings for line in str(finding).splitlines()]
+    problems = [f"SQLite: {line}" for line in lines if line != "ok" and not line.startswith("*")]
     if problems:
         return VideoStoreReport(0, 0, tuple(problems))
     problems += _broken_seals(database)
