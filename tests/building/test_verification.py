@@ -63,6 +63,13 @@ def test_without_a_limit_on_the_error_classes_of_nearly_equal_score_are_tied():
     check(comparison, LIMITS["int8"], "m at int8", "2 photos", "retrain")
 
 
+def test_classes_that_int8_cannot_tell_apart_by_a_step_are_tied():
+    reference = np.array([[20.0, 19.7, 0.0], [20.0, 19.5, 0.0]], dtype=np.float32)
+    logits = reference[:, [1, 0, 2]]
+    comparison = compare(logits, reference, LIMITS["int8"])
+    assert (comparison.agreement, comparison.ties) == (0.5, 1)
+
+
 def test_the_message_counts_errors_and_ties_and_names_the_remedy():
     reference = np.array([[10.0, 9.95, 0.0], [10.0, 2.0, 0.0]], dtype=np.float32)
     logits = np.array([[9.9, 10.0, 0.0], [2.0, 10.0, 0.0]], dtype=np.float32)
