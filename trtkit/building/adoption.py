@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtkit.building.probe import try_out
-from trtkit.building.verification import LIMITS, Limits
+from trtkit.building.verification import LIMITS, STEPS, Limits
 from trtkit.engines.probe import GraphProbe
 from trtkit.errors import TrtkitError, listed
 from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -64,6 +64,7 @@ def adopt_file(
     from trtkit.graph.bounds import check_sizes
     from trtkit.graph.floats import is_half
     from trtkit.graph.foreign import adopt, tidy
+    from trtkit.graph.precision import has_pairs
     from trtkit.graph.scaling import own_scaling
     from trtkit.graph.source import choose_output, source_input
 
@@ -89,6 +90,8 @@ def adopt_file(
     adopted = adopt(model, source, scores, name, mean=scaling[0], std=scaling[1], scoring=scoring)
     _measure_sizes(adopted.model, source, name)
     limits = LIMITS["fp16" if is_half(original.graph) else "fp32"]
+    if has_pairs(original.graph):
+        limits = STEPS
     return Adoption(adopted, lambda images: runs.one_by_one(images, scores), limits, notes)
 
 

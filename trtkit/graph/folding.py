@@ -29,6 +29,8 @@ RANDOM = (
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
     "RandomUniformLike",
 )  # fmt: skip
+# Weights in a pair of these are what is quantized: as floats the file would be no int8 model any more.
+PAIRS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def shape_tensors(model: onnx.ModelProto) -> list[str]:
@@ -40,7 +42,7 @@ def shape_tensors(model: onnx.ModelProto) -> list[str]:
     ends: dict[str, None] = {}
     for node in order:
         sources = reads(node)
-        if node.op_type in RANDOM or (
+        if node.op_type in (*RANDOM, *PAIRS) or (
             values & set(sources) and node.op_type not in ("Shape", "Size")
         ):
             values.update(node.output)
