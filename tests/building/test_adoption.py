@@ -371,6 +371,7 @@ def test_every_form_gives_what_the_plain_one_does(form):
     np.testing.assert_allclose(run(adopted.model, images), expected, rtol=error, atol=error)
     np.testing.assert_allclose(adoption.reference(images), expected, rtol=error, atol=error)
     # A foreign graph is fp32 and may be cut wherever it narrows.
+    assert [node.op_type for node in adopted.model.graph.node].count("Cast") == 1
     floats = {value.data_type for value in adopted.model.graph.initializer}
     assert not floats & {TensorProto.FLOAT16, TensorProto.DOUBLE}
 

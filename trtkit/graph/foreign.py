@@ -23,6 +23,7 @@ from trtkit.graph.values import (
     rename_tensors,
     set_nodes,
     set_weights,
+    tensor_infos,
 )
 from trtkit.preprocessing import Preprocessing
 from trtkit.scores import Scoring
@@ -121,6 +122,7 @@ def adopt(
     graph.output.append(helper.make_tensor_value_info(logits, TensorProto.FLOAT, [BATCH, classes]))
     # Shapes inferred for the old batch would contradict the new one.
     del graph.value_info[:]
+    _drop_idle_casts(adopted)
     size = max(source.height, source.width)
     preprocessing = Preprocessing(
         height=source.height, width=source.width, resize=round(size * 256 / 224)
@@ -141,6 +143,26 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
         else:
             kept.append(node)
     set_nodes(graph, kept)
+
+
+def _drop_idle_casts(model: onnx.ModelProto) -> None:
+    """Remove casts to the type that a tensor has already, such as were to or from half, in place."""
+    graph = model.graph
+    infos = tensor_infos(model)
+    inner = {
+        name for node in graph.node for name in reads(node)[len(list(filter(None, node.input))) :]
+    }
+    idle: dict[str, str] = {}
+    for node in graph.node:
+        info = infos.get(node.input[0]) if node.op_type == "Cast" else None
+        to = next((item.i for item in node.attribute if item.name == "to"), None)
+        if info is not None and info.dtype == to and node.output[0] not in inner:
+            idle[node.output[0]] = idle.get(node.input[0], node.input[0])
+    idle.pop(graph.output[0].name, None)
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = idle.get(name, name)
+    set_nodes(graph, [node for node in graph.node if node.output[0] not in idle])
 
 
 def _flatten(graph: onnx.GraphProto) -> None:
