@@ -15,7 +15,7 @@ SENTENCE = "<sentence>"
 # Keys of JSON whose values are measured, or say when, where or with which versions it ran. What
 # ends in `seconds` or begins with `images_per_second` is measured as well.
 MEASURED = {
-    "backend_version", "build_id", "costs", "created", "database_bytes", "machine",
+    "backend_version", "build_id", "costs", "created", "database_bytes", "machine", "seal",
     "times_real_time", "trtkit", "trtkit_version", "waited",
 }  # fmt: skip
 # Keys whose values are prose, which may be put into other words.
@@ -23,7 +23,7 @@ PROSE = {"error", "note", "notes", "problem", "problems", "reason", "unverified"
 # Keys of objects whose own keys depend on what is installed.
 KEYED = {"edges", "entries_by_codec", "entries_by_dtype", "packages"}
 LONG = 40
-# Of some files only that they are there: pictures, pages, and databases.
+# Of some files only that they are there: pictures, pages, databases, and digests by path and time.
 BINARY = {".png", ".html", ".sqlite", ".seg", ".mp4", ".jpg"}
 _DIGITS = re.compile(r"[0-9a-f]{16,}")
 
@@ -109,7 +109,7 @@ def printed(text: str, *, columns: tuple[str, ...] = ()) -> Any:
 
 def written(path: Path) -> Any:
     """The contents of a file in the form that is recorded."""
-    if path.suffix in BINARY or path.name.endswith(("-wal", "-shm")):
+    if path.suffix in BINARY or path.name.endswith(("-wal", "-shm", "contents.json")):
         return "exists"
     if path.suffix == ".parquet":
         return _table(path)
