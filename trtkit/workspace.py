@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtkit.errors import TrtkitError, available
+from trtkit.errors import TrtkitError, available, os_reason
 
 ENVIRONMENT = "TRTKIT_WORKSPACE"
 # The checkpoint in a training's folder that is exported and trained further.
@@ -20,7 +22,31 @@ def user_cache() -> Path:
     """Where trtkit keeps what all workspaces of a user share, and what may be deleted at any time."""
     import platformdirs
 
-    return platformdirs.user_cache_path("trtkit", appauthor=False)
+    try:
+        folder = platformdirs.user_cache_path("trtkit", appauthor=False)
+    except RuntimeError:
+        # Nobody says where home is: neither HOME nor the list of users.
+        return _private_folder()
+    return folder if folder.is_absolute() else _private_folder()
+
+
+def _private_folder() -> Path:
+    """A folder of this user's alone among the temporary files. Raises TrtkitError if it is not."""
+    folder = Path(tempfile.gettempdir()) / f"trtkit-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise TrtkitError(
+            f"There is no home folder, and {folder} cannot be made ({os_reason(error)}); set HOME or "
+            "XDG_CACHE_HOME."
+        ) from error
+    # Others may write to the folder of temporary files, so this one may be theirs, or a link.
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise TrtkitError(
+            f"There is no home folder, and {folder} is not this user's alone; set HOME or XDG_CACHE_HOME."
+        )
+    return folder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from trtkit.cli.output import note
+from trtkit.cli.output import csv_cell, note, printable
 from trtkit.cli.progress import Lines
 from trtkit.reporting import reporting
 from trtkit.video.answers import Answer
@@ -38,7 +38,7 @@ class IngestDisplay(Lines):
             return
         self._shown_at = now
         if self._live:
-            sys.stderr.write(f"\r\033[K{phase}")
+            sys.stderr.write(f"\r\033[K{printable(phase)}")
             sys.stderr.flush()
             self.open = True
         else:
@@ -92,7 +92,7 @@ def _writer(format: str, target: TextIO) -> Callable[[Answer], object]:
     if format == "csv":
         writer = csv.writer(target)
         writer.writerow(COLUMNS)
-        return lambda answer: writer.writerow(_row(answer))
+        return lambda answer: writer.writerow(map(csv_cell, _row(answer)))
     target.write(_line(COLUMNS, target))
     return lambda answer: target.write(_line(_row(answer), target))
 
@@ -107,6 +107,7 @@ def _row(answer: Answer) -> tuple[str, ...]:
 
 def _line(cells: Iterable[str], target: TextIO) -> str:
     """Columns on a terminal, tabs when piped."""
+    cells = map(printable, cells)
     if not target.isatty():
         return "\t".join(cells) + "\n"
     pairs = zip(cells, WIDTHS, strict=True)

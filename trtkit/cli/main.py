@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -26,7 +25,8 @@ from trtkit.cli import (
     train,
     tune,
 )
-from trtkit.cli.output import note
+from trtkit.cli.output import note, put
+from trtkit.cli.streams import OutputError, discard_output, open_streams
 from trtkit.cpu import own_process
 from trtkit.errors import TrtkitError
 
@@ -58,7 +58,7 @@ app.add_typer(store.app, name="store")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"trtkit {__version__}")
+        put(f"trtkit {__version__}")
         raise typer.Exit
 
 
@@ -86,19 +86,25 @@ def run() -> None:
     """Run the command of sys.argv and exit: 0 done, 1 some inputs failed, 2 cannot be carried out."""
     own_process()
     remove_on_signals()
+    open_streams()
     options = sys.argv[1:]
     end = options.index("--") if "--" in options else len(options)
     debug = DEBUG in options[:end]
     if debug:
         options = [DEBUG, *(o for o in options[:end] if o != DEBUG), *options[end:]]
     try:
-        app(args=options, prog_name="trtkit")
+        try:
+            app(args=options, prog_name="trtkit")
+        finally:
+            sys.stdout.flush()
     except TrtkitError as error:
+        if isinstance(error, OutputError):
+            discard_output()
         if debug:
             raise
         note(f"Error: {error}")
         sys.exit(2)
     except BrokenPipeError:
         # The reader of the output has gone, as `head` does; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         sys.exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from trtkit.atomic import written_file
-from trtkit.cli.output import note
+from trtkit.cli.output import csv_cell, csv_line, note, printable
 from trtkit.runtime.results import SCORE_DIGITS, Result
 
 if TYPE_CHECKING:
@@ -50,6 +49,8 @@ class Writable(Protocol):
     """All that writing predictions needs of a stream."""
 
     def write(self, text: str, /) -> object: ...
+
+    def isatty(self) -> bool: ...
 
 
 def follow(
@@ -91,32 +92,40 @@ def _jsonl(stream: Writable, tails: int) -> Callable[[Result], None]:
 
 
 def _csv(stream: Writable, tails: int) -> Callable[[Result], None]:
-    rows = csv.writer(_Printable(stream), lineterminator="\n")
-    rows.writerow(["path", "rank", "index", "label", "score", "error", "tail"])
+    printed = _Printable(stream)
+
+    def put(*cells: object) -> None:
+        printed.write(csv_line(cells))
+
+    put("path", "rank", "index", "label", "score", "error", "tail")
+
+    # A file keeps names as they are; a terminal would act upon them.
+    shown = printable if stream.isatty() else str
+
+    def cell(text: str) -> str:
+        return shown(csv_cell(text))
 
     def write(result: Result) -> None:
+        path, tail = cell(result.path), cell(result.tail)
         if result.error is not None:
-            rows.writerow([result.path, "", "", "", "", result.error, result.tail])
+            put(path, "", "", "", "", cell(result.error), tail)
         for rank, prediction in enumerate(result.predictions, start=1):
             score = f"{prediction.score:.{SCORE_DIGITS}f}"
-            rows.writerow(
-                [result.path, rank, prediction.index, prediction.label, score, "", result.tail]
-            )
+            put(path, rank, prediction.index, cell(prediction.label), score, "", tail)
 
     return write
 
 
 def _table(stream: Writable, tails: int) -> Callable[[Result], None]:
     """A line a result: columns would need all rows first, and there may be ten million."""
-    printable = _Printable(stream)
 
     def write(result: Result) -> None:
-        name = f"{result.path}\t{result.tail}" if tails > 1 else result.path
+        names = [result.path, result.tail] if tails > 1 else [result.path]
         if result.error is not None:
-            printable.write(f"{name}\terror: {result.error}\n")
-            return
-        best = "\t".join(f"{item.score:7.2%} {item.label}" for item in result.predictions)
-        printable.write(f"{name}\t{best}\n")
+            cells = [f"error: {result.error}"]
+        else:
+            cells = [f"{item.score:7.2%} {item.label}" for item in result.predictions]
+        stream.write("\t".join(map(printable, [*names, *cells])) + "\n")
 
     return write
 
@@ -178,7 +187,7 @@ def _display() -> Iterator[_Display]:
         above = _AboveTheBar(progress.console)
         yield _Display(
             above if stdout.isatty() else stdout,
-            lambda message: above.write(f"{message}\n"),
+            lambda message: above.write(f"{printable(message)}\n"),
             advance,
         )
 
@@ -188,6 +197,9 @@ class _AboveTheBar:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+
+    def isatty(self) -> bool:
+        return True
 
     def write(self, text: str) -> None:
         self._console.print(text, end="", soft_wrap=True, markup=False, highlight=False)

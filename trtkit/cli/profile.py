@@ -17,7 +17,7 @@ from trtkit.cli.options import (
     WorkspaceOption,
     chosen_precision,
 )
-from trtkit.cli.output import note, print_json, print_table
+from trtkit.cli.output import note, print_json, print_table, put
 from trtkit.cli.progress import terminal_reporter
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _print(report: Profile) -> None:
             ["", "head", _ms(report.blocks[-1].seconds), *[""] * 10],
         ],
     )
-    typer.echo()
+    put()
     print_table(
         ["layers", "number", "ms", "share"],
         [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from trtkit.cli.output import note
+from trtkit.cli.output import note, printable
 from trtkit.reporting import Reporter, Silent, reporting
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def terminal_reporter() -> Iterator[Reporter]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = Bar(progress)
         with reporting(bar):
@@ -50,4 +50,6 @@ class Bar(Lines):
         self._task = progress.add_task("", total=1.0, visible=False)
 
     def advance(self, phase: str, share: float) -> None:
-        self._progress.update(self._task, description=phase, completed=share, visible=share < 1.0)
+        self._progress.update(
+            self._task, description=printable(phase), completed=share, visible=share < 1.0
+        )
