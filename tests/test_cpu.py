@@ -124,3 +124,68 @@ def test_whether_products_of_bytes_are_added_exactly(system, monkeypatch, machin
     system(CPU_INFO=flags)
     monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
     assert cpu.adds_byte_products_exactly() is exact
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, None),
+        # cgroup v2, as a container sees it, and as the machine does.
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        (
+            {
+                "proc/self/cgroup": "0::/kubepods/pod1/box\n",
+                "sys/fs/cgroup/kubepods/cpu.max": "800000 100000\n",
+                "sys/fs/cgroup/kubepods/pod1/cpu.max": "100000 50000\n",
+                "sys/fs/cgroup/kubepods/pod1/box/cpu.max": "max 100000\n",
+                "sys/fs/cgroup/elsewhere/cpu.max": "1000 100000\n",
+            },
+            2.0,
+        ),
+        # cgroup v1, whose container sees its own group at the mount, and the path of the machine.
+        (
+            {
+                "proc/self/cgroup": "3:cpuset:/docker/1\n2:cpu,cpuacct:/docker/1\n0::/\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "300000\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            3.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": "1:cpu:/a/b\n",
+                "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "50000\n",
+                "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
+                "sys/fs/cgroup/cpu/a/b/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/a/b/cpu.cfs_period_us": "100000\n",
+            },
+            0.5,
+        ),
+        # Both versions side by side.
+        (
+            {
+                "proc/self/cgroup": "1:cpu:/\n0::/x\n",
+                "sys/fs/cgroup/unified/x/cpu.max": "200000 100000",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            1.0,
+        ),
+        ({"sys/fs/cgroup/cpu.max": "nonsense", "proc/self/cgroup": "nonsense"}, None),
+        ({"sys/fs/cgroup/cpu.max": "0 100000"}, None),
+    ],
+)
+def test_the_quota_of_a_container(tmp_path, files, quota):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert cpu.cpu_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(None, 4), (0.5, 1), (1.5, 2), (2.0, 2), (9.0, 4)])
+def test_a_quota_counts_like_affinity(monkeypatch, quota, cores):
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
+    monkeypatch.setattr(cpu, "cpu_quota", lambda: quota)
+    assert cpu.usable_cores() == cores

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -20,10 +23,53 @@ _owned = False
 
 
 def usable_cores() -> int:
-    """The cores this process may run on; fewer than the machine has under taskset or a container."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The cores this process may use; fewer than the machine has under taskset or in a container.
+
+    A quota of 1.5 cores' time counts as 2.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    quota = cpu_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def cpu_quota(root: str | Path = "/") -> float | None:
+    """How many cores' time the control groups of this process allow, None where they set no limit.
+
+    Of nested groups the smallest limit holds. Reads cgroup v1 and v2 below `root`, the system's root.
+    """
+    # A quota is microseconds in each period of so many; without one it is -1 or the word max.
+    quotas = [
+        int(match[1]) / int(match[2])
+        for folder in _cpu_groups(Path(root))
+        for text in (
+            _text(folder / "cpu.max"),
+            f"{_text(folder / 'cpu.cfs_quota_us').strip()} {_text(folder / 'cpu.cfs_period_us')}",
+        )
+        if (match := re.fullmatch(r"([1-9]\d*)\s+([1-9]\d*)\s*", text))
+    ]
+    return min(quotas, default=None)
+
+
+def _cpu_groups(root: Path) -> Iterator[Path]:
+    """The folders of the process's control groups for the processor, each with all those that hold it.
+
+    A container may see its own group as the uppermost, and the path as the machine sees it; what does not
+    exist has no quota.
+    """
+    mount = root / "sys/fs/cgroup"
+    groups = [(folder, "/") for folder in (mount, mount / "cpu", mount / "cpu,cpuacct")]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if not controllers:
+            groups += [(mount, path), (mount / "unified", path)]
+        elif "cpu" in controllers.split(","):
+            groups += [(mount / name, path) for name in {controllers, "cpu", "cpu,cpuacct"}]
+    for folder, path in groups:
+        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+        for count in range(len(parts) + 1):
+            yield folder.joinpath(*parts[:count])
 
 
 def processor_name() -> str:

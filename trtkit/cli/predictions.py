@@ -100,10 +100,10 @@ def _csv(stream: Writable, tails: int) -> Callable[[Result], None]:
     put("path", "rank", "index", "label", "score", "error", "tail")
 
     # A file keeps names as they are; a terminal would act upon them.
-    shown = printable if stream.isatty() else str
+    for_people = stream.isatty()
 
     def cell(text: str) -> str:
-        return shown(csv_cell(text))
+        return csv_cell(printable(text) if for_people else text)
 
     def write(result: Result) -> None:
         path, tail = cell(result.path), cell(result.tail)
