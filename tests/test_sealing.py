@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from trtkit import sealing
 from trtkit.sealing import (
     BLANK,
+    KEY,
     MARK,
     SealBroken,
     check_file,
@@ -49,6 +50,13 @@ def test_numbers_as_keys_and_tuples_are_sealed_as_they_are_read(tmp_path: Path) 
 @pytest.mark.parametrize("value", [None, 7, "text", [1], {"no": "seal"}])
 def test_what_has_no_seal_is_as_it_was(value):
     assert unsealed(value) == value
+
+
+def test_a_damaged_name_of_the_seal_is_noticed():
+    value = sealed({"cut": 7})
+    damaged = {"cut": 8, "seil": value[KEY]}
+    with pytest.raises(SealBroken):
+        unsealed(damaged)
 
 
 def test_whitespace_and_order_do_not_matter(tmp_path: Path) -> None:
