@@ -24,6 +24,7 @@ from trtkit.benchmark.protocol import timed
 from trtkit.reporting import message
 from trtkit.video.footage.database import FILE, Database
 from trtkit.video.footage.reading import candidates, sightings_of
+from trtkit.video.footage.schema import crc
 from trtkit.video.footage.settings import QuerySettings, identity
 from trtkit.video.footage.writing import source_rows
 from trtkit.video.judging import Judge
@@ -274,6 +275,8 @@ def fill(store: Path, large: Path, objects: int) -> None:
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(store, part)
     with closing(sqlite3.connect(part / FILE)) as sql:
+        # The triggers that seal the rows call it.
+        sql.create_function("crc", 1, crc, deterministic=True)
         count, last, clusters, segments, end = sql.execute(
             "SELECT count(*), max(id), (SELECT max(id) FROM clusters), "
             "(SELECT max(number) + 1 FROM segments), (SELECT max(end_us) FROM segments) FROM objects"

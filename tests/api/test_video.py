@@ -248,7 +248,7 @@ def test_a_store_that_was_tuned_with_a_flag_is_read(tmp_path):
     with Database.create(tmp_path) as database:
         with database.transaction() as sql:
             stored = '{"top": 2, "least": 0.01, "cluster": 0.15, "tuned": true}'
-            sql.execute("INSERT INTO settings VALUES ('tuned', ?)", (stored,))
+            sql.execute("INSERT INTO settings (name, value) VALUES ('tuned', ?)", (stored,))
         assert QuerySettings.of(database) == QuerySettings(top=2, least=0.01, cluster=0.15)
 
 
