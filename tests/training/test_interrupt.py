@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -96,3 +98,24 @@ def test_another_thread_is_never_interrupted(own_handlers):
 def test_the_interruption_is_a_keyboard_interrupt_with_words():
     assert issubclass(TrainingInterrupted, KeyboardInterrupt)
     assert str(TrainingInterrupted("resume it")) == "resume it"
+
+
+NOTED = """
+import signal, time
+from trtkit.atomic import remove_on_signals
+from trtkit.training.interrupt import interruptible
+remove_on_signals()
+with interruptible() as interrupted:
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(1.5)
+    print(interrupted(), flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_the_command_line_s_own_end_waits_for_the_second_signal():
+    run = [sys.executable, "-c", NOTED]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True\n", done.stderr
+    assert done.returncode == -signal.SIGTERM

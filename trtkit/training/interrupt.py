@@ -27,8 +27,11 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     # None is a handler that Python did not set and could not set again.
     before = {number: handler for number, handler in handlers.items() if handler is not None}
+    # Whoever hears of signals by a descriptor must not end the process for one that is noted here.
+    listener = signal.set_wakeup_fd(-1)
 
     def restore() -> None:
+        signal.set_wakeup_fd(listener, warn_on_full_buffer=False)
         for number, handler in before.items():
             signal.signal(number, handler)
 
