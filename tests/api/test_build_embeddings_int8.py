@@ -15,7 +15,7 @@ from trtkit.engines.options import BuildOptions
 from trtkit.engines.registry import get_backend
 from trtkit.engines.tensorrt import backend as backends
 from trtkit.errors import TrtkitError
-from trtkit.graph.files import write_sealed
+from trtkit.graph.files import read_model, write_sealed
 from trtkit.graph.values import producers
 from trtkit.photos.samples import generate_images
 
@@ -28,7 +28,7 @@ FLOAT = {"nothing": 0, "head": 1, "body": 5}
 
 def quantized_export(place, name: str, left: str, images) -> None:
     """Put `name` there: resnet18 with Q/DQ pairs, but some layers behind block 6 left float."""
-    exact = onnx.load(place.export_path("resnet18"))
+    exact = read_model(place.export_path("resnet18"))
     path = place.export_path(name)
     quantize(exact, path, images)
     if left == "nothing":
