@@ -17,6 +17,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from trtkit.graph.files import read_model
 from trtkit.graph.values import image_input
 
 
@@ -28,9 +29,10 @@ def quantize(
     """Write `model` to `destination` with Q/DQ pairs around convolutions, Gemms and Adds.
 
     `images`: uint8 H x W x 3, what the ranges are measured on, one run each. Without them one image
-    of noise: enough where a test parses and builds, and no logits are looked at. The metadata stay.
+    of noise: enough where a test parses and builds, and no logits are looked at. The metadata stay, but
+    the seal.
     """
-    loaded = onnx.load(model) if isinstance(model, (str, Path)) else model
+    loaded = read_model(Path(model)) if isinstance(model, (str, Path)) else model
     if images is None:
         images = [_noise(loaded)]
     with tempfile.TemporaryDirectory() as folder, _quiet():

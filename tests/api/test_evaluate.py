@@ -437,7 +437,7 @@ def test_the_json_is_a_list_of_plain_values(made):
         "name", "kind", "checkpoint", "bundle", "tail", "precision", "backend", "data", "part",
         "images", "skipped", "top1", "top5", "agreement", "agrees_with", "logits_error",
         "boundary_error", "boundary_with", "bytes", "images_per_second", "classes", "confusion",
-        "notes",
+        "notes", "scores",
     ]  # fmt: skip
     assert (first["agreement"], second["agreement"]) == (None, 1.0)
     assert [*first["classes"][0]] == ["label", "images", "precision", "recall"]
