@@ -69,7 +69,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("resampling", ["antialias", "fast"])
+@pytest.mark.parametrize("resampling", ["bilinear", "fast"])
 @pytest.mark.parametrize("kind", FILES)
 def test_a_photo_that_takes_too_much_is_not_decoded(
     kind: str, resampling: Any, monkeypatch: pytest.MonkeyPatch
