@@ -156,6 +156,7 @@ def test_large_pictures_are_converted_in_bands(monkeypatch: pytest.MonkeyPatch) 
     ("available", "text", "limit"),
     [
         (10**9, None, 5 * 10**8),
+        (10**6, None, 1 << 28),
         (10**12, None, 1 << 30),
         (None, None, 1 << 30),
         (10**9, "3G", 3 << 30),

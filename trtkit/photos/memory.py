@@ -19,8 +19,9 @@ from trtkit.errors import ImageError
 from trtkit.sizes import human_bytes, parse_size
 
 ENVIRONMENT: Final = "TRTKIT_DECODE_MEMORY"
-# Enough for a photo of 150 megapixels in any common form.
+# Enough for a photo of 150 megapixels in any common form, and for one of 30.
 MOST: Final = 1 << 30
+LEAST: Final = 1 << 28
 
 # No photo of so many pixels is that well compressed, nor is a file that Deflate packed: 8 pixels in a
 # byte, 1032 bytes in one. Fax and lossless WebP pack blank rows better.
@@ -74,7 +75,7 @@ class MemoryBudget:
 
 @functools.cache
 def decoding_budget() -> MemoryBudget:
-    """The budget of this process: TRTKIT_DECODE_MEMORY, else half of what is available, 1 GiB at most.
+    """The budget of this process: TRTKIT_DECODE_MEMORY, else half of what is available, 256 MiB to 1 GiB.
 
     Raises TrtkitError for a variable that is no size.
     """
@@ -82,7 +83,7 @@ def decoding_budget() -> MemoryBudget:
     if text:
         return MemoryBudget(parse_size(text, f"decoding ({ENVIRONMENT})"))
     available = available_memory()
-    return MemoryBudget(MOST if available is None else min(MOST, available // 2))
+    return MemoryBudget(MOST if available is None else max(LEAST, min(MOST, available // 2)))
 
 
 def check_compression(height: int, width: int, size: int) -> None:
