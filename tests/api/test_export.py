@@ -309,6 +309,8 @@ def test_the_card_says_how_outputs_become_scores(tmp_path, ending, scores):
     report = trtkit.export(tmp_path / "theirs.onnx", workspace=tmp_path)
     assert report.scores == read_card(report).scores == scores
     assert report.verified.agreement == 1.0
+    told = " ".join(report.notes)
+    assert ("independent labels (sigmoid)" in told) == (scores == "sigmoid")
     stated = trtkit.export(tmp_path / "theirs.onnx", scores="none", workspace=tmp_path)
     assert read_card(stated).scores == ("none" if ending == ("Exp",) else scores)
 
@@ -317,6 +319,16 @@ def test_a_softmax_of_single_steps_is_seen_by_its_sums(tmp_path):
     onnx.save(classifier(ending=("Softmax", "Abs")), tmp_path / "theirs.onnx")
     report = trtkit.export(tmp_path / "theirs.onnx", workspace=tmp_path)
     assert report.scores == read_card(report).scores == "none"
+    assert "sum to 1" in report.notes[0]
+
+
+def test_one_output_is_told_with_the_names_of_its_classes(tmp_path):
+    onnx.save(classifier(classes=1, ending=("Sigmoid",)), tmp_path / "theirs.onnx")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("good\nbad\n", encoding="utf-8")
+    report = trtkit.export(tmp_path / "theirs.onnx", classes=labels, workspace=tmp_path)
+    assert report.notes == ("One output is two classes: good for a low score, bad for a high one.",)
+    assert (read_card(report).classes, report.verified.agreement) == (["good", "bad"], 1.0)
 
 
 def test_a_network_that_hardly_depends_on_the_photo_is_a_warning(tmp_path):

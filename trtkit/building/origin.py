@@ -108,11 +108,24 @@ def write_verified(origin: Origin, destination: Path, samples: SampleImages) -> 
         comparison = compare(first, second, origin.limits, scoring)
         name = f"The exported {destination.stem}"
         check(comparison, origin.limits, name, samples.describe(), REMEDY)
-    notes = [*origin.notes]
+    notes = [*origin.notes, *meaning(origin)]
     if not origin.card.weights.startswith("random") and samples.source != GENERATED:
         sentence = one_answer(outputs, origin.card, samples.images)
         notes += [sentence] if sentence is not None else []
     return VerifiedExport(comparison, origin.card, tuple(notes))
+
+
+def meaning(origin: Origin) -> list[str]:
+    """What was made of the outputs, in sentences, where it is anything else than one class of several."""
+    card = origin.card
+    if origin.single:
+        low, high = card.classes
+        return [f"One output is two classes: {low} for a low score, {high} for a high one."]
+    if card.scores == "sigmoid":
+        return ["The outputs are independent labels (sigmoid), each of which holds from 0.5 on."]
+    if card.scores == "none" and not origin.stated:
+        return ["The outputs of each photo sum to 1, so they are taken for scores as they are."]
+    return []
 
 
 def one_answer(outputs: Array, card: ModelCard, images: Array) -> str | None:
