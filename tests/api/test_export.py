@@ -208,7 +208,7 @@ def test_a_failed_export_keeps_the_old_file(tmp_path, monkeypatch):
         ("model.pkl", {}, r"There is no file or folder model\.pkl"),
         ("missing.pth", {}, r"There is no file or folder missing\.pth"),
         ("missing.onnx", {}, r"There is no file or folder missing\.onnx"),
-        ("resnet18", {"weights": "no.safetensors"}, "neither imagenet nor random nor a file"),
+        ("resnet18", {"weights": "no.safetensors"}, "is not a source of weights; give imagenet"),
         ("resnet18", {"weights": "random", "image_size": 0}, "cannot be cropped"),
         ("resnet18", {"name": "a/b"}, "cannot be the name"),
         ("resnet18", {"classes": "missing.txt"}, r"labels missing\.txt cannot be read"),

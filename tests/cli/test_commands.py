@@ -223,7 +223,7 @@ def test_names_that_are_not_unicode(trtkit, workspace, photos, tmp_path):
         ),
         (
             ["export", "x.onnx", "--weights", "random"],
-            "--weights is for an architecture, not for x.onnx; leave it out",
+            "There is no file or folder x.onnx; give an existing checkpoint or .onnx file",
         ),
         (["export", "resnet18", "--weights", "Random"], "give imagenet, random or a file"),
         (

@@ -250,6 +250,15 @@ def test_heads_of_other_layers(tmp_path, head):
     check(saved(tmp_path, made.state_dict()), made)
 
 
+def test_counters_of_batches_are_kept(tmp_path):
+    made = network()
+    made.bn1.num_batches_tracked.fill_(7)
+    path = saved(tmp_path, prefixed(made.state_dict(), "module."))
+    loaded = load(read_checkpoint(path)).model.network.state_dict()
+    assert loaded.keys() == made.state_dict().keys()
+    assert all(torch.equal(loaded[name], value) for name, value in made.state_dict().items())
+
+
 def test_a_vgg_with_a_last_layer_in_a_sequence(tmp_path):
     made = network("vgg11")
     made.classifier[6] = nn.Sequential(nn.Dropout(), made.classifier[6])

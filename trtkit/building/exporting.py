@@ -191,7 +191,7 @@ def _weighted(model: str, labels: list[str] | None, settings: ExportSettings) ->
         return sources.random(model, settings.seed, len(labels) if labels else 1000)
     if not Path(weights).is_file():
         raise TrtkitError(
-            f"--weights {weights} is neither imagenet nor random nor a file; give one of these."
+            f"--weights {weights} is not a source of weights; give imagenet, random or a file that exists."
         )
     return checkpoint.load(checkpoint.read_checkpoint(Path(weights)), model)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trtkit.models.blocks import ConcatPool
-from trtkit.models.naming import is_loss
+from trtkit.models.naming import COUNTER, is_loss
 
 # What makes vectors of the last block's feature map: its mean, its largest value and its mean, or the
 # means of a grid of 7 x 7.
@@ -122,6 +122,8 @@ def _by_holder(rest: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Te
     holders: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in rest.items():
         holder, _, leaf = name.rpartition(".")
+        if leaf == COUNTER:
+            continue
         holders.setdefault(holder, {})[leaf] = value
     return holders
 

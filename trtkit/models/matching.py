@@ -61,9 +61,8 @@ def matched_network(
         hint = f"it is nearest to {own}" if _differences(named, own) else f"it holds a {own}"
         raise TrtkitError(f"{name} does not fit {architecture}: {_tell(differences)}; {hint}.")
     last = "layer4" if named.family == "resnet" else "features"
-    channels = max(
-        (value.shape[0] for key, value in named.body.items() if key.startswith(last)), default=0
-    )
+    sizes = [v.shape[0] for key, v in named.body.items() if key.startswith(last) and v.ndim]
+    channels = max(sizes, default=0)
     head = find_head(named.rest, int(channels))
     if not differences and head is not None:
         differences = [f"{key}, which is in {name} alone" for key in head.unknown]
@@ -96,7 +95,9 @@ def _differences(named: NamedState, architecture: str) -> list[str]:
     """How the tensors of the blocks differ from the architecture's, one by one."""
     # Cached for the function that makes the networks, which tests replace.
     expected = dict(_body_shapes(architecture, models.get_model))
-    shapes = {name: tuple(value.shape) for name, value in named.body.items()}
+    shapes = {
+        name: tuple(value.shape) for name, value in named.body.items() if not name.endswith(COUNTER)
+    }
     first = FIRST_LAYERS.get("vgg" if architecture.startswith("vgg") else "resnet")
     weight = f"{first}.weight"
     if weight in shapes and weight in expected and shapes[weight][1] in CHANNELS:
@@ -150,11 +151,12 @@ def _network(architecture: str, named: NamedState, head: Head, name: str) -> Mat
             f"{name} holds tensors that no layer takes and that are ignored: {listed(head.ignored)}."
         )
     state = {
-        key: value.detach().float().contiguous() for key, value in (named.body | placed).items()
+        key: value.detach() if key.endswith(COUNTER) else value.detach().float().contiguous()
+        for key, value in (named.body | placed).items()
     }
     for key, value in network.state_dict().items():
         if key.endswith(COUNTER):
-            state[key] = torch.zeros((), dtype=value.dtype)
+            state.setdefault(key, torch.zeros((), dtype=value.dtype))
     try:
         # The structure has no memory to copy into.
         network.load_state_dict(state, assign=True)

@@ -16,6 +16,7 @@ import torch
 CHANNELS = (1, 3, 4)
 RESNET_BODY = re.compile(r"(conv1|bn1|layer[1-4]\.\d+)\.")
 VGG_BODY = re.compile(r"features\.\d+\.")
+# It counts training steps, is no weight and is absent from old files.
 COUNTER = "num_batches_tracked"
 # In the name of a tensor that a loss or a metric keeps, and no layer of the network.
 LOSSES = ("loss", "criteri", "metric", "accuracy", "confmat", "auroc", "arcface", "n_averaged")
@@ -45,9 +46,6 @@ def named_state(state: State) -> NamedState | None:
         others: dict[str, torch.Tensor] = {}
         pattern = RESNET_BODY if family == "resnet" else VGG_BODY
         for name, value in state.items():
-            if name.endswith(COUNTER):
-                # It counts training steps and is no weight.
-                continue
             if not name.startswith(prefix):
                 others[name] = value
                 continue
