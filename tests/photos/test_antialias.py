@@ -78,7 +78,19 @@ def test_any_photo_has_the_pixels_of_pillow(
     assert image.dtype == np.uint8
     assert image.flags.c_contiguous
     assert image.flags.writeable
-    assert most(image, reference) <= 1
+    if wanted.resampling == "bicubic":
+        np.testing.assert_array_equal(image, reference)
+    # Of noise, where half a level is common, two roundings may go the other way.
+    assert most(image, reference) <= (
+        1 if pixels.size < 3 << 17 and not is_long(pixels, wanted) else 2
+    )
+
+
+def is_long(pixels: Pixels, wanted: Preprocessing) -> bool:
+    """Whether the whole photo resized would be much larger than the image."""
+    height, width = pixels.shape[:2]
+    place = wanted.place(height, width)
+    return max(height, place.height) * max(width, place.width) > 1 << 17
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Resizing as Pillow and torchvision do it, bilinear or bicubic, with a filter as wide as the reduction.
 
-Pillow computes it, on the part of the photo that the crop shows: its positions are those of the whole
-photo up to single precision, so that pixels differ by one level at most where they differ at all.
+Pillow computes it, and the pixels are Pillow's.
 """
 
 from __future__ import annotations
@@ -19,7 +18,11 @@ from trtkit.preprocessing import Placement, Size
 if TYPE_CHECKING:
     from PIL import Image
 
-# Pixels of a photo that Pillow copies at a time: larger photos are resized in bands of the image's rows.
+# Pixels of a photo, before or after, that Pillow resizes as a whole: its pixels exactly. A bicubic filter
+# overshoots, so that the order of the two steps counts.
+_SMALL: Final = 1 << 17
+_WHOLE: Final = 1 << 25
+# Pixels that Pillow copies at a time.
 _BAND: Final = 1 << 21
 
 
@@ -34,6 +37,25 @@ def resampled(
     """The image of `size` (height, width) at `place` of the resized photo, contiguous.
 
     `pixels`: the photo, H x W x 3, of any strides. `grey` converts it before it is resized.
+    """
+    height, width = pixels.shape[:2]
+    if max(height, place.height) * max(width, place.width) > (_WHOLE if bicubic else _SMALL):
+        return _windows(pixels, place, size, grey=grey, bicubic=bicubic)
+    # Pillow chooses the order of its two steps by the sizes, so it gets all of the photo.
+    image = _image(pixels, grey).resize((place.width, place.height), _kernel(bicubic))
+    image = image.crop((place.left, place.top, place.left + size[1], place.top + size[0]))
+    result = np.empty((*size, 3), np.uint8)
+    result[:] = np.asarray(image).reshape(*size, -1)
+    return result
+
+
+def _windows(
+    pixels: npt.NDArray[np.uint8], place: Placement, size: Size, *, grey: bool, bicubic: bool
+) -> npt.NDArray[np.uint8]:
+    """The same of a larger photo, or one so long that all of it resized would be large.
+
+    Only what the crop needs is resized, in bands of its rows, in two thirds of the time. Pillow takes
+    positions in single precision, so that now and then a level is rounded the other way.
     """
     rows = _Axis.of(pixels.shape[0], place.height, place.top, 2 if bicubic else 1)
     columns = _Axis.of(pixels.shape[1], place.width, place.left, 2 if bicubic else 1)
@@ -109,9 +131,12 @@ def _resized(
     *,
     bicubic: bool,
 ) -> npt.NDArray[np.uint8]:
+    box = (columns[0], rows[0], columns[1], rows[1])
+    resized = image.resize((size[1], size[0]), _kernel(bicubic), box)
+    return np.asarray(resized)
+
+
+def _kernel(bicubic: bool) -> Image.Resampling:
     from PIL import Image
 
-    box = (columns[0], rows[0], columns[1], rows[1])
-    kernel = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
-    resized = image.resize((size[1], size[0]), kernel, box)
-    return np.asarray(resized)
+    return Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR

@@ -16,8 +16,8 @@ from trtkit.photos.decoded import MAX_PIXELS, DecodedPhoto
 from trtkit.photos.jpeg import JpegPlan
 from trtkit.photos.memory import decoding_budget
 
-# What resizing takes beside the photo at most, in bytes: a band of it, and copies of a pixel's bytes.
-_BAND_BYTES = 32 << 20
+# What resizing takes beside the photo, in bytes: copies of each pixel, but not of very large photos.
+_BAND_BYTES = 256 << 20
 _COPIED = 8
 
 
