@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from trtkit import __version__
-from trtkit.atomic import remove_on_signals
 from trtkit.cli import (
     bench,
     build,
@@ -80,12 +79,14 @@ def main(
 
     trtkit export resnet50, then trtkit build --cut 7 --fp16, then trtkit infer images/
     """
+    from trtkit.atomic import remove_on_signals
+
+    remove_on_signals()
 
 
 def run() -> None:
     """Run the command of sys.argv and exit: 0 done, 1 some inputs failed, 2 cannot be carried out."""
     own_process()
-    remove_on_signals()
     open_streams()
     options = sys.argv[1:]
     end = options.index("--") if "--" in options else len(options)

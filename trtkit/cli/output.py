@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trtkit.serialization import to_plain
 
 # What moves the cursor, sets titles and colours, ends a line, or turns the order of letters: controls,
 # separators of lines, marks of direction. And halves of characters, which no encoding has.
@@ -65,6 +64,8 @@ def put(line: str = "") -> None:
 
 def print_json(value: Any) -> None:
     """Indented JSON. Dataclasses become objects, paths strings, bytes hexadecimal digits."""
+    from trtkit.serialization import to_plain
+
     put(json.dumps(to_plain(value), indent=2))
 
 
