@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-
 # What moves the cursor, sets titles and colours, ends a line, or turns the order of letters: controls,
 # separators of lines, marks of direction. And halves of characters, which no encoding has.
 _ACTIVE = re.compile(
