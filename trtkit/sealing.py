@@ -23,8 +23,8 @@ KEY = "seal"
 MARK = "trtkit.seal"
 BLANK = "0" * 64
 _HEAD_BYTES = 2**20
-# Between the name and the digits: JSON's punctuation, or protobuf's tag and length.
-_PLACE = re.compile(MARK.encode() + rb'(?:":"|\x12\x40)(.{64})', re.DOTALL)
+# Between the name and the digits: JSON's punctuation, inside a JSON string, or protobuf's tag and length.
+_PLACE = re.compile(MARK.encode() + rb'(?:\\": \\"|\x12\x40)(.{64})', re.DOTALL)
 
 
 class SealBroken(ValueError):

@@ -281,3 +281,13 @@ def test_metadata_of_another_kind_are_one_sentence(tmp_path, thin_model, about):
         pytest.raises(TrtkitError, match="save the checkpoint anew|save it anew"),
     ):
         load(read_checkpoint(path))
+
+
+def test_equal_checkpoints_are_equal_files(tmp_path):
+    with thin_networks():
+        model = weights.random("resnet18", classes=2).model
+    files = [tmp_path / f"{number}.safetensors" for number in range(6)]
+    for file in files:
+        save_checkpoint(file, model, ["a", "b"], Preprocessing(), {"seed": 1})
+    assert len({file.read_bytes() for file in files}) == 1
+    assert "trtkit.seal" not in read_checkpoint(files[0]).metadata

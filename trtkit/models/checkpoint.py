@@ -72,7 +72,8 @@ def write_tensors(
         temporary.touch()
         mode = temporary.stat().st_mode
         try:
-            save_file(state, temporary, {METADATA_KEY: json.dumps(metadata), MARK: BLANK})
+            # One entry: safetensors writes several in any order, and equal files would differ.
+            save_file(state, temporary, {METADATA_KEY: json.dumps({**metadata, MARK: BLANK})})
         except SafetensorError as error:
             raise not_written(path, first_line(error)) from error
         temporary.chmod(mode)
@@ -170,6 +171,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         ) from error
     if not isinstance(own, dict):
         raise TrtkitError(f"The metadata of {path} are no JSON object; save the checkpoint anew.")
+    own.pop(MARK, None)
     return Checkpoint(path, state, {**_described_classes(metadata), **own})
 
 
