@@ -10,6 +10,7 @@ import pytest
 
 from tests.engines.simulated import install
 from tests.pictures import write_photos
+from trtkit.serialization import write_json
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_build_infer_and_rebuild_elsewhere(monkeypatch, trtkit, place, tmp_path)
     (manifest,) = place.engines.glob("*/bundle.json")
     value = json.loads(manifest.read_text())
     value["costs"]["store"]["fp16"].update(read=1e6, read_cold=1e6)
-    manifest.write_text(json.dumps(value))
+    write_json(manifest, value)
     ended = trtkit("infer", tmp_path / "photos", "--gpu-cache", "1MB")
     assert "cache: 0 hits, 3 misses." in ended.err
     assert "Cache on disk not used: with a feature map from memory" in ended.err
