@@ -174,9 +174,11 @@ def test_a_kill_leaves_the_old_file(tmp_path):
 
 
 ENDED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from trtkit.atomic import remove_on_signals, whole_file
+# A job behind nohup ignores it, and so do the processes that it starts.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 remove_on_signals()
 with whole_file(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half of the new")

@@ -42,6 +42,8 @@ def make_thin(patch: pytest.MonkeyPatch, thinner: int = THINNER) -> None:
             self.inplanes = FIRST // thinner
             self.conv1 = torch.nn.Conv2d(3, self.inplanes, 7, stride=2, padding=3, bias=False)
             self.bn1 = torch.nn.BatchNorm2d(self.inplanes)
+            # A ResNeXt's groups have a channel each at least.
+            self.base_width = max(self.base_width, thinner)
         return full_layer(self, block, planes // thinner, *rest, **options)
 
     def get_model(name: str, **options: Any) -> Any:

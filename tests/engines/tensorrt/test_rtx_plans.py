@@ -51,6 +51,7 @@ LOGITS = ("logits", "float32", (None, CLASSES))
 # https://github.com/pytorch/vision/tree/main/torchvision/models (resnet.py and vgg.py).
 LAYERS = {
     "resnet18": 21, "resnet34": 37, "resnet50": 54, "resnet101": 105, "resnet152": 156,
+    "resnext50_32x4d": 54, "wide_resnet50_2": 54,
     "vgg11": 11, "vgg13": 13, "vgg16": 16, "vgg19": 19,
 }  # fmt: skip
 # With all their channels; the others have an eighth of them.
@@ -158,6 +159,8 @@ def graph_of(architecture: str, network: nn.Module, size: int) -> onnx.ModelProt
     params=[
         pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else [])
         for name in ARCHITECTURES
+        # ResNeXt and Wide ResNet of 101 layers are those of 50 with more of the same blocks.
+        if name.removesuffix("_bn") in LAYERS
     ],
 )
 def exported(request, tmp_path_factory) -> Exported:
