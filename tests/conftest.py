@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in marked:
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=f"needs a GPU with TensorRT: {reason}"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_signals() -> Iterator[None]:
+    """A command that runs in the process of the tests leaves its signals alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trtkit.atomic.remove_on_signals", lambda: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
