@@ -46,7 +46,13 @@ def test_damaged_files(cases: str, place: Path) -> None:
 
 @pytest.mark.slow
 def test_flipped_bits(place: Path) -> None:
-    fuzz(place, *FLIPS.split(), "--flips", "--count", 25)
+    lines = fuzz(place, *FLIPS.split(), "--flips", "--count", 25).splitlines()
+    assert [line.split(":")[0] for line in lines] == FLIPS.split()
+    for line in lines:
+        # Every damaged file was answered in one of the two ways that are right.
+        counts = [part.split() for part in line.partition(":")[2].split(",")]
+        assert sum(int(count) for count, _ in counts) == 25
+        assert {outcome for _, outcome in counts} <= {"same", "sentence"}
 
 
 def test_another_answer_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_every_bit_of_a_binary_file_counts(tmp_path: Path) -> None:
             at for at, pair in enumerate(zip(data, damaged, strict=True)) if len({*pair}) > 1
         )
         if mark <= changed < mark + len(MARK) + 2:
-            # The mark itself is gone; the reader of such a file finds the rest as it was.
+            # Without its mark the file has no seal, and the rest of it is unchanged.
             check_file(path)
             continue
         with pytest.raises(SealBroken, match="damaged or changed"):

@@ -7,6 +7,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from trtkit.errors import TrtkitError, listed
@@ -111,10 +112,9 @@ def _parsed(text: str) -> Any:
     text = text.strip()
     if len(text) > MOST_TEXT or not text.startswith(("{", "[", "(")):
         return None
-    try:
+    # What is no JSON may be Python's notation.
+    with suppress(ValueError, RecursionError):
         return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
     if not _is_flat(text):
         return None
     try:

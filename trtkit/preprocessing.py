@@ -235,6 +235,11 @@ class PhotoOptions:
     channels: Channels | None = None
     resampling: Resampling | None = None
 
+    def __post_init__(self) -> None:
+        # Before weights are looked for, which may take a download.
+        if self.resize is not None:
+            parse_resize(self.resize)
+
     def applied_to(self, image: Preprocessing, *, any_size: bool) -> Preprocessing:
         """`image` with these options. `any_size`: the model takes any, and nobody has chosen one.
 

@@ -376,3 +376,9 @@ def test_a_quantized_file_is_compared_by_what_its_graph_says(tmp_path):
         for file in (path, report.path)
     ]
     assert sizes[0] == sizes[1] > 10
+
+
+def test_a_resize_is_read_before_weights_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "imagenet", lambda name: pytest.fail("weights were looked for"))
+    with pytest.raises(TrtkitError, match="--resize 12x is no size"):
+        trtkit.export("resnet18", resize="12x", workspace=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -20,14 +21,32 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_sound_model_passes(model: Path) -> None:
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What workers answered."""
+    received: list[dict[str, Any]] = []
+
+    class Listening(probe.Worker):
+        def receive(self, *, timeout: float | None = None) -> dict[str, Any]:
+            received.append(super().receive(timeout=timeout))
+            return received[-1]
+
+    monkeypatch.setattr(probe, "Worker", Listening)
+    return received
+
+
+def test_a_sound_model_passes(model: Path, answers: list[dict[str, Any]]) -> None:
     probe.try_out(model)
+    assert answers == [{}]
 
 
-def test_what_is_refused_with_an_error_is_left_to_the_caller(tmp_path: Path) -> None:
+def test_what_is_refused_with_an_error_is_left_to_the_caller(
+    tmp_path: Path, answers: list[dict[str, Any]]
+) -> None:
     path = tmp_path / "text.onnx"
     path.write_text("no model")
     probe.try_out(path)
+    assert answers == [{}]
 
 
 def test_a_model_that_ends_the_process_is_refused(model: Path, tmp_path: Path) -> None:

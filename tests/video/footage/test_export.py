@@ -134,7 +134,7 @@ def test_a_file_appears_whole_or_not_at_all(store: Path, tmp_path: Path) -> None
     out = tmp_path / "out"
     with (
         Database.open(mine) as database,
-        pytest.raises(TrtkitError, match="object 30 is of a class that there is not"),
+        pytest.raises(TrtkitError, match="object 30 has a class that does not exist"),
     ):
         export(database, out / "objects.parquet")
     assert list(out.iterdir()) == []

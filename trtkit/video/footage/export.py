@@ -81,7 +81,7 @@ def _rows(
             row, sightings = sources[source], unpack_sightings(packed)
             labels, scores = unpack_top(top)
             if labels.max(initial=-1) >= len(cheap_classes):
-                raise database.damage(f"object {number} is of a class that there is not")
+                raise database.damage(f"object {number} has a class that does not exist")
             first = sightings[0]
             exported.append(
                 {
