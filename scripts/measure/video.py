@@ -22,13 +22,13 @@ from stock import LIGHT, RANDOM, adam, trtkit_command
 from trtkit import query, tune
 from trtkit.benchmark.protocol import timed
 from trtkit.reporting import message
+from trtkit.video.detections import Box
 from trtkit.video.footage.database import FILE, Database
 from trtkit.video.footage.reading import candidates, sightings_of
 from trtkit.video.footage.schema import crc
 from trtkit.video.footage.settings import QuerySettings, identity
 from trtkit.video.footage.writing import source_rows
 from trtkit.video.judging import Judge
-from trtkit.video.motion import Box
 from trtkit.video.query import Question, Search, spans_of
 from trtkit.video.tails import ExpensiveTail
 from trtkit.video.tuning.tune import Targets

@@ -24,10 +24,10 @@ from trtkit.errors import TrtkitError
 from trtkit.graph.card import ModelCard
 from trtkit.graph.files import read_model, write_model
 from trtkit.runtime.pipeline import load
+from trtkit.video.detections import Box
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import crop_of
 from trtkit.video.footage.settings import QuerySettings
-from trtkit.video.motion import Box
 from trtkit.video.options import IngestOptions
 
 CLASSES = 1000

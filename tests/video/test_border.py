@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtkit.video.motion import Box
+from trtkit.video.detections import Box
 from trtkit.video.objects import at_border, grown, part_difference, shrunk
 
 sides = st.integers(1, 60)

@@ -28,11 +28,11 @@ from tests.video.fakes import (
 )
 from trtkit.errors import TrtkitError
 from trtkit.video.chunks import IngestProgress
+from trtkit.video.detections import Box
 from trtkit.video.footage import writing
 from trtkit.video.footage.database import Database, unpack_sightings, unpack_top, unpack_vector
 from trtkit.video.footage.maintenance import verify
 from trtkit.video.footage.maps import MapWriter
-from trtkit.video.motion import Box
 
 ROOT = Path(__file__).resolve().parents[2]
 # Half a minute of interruptions is too long for a test: shorter segments of a shorter clip.

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.video.pictures import Pixels
+from trtkit.video.detections import Box
 from trtkit.video.frames import Frame
-from trtkit.video.motion import GMG_FRAMES, Box, MotionDetector
+from trtkit.video.motion import GMG_FRAMES, MotionDetector
 from trtkit.video.options import IngestOptions, Method
 
 METHODS: tuple[Method, ...] = ("mog2", "knn", "gmg")

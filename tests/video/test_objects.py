@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.video.pictures import Pixels
+from trtkit.video.detections import Box, Sighting
 from trtkit.video.frames import Frame
-from trtkit.video.motion import Box
-from trtkit.video.objects import MovingObject, ObjectFinder, Sighting, cut_out
+from trtkit.video.objects import MovingObject, ObjectFinder, cut_out
 from trtkit.video.options import IngestOptions
 
 WIDTH, HEIGHT, SIDE = 120, 80, 32

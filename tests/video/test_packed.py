@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trtkit.video.detections import Box, Sighting
 from trtkit.video.footage.database import (
     pack_sightings,
     pack_top,
@@ -14,8 +15,6 @@ from trtkit.video.footage.database import (
     unpack_top,
     unpack_vector,
 )
-from trtkit.video.motion import Box
-from trtkit.video.objects import Sighting
 
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 SIGHTINGS = st.builds(Sighting, WHOLE, WHOLE, st.builds(Box, WHOLE, WHOLE, WHOLE, WHOLE))

@@ -17,6 +17,7 @@ from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
 from trtkit.video import query as module
 from trtkit.video.clusters import Cluster
+from trtkit.video.detections import Box, Sighting
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import Span
 from trtkit.video.footage.settings import ALL, Identity
@@ -28,8 +29,6 @@ from trtkit.video.footage.writing import (
     register,
 )
 from trtkit.video.judging import Judge, Judged, Verdict
-from trtkit.video.motion import Box
-from trtkit.video.objects import Sighting
 from trtkit.video.query import FIRST_BATCH, LOOKED_UP, Appearance, Question, Search
 
 # The cheap tail's classes and the expensive one's, which are in another order.

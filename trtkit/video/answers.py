@@ -11,12 +11,12 @@ from typing import Any
 
 from trtkit.atomic import whole_file
 from trtkit.serialization import to_plain
+from trtkit.video.detections import Box
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import crop_of
 from trtkit.video.footage.writing import source_rows
 from trtkit.video.frames import MICROSECONDS
 from trtkit.video.judging import Judge
-from trtkit.video.motion import Box
 from trtkit.video.query import Appearance, Explanation, Question, Search, class_index
 from trtkit.video.tails import ExpensiveTail
 from trtkit.video.times import clock, moment

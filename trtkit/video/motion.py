@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from trtkit.tensors import Array
+from trtkit.video.detections import Box
 from trtkit.video.frames import Frame
 from trtkit.video.options import IngestOptions, Method
 
@@ -16,30 +17,6 @@ FOREGROUND = 200
 MOST_MOVING = 0.6
 # Frames from which GMG learns before it reports anything; its default of 120 takes four seconds.
 GMG_FRAMES = 60
-
-
-class Box(NamedTuple):
-    """A rectangle in pixels of the frame."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-    @property
-    def area(self) -> int:
-        return self.width * self.height
-
-    def shared(self, other: Box) -> int:
-        """The area that lies in both, in pixels."""
-        across = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
-        down = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
-        return max(0, across) * max(0, down)
-
-    def overlap(self, other: Box) -> float:
-        """Intersection over union, 0 to 1."""
-        both = self.shared(other)
-        return both / (self.area + other.area - both) if both else 0.0
 
 
 class MotionDetector:

@@ -13,8 +13,8 @@ import numpy as np
 
 from trtkit.photos.antialias import reduced
 from trtkit.tensors import Array
+from trtkit.video.detections import Box, Sighting
 from trtkit.video.frames import Frame
-from trtkit.video.motion import Box
 from trtkit.video.options import IngestOptions
 
 # A box of the frame before that overlaps less belongs to another object.
@@ -36,15 +36,6 @@ PART_SIDE = 64
 # reaches as far.
 _TRIMMED = 6
 _PART_BLUR = 2.0
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """An object on one frame: the frame's number, its time, where the object is."""
-
-    frame: int
-    time_us: int
-    box: Box
 
 
 # Compared by identity: two may look the same at one place.

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from trtkit.errors import TrtkitError, available
 from trtkit.labels import clean_label
 from trtkit.scores import HOLDS, Scoring
+from trtkit.video.detections import Sighting
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import Candidate, Span, candidates, sightings_of
 from trtkit.video.footage.settings import Identity
 from trtkit.video.footage.writing import SourceRow
 from trtkit.video.judging import Judge, Judged, Verdict
-from trtkit.video.objects import Sighting
 from trtkit.video.times import parse_time, since_start
 
 # How many verdicts are looked up at once, and how many objects the first batch has, which is small so

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from trtkit.identity import bytes_digest, feature_key
 from trtkit.video.clusters import Cluster
+from trtkit.video.detections import Box, Sighting
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.writing import (
     ChunkRecord,
@@ -19,8 +20,6 @@ from trtkit.video.footage.writing import (
     register,
 )
 from trtkit.video.frames import Gap
-from trtkit.video.motion import Box
-from trtkit.video.objects import Sighting
 from trtkit.video.options import IngestOptions
 
 LENGTH = 1000

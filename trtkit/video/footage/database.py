@@ -17,9 +17,8 @@ from trtkit.errors import TrtkitError, os_reason
 from trtkit.reporting import message
 from trtkit.sqlite import FileKind, Mode
 from trtkit.tensors import Array
+from trtkit.video.detections import Box, Sighting
 from trtkit.video.footage.schema import SEALED_FROM, STEPS, crc, sound
-from trtkit.video.motion import Box
-from trtkit.video.objects import Sighting
 
 FILE = "video.sqlite"
 LOCK = "making.lock"

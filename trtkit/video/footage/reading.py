@@ -8,9 +8,9 @@ from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
+from trtkit.video.detections import Sighting
 from trtkit.video.footage.database import Database, unpack_sightings
 from trtkit.video.footage.schema import SEGMENTS
-from trtkit.video.objects import Sighting
 
 # Above the number of any chunk.
 _LAST_CHUNK = 2**40

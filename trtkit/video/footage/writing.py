@@ -11,6 +11,7 @@ from typing import Any
 from trtkit.errors import TrtkitError
 from trtkit.tensors import Array
 from trtkit.video.clusters import Cluster
+from trtkit.video.detections import Sighting
 from trtkit.video.footage.database import (
     Database,
     pack_sightings,
@@ -21,7 +22,6 @@ from trtkit.video.footage.database import (
 )
 from trtkit.video.footage.schema import SOURCES
 from trtkit.video.frames import Gap
-from trtkit.video.objects import Sighting
 
 
 @dataclass(frozen=True)
