@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from trtkit.video.answers import MOST_THUMBNAILS, Answer, gallery
+from trtkit.video.detections import Box
 
 
 class Page(HTMLParser):
@@ -47,7 +48,18 @@ def seen(
     start: float, end: float, *objects: int, camera: str = "gate", when: str = "then"
 ) -> Answer:
     return Answer(
-        "car", camera, f"{camera}.mp4", start, end, when, when, (), (), 0.75, objects or (1,)
+        "car",
+        camera,
+        f"{camera}.mp4",
+        start,
+        end,
+        when,
+        when,
+        (),
+        (),
+        0.75,
+        objects or (1,),
+        (objects or (1,))[0],
     )
 
 
@@ -68,6 +80,12 @@ def bars(page: Page) -> list[tuple[str, float, float]]:
         assert match
         found.append((str(link["href"]), float(match[1]), float(match[2])))
     return found
+
+
+def test_a_path_is_the_centres_of_its_first_and_last_box() -> None:
+    boxes = (Box(100, 300, 40, 80), Box(0, 0, 9, 9), Box(600, 40, 20, 80))
+    assert replace(seen(0, 1), boxes=boxes).path == "120,340 > 610,80"
+    assert seen(0, 1).path == ""
 
 
 def test_nothing_is_loaded_from_anywhere() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,10 +162,34 @@ def test_an_appearance_is_its_objects_on_their_frames(database: Database) -> Non
     judge = FakeJudge({1: say("car", 0.7), 2: say("car", 0.8), 3: say("car", 0.6)})
     first, second = sorted(found(database, judge), key=lambda each: each.start_us)
     assert first == Appearance(
-        source=1, start_us=10, end_us=33, confidence=0.8, objects=(1, 2),
+        source=1, start_us=10, end_us=33, confidence=0.8, objects=(1, 2), picture=2,
         sightings=tuple(Sighting(when // 10, when, Box(when, 1, 2, 3)) for when in (10, 20, 30, 33)),
     )  # fmt: skip
     assert (second.start_us, second.end_us, second.confidence) == (60, 60, 0.6)
+
+
+def test_each_object_is_an_answer_unless_a_gap_joins_them(database: Database) -> None:
+    fill(database, [Seen(10, 30, [(CAR, 0.3)]), Seen(20, 33), Seen(60, 60, [(CAR, 0.9)])])
+    judge = FakeJudge({1: say("car", 0.7), 2: say("car", 0.8), 3: say("car", 0.6)})
+    answers = found(database, judge, gap_us=None)
+    assert [(each.objects, each.picture, each.start_us, each.end_us) for each in answers] == [
+        ((3,), 3, 60, 60), ((2,), 2, 20, 33), ((1,), 1, 10, 30),
+    ]  # fmt: skip
+    assert Question("car", (), 1).gap_us is None
+    assert objects(found(database, judge, gap_us=27)) == [(1, 2, 3)]
+
+
+def test_an_object_waits_for_no_other(database: Database) -> None:
+    fill(database, [Seen(10, 12, [(CAR, 0.9)]), *(Seen(11, 12) for _ in range(8))])
+    judge = FakeJudge(all_cars(9))
+    assert next(search(database, judge, gap_us=None).appearances()).objects == (1,)
+    assert judge.asked == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("seconds", [-0.1, math.nan, math.inf])
+def test_a_gap_that_is_no_length_of_time_is_refused(seconds: float) -> None:
+    with pytest.raises(TrtkitError, match="^--gap .* is not a length of time; choose seconds"):
+        module.gap_of(seconds)
 
 
 def test_an_appearance_ends_with_the_object_that_is_seen_last(database: Database) -> None:
@@ -429,7 +454,7 @@ def test_it_answers_as_looking_at_every_object_would(
         }
         label = data.draw(st.sampled_from(["bus", "car", "dog"]))
         top, least = data.draw(st.integers(1, 4)), data.draw(scores)
-        confidence, gap = data.draw(scores), data.draw(st.integers(0, 30))
+        confidence, gap = data.draw(scores), data.draw(st.none() | st.integers(0, 30))
         low, high = (data.draw(st.none() | st.integers(0, 270)) for _ in range(2))
         judge = FakeJudge(verdicts, batch=data.draw(st.integers(1, 6)))
         for each in stored:
@@ -464,6 +489,9 @@ def test_it_answers_as_looking_at_every_object_would(
         assert sorted(answer.sightings, key=str) == sorted(seen, key=str)
         times = [each.time_us for each in answer.sightings]
         assert times == sorted(times)
+        if gap is None:
+            assert answer.objects == (answer.picture,)
+            continue
         # One stretch without a longer gap,
         reached = mine[0].start
         for each in sorted(mine, key=lambda each: each.start):

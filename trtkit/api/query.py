@@ -10,9 +10,8 @@ from trtkit.video.answers import Query
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.settings import QuerySettings
 from trtkit.video.footage.writing import source_rows
-from trtkit.video.frames import MICROSECONDS
 from trtkit.video.ingest import DEFAULT_STORE
-from trtkit.video.query import Question, spans_of
+from trtkit.video.query import Question, gap_of, spans_of
 from trtkit.video.tails import ExpensiveTail
 from trtkit.workspace import Workspace
 
@@ -29,24 +28,25 @@ def query(
     limit: int | None = None,
     min_confidence: float = 0.0,
     top: int | None = None,
-    gap: float = 1.0,
+    gap: float | None = None,
     seconds: float | None = None,
     remember: bool = True,
     workspace: str | Path | None = None,
 ) -> Query:
-    """Ask when `label` can be seen in the footage of a store. Close the result.
+    """Ask when `label` can be seen in the footage of a store: an answer for each object. Close the result.
 
     `bundle`: by default the store's; `tail`: the expensive one, by default the other one of two.
     `camera`: only these; `since` and `until`: only then, seconds or H:MM:SS from the beginning of the
-    footage, or ISO dates and times. `limit`: of appearances. `min_confidence`: of the expensive tail,
+    footage, or ISO dates and times. `limit`: of answers. `min_confidence`: of the expensive tail,
     0 to 1. `top`: how many best classes of the cheap tail count, by default the choice of `tune`, else
-    all that are stored. `gap`: seconds for which an appearance may be interrupted. `seconds`: after
+    all that are stored. `gap`: joins objects of one source that are at most so many seconds apart into
+    one answer; by default none are joined. `seconds`: after
     which no more objects are classified. `remember` False neither uses nor stores verdicts. Raises
     TrtkitError.
 
         with trtkit.query("car", store="video-store", limit=3) as answers:
             for answer in answers:
-                print(answer.camera, answer.start, answer.end)
+                print(answer.camera, answer.start, answer.end, answer.path)
     """
     database = Database.open(Path(store))
     try:
@@ -59,7 +59,7 @@ def query(
             least=tuned.least if top is None else 0.0,
             confidence=min_confidence,
             limit=limit,
-            gap_us=round(gap * MICROSECONDS),
+            gap_us=gap_of(gap),
             seconds=seconds,
         )
         return Query(database, expensive, question, remember=remember)

@@ -20,8 +20,8 @@ from trtkit.video.times import clock
 
 # Seconds between two reports: on a terminal, where a line changes, and elsewhere, where lines add up.
 LIVE_SECONDS, LINE_SECONDS = 0.5, 10.0
-COLUMNS = ("camera", "start", "end", "confidence", "objects", "frames", "first box", "source")
-WIDTHS = (16, 24, 24, 10, 7, 6, 20, 0)
+COLUMNS = ("camera", "start", "end", "confidence", "object", "frames", "path", "source")
+WIDTHS = (12, 13, 13, 10, 8, 6, 20, 0)
 
 
 class IngestDisplay(Lines):
@@ -75,7 +75,7 @@ def ingest_summary(report: IngestReport) -> Iterable[str]:
 
 
 def follow_answers(answers: Iterable[Answer], format: str, stream: TextIO | None) -> list[Answer]:
-    """Write every appearance as it is confirmed, and return all of them. `stream` None is stdout."""
+    """Write every answer as it is confirmed, and return all of them. `stream` None is stdout."""
     target = stream if stream is not None else sys.stdout
     write = _writer(format, target)
     written = []
@@ -98,10 +98,9 @@ def _writer(format: str, target: TextIO) -> Callable[[Answer], object]:
 
 
 def _row(answer: Answer) -> tuple[str, ...]:
-    box = " ".join(map(str, answer.boxes[0])) if answer.boxes else ""
     return (
-        answer.camera, *answer.times, f"{answer.confidence:.3f}", str(len(answer.objects)),
-        str(len(set(answer.frames))), box, answer.source,
+        answer.camera, *answer.times, f"{answer.confidence:.3f}", " ".join(map(str, answer.objects)),
+        str(len(set(answer.frames))), answer.path, answer.source,
     )  # fmt: skip
 
 

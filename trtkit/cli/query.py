@@ -27,7 +27,7 @@ def query(
         str | None, typer.Option("--from", help="Only from then: seconds, H:MM:SS or an ISO date.")
     ] = None,
     until: Annotated[str | None, typer.Option("--to", help="Only until then.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many appearances.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many answers.")] = None,
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Of the expensive model, 0 to 1.")
     ] = 0.0,
@@ -35,8 +35,9 @@ def query(
         int | None, typer.Option(help="Best classes of the cheap model that count. Default: tuned.")
     ] = None,
     gap: Annotated[
-        float, typer.Option(min=0, help="Seconds an appearance may be interrupted.")
-    ] = 1.0,
+        float | None,
+        typer.Option(metavar="SECONDS", help="Join objects that are at most so far apart in time."),
+    ] = None,
     budget: Annotated[
         float | None,
         typer.Option(min=0, help="Seconds after which no more objects are classified."),
@@ -48,7 +49,7 @@ def query(
     tail: ExpensiveOption = None,
     format: FormatOption = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the appearances there.")
+        Path | None, typer.Option(metavar="FILE", help="Write the answers there.")
     ] = None,
     gallery: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Write a page of thumbnails there.")
@@ -58,7 +59,7 @@ def query(
     ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Say when a class of objects appears in ingested footage.
+    """Say when each object of a class can be seen in ingested footage.
 
     The index gives the candidates, and the bundle's expensive model classifies one object of each of
     their clusters, from its stored feature map. Its verdicts are remembered.

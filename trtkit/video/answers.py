@@ -73,12 +73,13 @@ img { height: 72px; border: 1px solid #999; }
 
 @dataclass(frozen=True)
 class Answer:
-    """One appearance of the class, as `query --format jsonl` writes it.
+    """One object of the class, or several that `--gap` joined, as `query --format jsonl` writes it.
 
-    `start` and `end`: seconds since the beginning of the footage; `start_time` and `end_time`: the day
-    and time where known. `frames` and `boxes` ([x, y, width, height] in pixels): one entry per sighting,
-    so that two objects on one frame are two entries with the same frame. `confidence`: of the expensive
-    tail, 0 to 1.
+    `start` and `end`: seconds since the beginning of the footage; `start_time` and `end_time`: ISO dates
+    and times with their offset, where known. `frames` and `boxes` ([x, y, width, height] in pixels): one
+    entry per sighting, in order of time, so that two objects on one frame are two entries with the same
+    frame. `confidence`: of the expensive tail, 0 to 1. `objects`: numbers in the store; `picture`: the
+    number of the one whose picture shows the answer best.
     """
 
     label: str
@@ -92,6 +93,14 @@ class Answer:
     boxes: tuple[Box, ...]
     confidence: float
     objects: tuple[int, ...]
+    picture: int
+
+    @property
+    def path(self) -> str:
+        """The centre of the first and of the last box, in pixels: `120,340 > 610,80`."""
+        if not self.boxes:
+            return ""
+        return " > ".join("{},{}".format(*box.centre) for box in (self.boxes[0], self.boxes[-1]))
 
     @property
     def times(self) -> tuple[str, str]:
@@ -161,6 +170,7 @@ class Query:
             boxes=tuple(sighting.box for sighting in appearance.sightings),
             confidence=appearance.confidence,
             objects=appearance.objects,
+            picture=appearance.picture,
         )
 
 

@@ -26,6 +26,11 @@ class Box(NamedTuple):
     def area(self) -> int:
         return self.width * self.height
 
+    @property
+    def centre(self) -> tuple[int, int]:
+        """Across and down, in whole pixels."""
+        return self.x + self.width // 2, self.y + self.height // 2
+
     def shared(self, other: Box) -> int:
         """The area that lies in both, in pixels."""
         across = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)

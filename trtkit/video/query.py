@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from trtkit.errors import TrtkitError, available
 from trtkit.labels import clean_label
@@ -14,6 +16,7 @@ from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import Candidate, Span, candidates, sightings_of
 from trtkit.video.footage.settings import Identity
 from trtkit.video.footage.writing import SourceRow
+from trtkit.video.frames import MICROSECONDS
 from trtkit.video.judging import Judge, Judged, Verdict
 from trtkit.video.times import parse_time, since_start
 
@@ -29,8 +32,8 @@ class Question:
 
     `top` and `least`: an object is a candidate if its cluster's representative has the class among its
     `top` best ones with at least that score of the cheap tail. `confidence`: the least score of the
-    expensive tail. `gap_us`: for how long an appearance may be interrupted. `seconds`: after which no
-    more objects are classified.
+    expensive tail. `gap_us`: objects of one source that are at most so far apart in time are one
+    appearance; None: each object is one. `seconds`: after which no more objects are classified.
     """
 
     label: str
@@ -39,7 +42,7 @@ class Question:
     least: float = 0.0
     confidence: float = 0.0
     limit: int | None = None
-    gap_us: int = 1_000_000
+    gap_us: int | None = None
     seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -50,11 +53,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Appearance:
-    """A stretch of one camera in which objects of a class were confirmed, with no gap above the limit.
+    """A confirmed object, or several of one source whose times a question joins (`Question.gap_us`).
 
     `start_us` and `end_us`: microseconds since the source's first frame; `sightings`: every object on
     every frame, by time; `confidence`: the expensive tail's highest score, 0 to 1; `objects`: their
-    numbers in the store.
+    numbers in the store; `picture`: the number of the one with that score.
     """
 
     source: int
@@ -62,6 +65,7 @@ class Appearance:
     end_us: int
     confidence: float
     objects: tuple[int, ...]
+    picture: int
     sightings: tuple[Sighting, ...]
 
 
@@ -118,7 +122,7 @@ class Search:
         verdicts = _VerdictQueue(self._judge, order, deadline)
         try:
             for group in groups:
-                for confirmed in merged(self._confirmed(group, verdicts), question.gap_us):
+                for confirmed in merged(self._confirmed(group, verdicts), question.gap_us or 0):
                     if explanation.first_seconds is None:
                         explanation.first_seconds = time.perf_counter() - begun
                     explanation.appearances += 1
@@ -136,7 +140,7 @@ class Search:
         """Candidates in groups that cannot share an appearance, the best first.
 
         Of groups with equal scores the smaller come first: a group shows nothing before all of its
-        objects are classified.
+        objects are classified. Without a gap each candidate is a group and needs only its own verdict.
         """
         question = self._question
         groups: list[list[Candidate]] = []
@@ -145,7 +149,11 @@ class Search:
                 self._database, self._cheap_label, span, question.top, question.least
             )
             self.explanation.candidates += len(in_span)
-            groups += grouped(in_span, question.gap_us)
+            groups += (
+                [[candidate] for candidate in in_span]
+                if question.gap_us is None
+                else grouped(in_span, question.gap_us)
+            )
         groups.sort(key=lambda group: (-round(max(item.score for item in group), 2), len(group)))
         return groups
 
@@ -168,12 +176,14 @@ class Search:
             (sighting for number in objects for sighting in by_object.get(number, ())),
             key=lambda sighting: (sighting.time_us, sighting.box),
         )
+        best, confidence = max(confirmed, key=itemgetter(1))
         return Appearance(
             source=members[0].source,
             start_us=min(member.start_us for member in members),
             end_us=max(member.end_us for member in members),
-            confidence=max(score for _, score in confirmed),
+            confidence=confidence,
             objects=objects,
+            picture=best.object,
             sightings=tuple(sightings),
         )
 
@@ -253,6 +263,15 @@ def merged(
         running.append((candidate, score))
     if running:
         yield running
+
+
+def gap_of(seconds: float | None) -> int | None:
+    """`--gap` in microseconds. Raises TrtkitError unless it is a length of time."""
+    if seconds is None:
+        return None
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise TrtkitError(f"--gap {seconds:g} is not a length of time; choose seconds from 0 on.")
+    return round(seconds * MICROSECONDS)
 
 
 def class_index(classes: Sequence[str], label: str, of: str) -> int:
