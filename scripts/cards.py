@@ -19,7 +19,7 @@ from scripts.digits import CLASSES, INK, draw_ink, scans
 from scripts.photos import PHOTOS, Pixels, crops
 from trtkit.atomic import whole_file
 from trtkit.video.detections import Box
-from trtkit.video.objects import cut_out
+from trtkit.video.evidence import cut_out
 
 # Of each five digits of a class, the first three are for training.
 PARTS, TRAIN, OF = ("train", "test"), 3, 5

@@ -207,7 +207,7 @@ def footage(root: Path) -> Iterator[Target]:
     from trtkit.video.options import IngestOptions
 
     render_clip(root / "gate.mp4", seconds=4.0, size=(256, 192), fps=12.0, density=1.5, seed=3)
-    options = IngestOptions(segment_seconds=2, warmup_seconds=1, min_size=12, top=1000)
+    options = IngestOptions(segment_seconds=2, min_size=12, top=1000)
     trtkit.ingest(str(root / "gate.mp4"), store=root / "store", options=options, workspace=root)
     shutil.copytree(root / "store", root / "whole")
     (_, predictions), *_ = scores(root)

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from trtkit.api.ingest import ingest
     from trtkit.api.profile import profile
     from trtkit.api.query import query
-    from trtkit.api.store import store_compact, store_export, store_info, store_verify
+    from trtkit.api.store import (
+        store_compact,
+        store_export,
+        store_info,
+        store_upgrade,
+        store_verify,
+    )
     from trtkit.api.train import train
     from trtkit.api.tune import tune
     from trtkit.engines.options import BuildOptions
@@ -59,6 +65,7 @@ __all__ = [
     "store_compact",
     "store_export",
     "store_info",
+    "store_upgrade",
     "store_verify",
     "train",
     "tune",

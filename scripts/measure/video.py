@@ -44,7 +44,7 @@ answers = query(label, store=store, workspace=workspace, remember=False, limit=1
 list(answers)
 print(answers.explanation.first_seconds)
 """
-COPIED = ("segments", "clusters", "objects", "sightings", "crops", "vectors", "ranks")
+COPIED = ("segments", "clusters", "objects", "sightings", "pictures", "vectors", "ranks")
 TABLES = ("sources", "gaps", *COPIED)
 
 
@@ -298,7 +298,7 @@ def fill(store: Path, large: Path, objects: int) -> None:
 
 def kill(lab: Lab, clip: Path, kills: int) -> None:
     """Ingests that are killed at random moments, and what their stores hold once complete."""
-    small = ("--segment", 4, "--warmup", 1)
+    small = ("--segment", 4)
     unbroken, killed = lab.stock.root / "store-unbroken", lab.stock.root / "store-killed"
     shutil.rmtree(unbroken, ignore_errors=True)
     started = time.monotonic()

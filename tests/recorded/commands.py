@@ -60,7 +60,7 @@ BUILD = "build --backend onnxruntime --verify-images 4"
 GPU = "build --verify-images 4 --batch 1,2,4"
 INFER = f"infer photos --bundle {PAIR} --top 4"
 SPEED = ("images/s",)
-INDEX = "ingest gate.mp4 --segment 2 --warmup 1 --min-size 12"
+INDEX = "ingest gate.mp4 --segment 2 --min-size 12"
 CONTEST = f"--bundle {PAIR} --tail thin-a --batch 2 --measure compute --photos 2 --threads 1"
 MODELOPT = "nvidia-modelopt"
 

@@ -14,7 +14,7 @@ pytest.importorskip("skimage", reason="scikit-image is not installed")
 from scripts import cards
 from scripts.cards import SIDES, part_scans, write_crops
 from trtkit.video.detections import Box
-from trtkit.video.objects import cut_out
+from trtkit.video.evidence import cut_out
 
 RANDOM = np.random.default_rng
 WIDTH, HEIGHT = 640, 480

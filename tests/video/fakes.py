@@ -23,7 +23,6 @@ import pytest
 from trtkit.errors import TrtkitError
 from trtkit.identity import bytes_digest, feature_key
 from trtkit.preprocessing import Preprocessing
-from trtkit.video.chunks import IngestProgress
 from trtkit.video.clusters import normalised
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.maps import MapReader
@@ -32,6 +31,7 @@ from trtkit.video.footage.writing import source_rows
 from trtkit.video.frames import Frame, Gap
 from trtkit.video.ingest import ingest
 from trtkit.video.options import IngestOptions
+from trtkit.video.progress import IngestProgress
 from trtkit.video.tails import IndexEntry
 
 WIDTH, HEIGHT, FPS = 160, 120, 10
@@ -48,7 +48,8 @@ IDENTITY = Identity(
 
 # Two seconds are 20 frames. The tail's batch is 3, so that segments end within batches.
 OPTIONS = IngestOptions(
-    segment_seconds=2, warmup_seconds=0.5, min_size=8, duplicate=6.0, top=3, cluster=0.25,
+    segment_seconds=2, min_size=8, lost_seconds=0.3, least_seconds=0.2, least_travel=0, pictures=2,
+    top=3, cluster=0.25,
     active_clusters=3, map_dtype="fp32",
 )  # fmt: skip
 
@@ -187,6 +188,9 @@ class FakeTail:
         self.calls.append(len(crops))
         return [self._seen(crop, top, len(crops) * 8 + place) for place, crop in enumerate(crops)]
 
+    def embed(self, crops: Sequence[bytes]) -> np.ndarray:
+        return np.stack([self._seen(crop, 1, 8).vector for crop in crops])
+
     def _seen(self, crop: bytes, top: int, batch: int) -> IndexEntry:
         import cv2
         import simplejpeg
@@ -257,17 +261,21 @@ def _of_source(database: Database, maps: MapReader, row: Any) -> dict[str, Any]:
         return database.rows(query, (row.id,))
 
     objects = rows(
-        "SELECT o.id, o.cluster, o.segment, o.start_us, o.end_us, o.key, o.top, s.packed, c.jpeg, "
-        "v.packed FROM objects o LEFT JOIN sightings s ON s.object = o.id "
-        "LEFT JOIN crops c ON c.object = o.id LEFT JOIN vectors v ON v.object = o.id "
-        "WHERE o.source = ? ORDER BY o.id"
+        "SELECT o.id, o.cluster, o.segment, o.start_us, o.end_us, o.top, s.packed, v.packed "
+        "FROM objects o LEFT JOIN sightings s ON s.object = o.id "
+        "LEFT JOIN vectors v ON v.object = o.id WHERE o.source = ? ORDER BY o.id"
     )
     place = {number: at for at, (number, *_) in enumerate(objects)}
     clusters = rows(
         "SELECT id, representative, label, used FROM clusters WHERE source = ? ORDER BY id"
     )
+    pictures = rows(
+        "SELECT p.object, p.place, p.key, p.jpeg, p.frame, p.time_us, p.x, p.y, p.width, p.height, p.top, "
+        "p.vector FROM pictures p JOIN objects o ON o.id = p.object WHERE o.source = ? "
+        "ORDER BY p.object, p.place"
+    )
     begun_by = {number: place.get(asked) for number, asked, *_ in clusters}
-    features = [maps.get((row.id, each[5])) for each in objects]
+    features = [maps.get((row.id, picture[2])) for picture in pictures]
     ranks = rows("SELECT class, segment, cluster, rank, score FROM ranks WHERE source = ?")
     return {
         "source": (
@@ -275,12 +283,14 @@ def _of_source(database: Database, maps: MapReader, row: Any) -> dict[str, Any]:
             row.complete,
         ),
         "segments": rows(
-            "SELECT number, start_us, end_us, frames, objects FROM segments WHERE source = ? "
+            "SELECT number, start_us, end_us, frames, objects, since_us FROM segments WHERE source = ? "
             "ORDER BY number"
         ),
         "gaps": rows("SELECT start_us, end_us, reason FROM gaps WHERE source = ? ORDER BY 1, 2, 3"),
         "clusters": [(begun_by[number], *rest) for number, _, *rest in clusters],
         "objects": [(begun_by[cluster], *rest) for _, cluster, *rest in objects],
+        "pictures": [(place[number], *rest) for number, *rest in pictures],
+        "handover": rows("SELECT packed FROM handovers WHERE source = ?"),
         "ranks": sorted(
             (label, segment, begun_by[cluster], rank, score)
             for label, segment, cluster, rank, score in ranks

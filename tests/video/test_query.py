@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.video.footage.records import with_one_picture
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
 from trtkit.video import query as module
@@ -65,8 +66,8 @@ class Seen:
     def indexed(self) -> IndexedObject:
         labels = np.array([label for label, _ in self.ranks], np.int64)
         scores = np.array([score for _, score in self.ranks], np.float32)
-        return IndexedObject(
-            key=b"key", crop=b"jpeg", sightings=self.sightings, labels=labels, scores=scores,
+        return with_one_picture(
+            key=b"key", jpeg=b"jpeg", sightings=self.sightings, labels=labels, scores=scores,
             vector=None, cluster=self.cluster,
         )  # fmt: skip
 

@@ -64,8 +64,8 @@ def ingest_summary(report: IngestReport) -> Iterable[str]:
             yield f"{source.camera}: was ingested before."
             continue
         resumed = "" if source.resumed_us is None else f" from {clock(source.resumed_us)} on"
-        gaps = f" {source.gaps} stretches could not be read." if source.gaps else ""
-        objects = f"{source.objects} objects" if source.objects else "no objects that move"
+        gaps = f" {source.gaps} stretches could not be used." if source.gaps else ""
+        objects = f"{source.objects} objects" if source.objects else "no objects"
         yield (
             f"{source.camera}: {objects} on {source.sightings} sightings in {source.frames} frames"
             f"{resumed}, {source.seconds:.1f} s, {source.times_real_time:.1f} times real time.{gaps}"
@@ -129,8 +129,8 @@ def explained(explanation: Explanation) -> Iterable[str]:
         f"{explanation.confirmed} objects confirmed."
     )
     yield (
-        f"{judged.remembered} verdicts remembered, {judged.hits} computed from feature maps, "
-        f"{judged.recomputed} from pictures without a feature map."
+        f"{judged.remembered} verdicts remembered; {judged.hits} pictures classified from their feature "
+        f"maps, {judged.recomputed} without one."
     )
     first = explanation.first_seconds
     steps = {

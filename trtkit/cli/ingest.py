@@ -40,15 +40,20 @@ def ingest(
     motion_width: Annotated[int, typer.Option(help="Pixels of the frames it looks at.")] = 480,
     min_size: Annotated[int, typer.Option(help="Pixels; smaller objects are dropped.")] = 20,
     margin: Annotated[float, typer.Option(help="Around an object, as a share of it.")] = 0.2,
-    duplicate: Annotated[
-        float, typer.Option(help="Difference, of 255 grey levels, below which it is the same.")
-    ] = 12.0,
+    pictures: Annotated[int, typer.Option(help="Pictures that are kept of each object.")] = 3,
+    picture_side: Annotated[
+        int, typer.Option(help="Pixels; larger pictures are scaled down to it.")
+    ] = 320,
+    lost: Annotated[
+        float, typer.Option(help="Seconds for which an object may be out of sight.")
+    ] = 2.0,
+    least: Annotated[float, typer.Option(help="Seconds; what is seen for less is dropped.")] = 0.5,
+    travel: Annotated[
+        float, typer.Option(help="Lengths of itself; what moves less is dropped.")
+    ] = 0.5,
     segment: Annotated[
         float, typer.Option(help="Seconds of footage that are committed at once.")
     ] = 60.0,
-    warmup: Annotated[
-        float, typer.Option(help="Seconds before each that teach the background.")
-    ] = 5.0,
     maps: Annotated[
         Literal["all", "representatives", "none"], typer.Option(help="Whose feature maps are kept.")
     ] = "all",
@@ -69,9 +74,9 @@ def ingest(
 ) -> None:
     """Index footage for `trtkit query`.
 
-    Moving objects are cut out and go through the bundle's prefix and cheap model; their best classes
-    and their feature maps are stored. Whatever stopped it, the same command continues after the last
-    commit. Exits with 1 when some sources could not be read.
+    Moving objects are tracked, and the best pictures of each go through the bundle's prefix and cheap
+    model; their classes and feature maps are stored. Whatever stopped it, the same command continues
+    after the last commit. Exits with 1 when some sources could not be read.
     """
     from trtkit.api.ingest import ingest as run
     from trtkit.api.ingest import ingest_options
@@ -80,8 +85,9 @@ def ingest(
 
     options = ingest_options(
         store, clusters=clusters, motion=motion, motion_width=motion_width, min_size=min_size,
-        margin=margin, duplicate=duplicate, segment_seconds=segment, warmup_seconds=warmup, top=top,
-        maps=maps, map_dtype=map_dtype, map_codec=map_codec,
+        margin=margin, pictures=pictures, picture_side=picture_side, lost_seconds=lost,
+        least_seconds=least, least_travel=travel, segment_seconds=segment, top=top, maps=maps,
+        map_dtype=map_dtype, map_codec=map_codec,
     )  # fmt: skip
     with ingest_reporter():
         report = run(

@@ -1,9 +1,9 @@
-"""trtkit store info|verify|compact|export."""
+"""trtkit store info|verify|upgrade|compact|export."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,13 +27,13 @@ def info(store: StoreOption = Path("video-store"), json: JsonOption = False) -> 
     rows = [
         [
             source.row.camera, source.row.location, clock(source.row.end_us),
-            "complete" if source.row.complete else "not complete", source.objects, source.clusters,
-            source.gaps, human_bytes(source.map_bytes),
+            "complete" if source.row.complete else "not complete", source.objects, source.pictures,
+            source.clusters, source.gaps, human_bytes(source.map_bytes),
         ]
         for source in held.sources
     ]  # fmt: skip
     columns = [
-        "camera", "source", "up to", "state", "objects", "clusters", "gaps", "feature maps",
+        "camera", "source", "up to", "state", "objects", "pictures", "clusters", "gaps", "feature maps",
     ]  # fmt: skip
     print_table(columns, rows)
     if held.identity is not None:
@@ -60,6 +60,14 @@ def verify(store: StoreOption = Path("video-store"), json: JsonOption = False) -
 
 
 @app.command()
+def upgrade(store: StoreOption = Path("video-store")) -> None:
+    """Move a store of an earlier format forward; earlier versions cannot read it any more."""
+    from trtkit.api.store import store_upgrade
+
+    note(f"The footage store in {store} has format {store_upgrade(store)}.")
+
+
+@app.command()
 def compact(
     store: StoreOption = Path("video-store"),
     bundle: StoreBundleOption = None,
@@ -74,16 +82,26 @@ def compact(
 
 @app.command()
 def export(
-    path: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="Where to write it.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
     store: StoreOption = Path("video-store"),
     bundle: StoreBundleOption = None,
     tail: Annotated[
         str | None, typer.Option(help="Whose verdicts. Default: the bundle's other model.")
     ] = None,
+    format: Annotated[
+        Literal["parquet", "mot"] | None,
+        typer.Option(
+            help="Rows of objects, or of tracks. Default: mot for FILE.txt, else parquet."
+        ),
+    ] = None,
+    camera: Annotated[str | None, typer.Option(help="Whose tracks, with --format mot.")] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Write every object as a row of a Parquet file."""
+    """Write every object as a row of a Parquet file, or the tracks of a source as MOTChallenge rows."""
     from trtkit.api.store import store_export
 
-    count = store_export(path, store=store, bundle=bundle, tail=tail, workspace=workspace)
+    count = store_export(
+        path, store=store, bundle=bundle, tail=tail, format=format, camera=camera,
+        workspace=workspace,
+    )  # fmt: skip
     note(f"{count} objects in {path}.")

@@ -13,7 +13,7 @@ from trtkit.atomic import whole_file
 from trtkit.serialization import to_plain
 from trtkit.video.detections import Box
 from trtkit.video.footage.database import Database
-from trtkit.video.footage.reading import crop_of
+from trtkit.video.footage.reading import jpeg_of
 from trtkit.video.footage.writing import source_rows
 from trtkit.video.frames import MICROSECONDS
 from trtkit.video.judging import Judge
@@ -138,7 +138,7 @@ class Query:
     def gallery(self, answers: Sequence[Answer], path: Path, summary: str) -> None:
         """Write a page of thumbnails on a time line. Raises TrtkitError when it cannot be written."""
         page = gallery(
-            self._label, answers, lambda number: crop_of(self._database, number), summary
+            self._label, answers, lambda number: jpeg_of(self._database, number), summary
         )
         with whole_file(path) as part:
             part.write_text(page, encoding="utf-8")

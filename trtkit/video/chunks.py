@@ -1,79 +1,47 @@
-"""Indexing one source: frames to objects, objects through the cheap tail, chunk by chunk to the store.
+"""Indexing one source, chunk by chunk: frames to tracks, and their pictures through the cheap tail.
 
-A chunk is committed as a whole and depends only on commits: its background is learned from the footage
-just before it, objects are not followed into it, and only clusters of the store can be joined. So an
+A chunk is committed as a whole and depends only on commits: running tracks, their pictures and the
+background are handed over by the chunk before it, and only clusters of the store can be joined. So an
 ingest that was interrupted at any moment and run again leaves the same store as one that was not.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
-from trtkit.reporting import advance
-from trtkit.sizes import human_bytes
-from trtkit.video.clusters import Cluster, Clusters
+from trtkit.reporting import message
+from trtkit.tensors import Array
+from trtkit.video.clusters import Cluster, Clusters, normalised
+from trtkit.video.detectors import make_detector
+from trtkit.video.evidence import Evidence, Likeness, TrackPicture
 from trtkit.video.footage import writing
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.maps import MapWriter
-from trtkit.video.footage.writing import ChunkRecord, IndexedObject, SourceRow
+from trtkit.video.footage.writing import ChunkRecord, IndexedObject, IndexedPicture, SourceRow
 from trtkit.video.frames import MICROSECONDS, Footage, Frame, Gap, read_ahead
-from trtkit.video.motion import MotionDetector
-from trtkit.video.objects import MovingObject, ObjectFinder
+from trtkit.video.handover import pack, unpack
+from trtkit.video.motion import small_picture, typical
 from trtkit.video.options import IngestOptions
+from trtkit.video.progress import IngestProgress
+from trtkit.video.protocols import Track, TrackUpdate
 from trtkit.video.tails import IndexEntry, VideoTail
 from trtkit.video.times import clock
+from trtkit.video.tracking.tracker import MotionTracker
 
 # Decoded frames that wait: each is some megabytes.
 FRAMES_AHEAD = 16
-
-
-@dataclass
-class IngestProgress:
-    """How far the ingest of one source is.
-
-    `seconds`: since it started; `footage_us`: of the source that it went through in them; `at_us`: the
-    time of the last frame, of `duration_us` (None for a stream). `objects`, `sightings`, `gaps`: their
-    numbers; `map_bytes`: of the objects' feature maps.
-    """
-
-    camera: str
-    frames: int = 0
-    footage_us: int = 0
-    at_us: int = 0
-    duration_us: int | None = None
-    objects: int = 0
-    sightings: int = 0
-    map_bytes: int = 0
-    seconds: float = 0.0
-    gaps: int = 0
-    resumed_us: int | None = None
-    up_to_date: bool = False
-
-    @property
-    def times_real_time(self) -> float:
-        return self.footage_us / MICROSECONDS / self.seconds if self.seconds else 0.0
-
-    def report(self) -> None:
-        """Report the position, the speed, the counts and the time left; a stream's share stays 0."""
-        advance(str(self), min(1.0, self.at_us / self.duration_us) if self.duration_us else 0.0)
-
-    def __str__(self) -> str:
-        parts = [f"{self.camera} {clock(self.at_us)[:-4]}"]
-        if self.duration_us:
-            parts[0] += f" of {clock(self.duration_us)[:-4]}"
-        if self.seconds:
-            parts.append(f"{self.frames / self.seconds:.0f} frames/s")
-            parts.append(f"{self.times_real_time:.1f} times real time")
-        parts += [f"{self.objects} objects", f"{human_bytes(self.map_bytes)} of feature maps"]
-        if self.duration_us and self.times_real_time:
-            left = (self.duration_us - self.at_us) / MICROSECONDS / self.times_real_time
-            parts.append(f"{left:.0f} s left")
-        return ", ".join(parts)
+# More detections on one frame are not followed.
+MOST_DETECTIONS = 300
+# The background of a file is what its first minute shows most of the time, by a frame every half second.
+_PRIMED_US = 60 * MICROSECONDS
+_PRIMED_STEP_US = 500_000
+# The reason of a stretch in which nothing can be detected.
+BLIND = "everything moved: the camera, or the light changed"
 
 
 class SourceIngest:
@@ -111,9 +79,17 @@ class SourceIngest:
         # Gaps of a file that begin before this were committed with earlier chunks.
         self._since = self._number * options.segment_us if footage.seekable else 0
         self._gaps: list[Gap] = []
-        # The background of the chunk, and of the next one once its warm-up has begun.
-        self._detector = MotionDetector(options)
-        self._coming: MotionDetector | None = None
+        self._evidence = Evidence(options.pictures, options.picture_side, options.margin)
+        likeness = Likeness(self._evidence, tail.embed) if tail.gives_vectors else None
+        self._tracker = MotionTracker(options.tracking, likeness)
+        detector, tracker, evidence = unpack(writing.handover_of(database, row.id))
+        self._detector = make_detector(options, detector)
+        if tracker:
+            self._tracker.restore(tracker)
+            self._evidence.restore(evidence)
+        self._crowded = False
+        # Since when nothing can be detected, and until when.
+        self._blind: tuple[int, int] | None = None
         self._offset: int | None = 0 if footage.seekable else None
         # Where this run began to look at frames.
         self._begun: int | None = self._since if footage.seekable else None
@@ -126,7 +102,7 @@ class SourceIngest:
         if self._footage.seekable and self._since == 0:
             self._prime()
         try:
-            with closing(self._read(max(0, self._since - self._options.warmup_us))) as items:
+            with closing(self._read(self._since)) as items:
                 ended = self._go_through(items, seconds)
         except BaseException:
             # A file can be read again; what a stream showed would be lost.
@@ -134,7 +110,7 @@ class SourceIngest:
                 self._keep()
             raise
         if ended or not self._footage.seekable:
-            self._commit(last=self._footage.seekable)
+            self._commit(last=self._footage.seekable, ends=True)
 
     def _go_through(self, items: Iterable[Frame | Gap], seconds: float | None) -> bool:
         """Whether the footage ended before the time was up."""
@@ -148,19 +124,23 @@ class SourceIngest:
     def _keep(self) -> None:
         """Commit the running chunk unless the interruption came after its commit."""
         if writing.source_row(self._database, self._row.id).next_segment <= self._chunk.number:
-            self._commit()
+            self._commit(ends=True)
 
     def _read(self, since: int) -> Generator[Frame | Gap]:
         return read_ahead(self._footage.read(since), FRAMES_AHEAD)
 
     def _prime(self) -> None:
-        """Learn the first chunk's background from its own beginning: nothing comes before it."""
+        """Learn the background from the beginning of a file: no footage comes before it."""
+        pictures: list[Array] = []
         with closing(self._read(0)) as items:
             for item in items:
-                if isinstance(item, Frame):
-                    if item.time_us >= self._options.warmup_us:
-                        break
-                    self._detector.learn(item)
+                if isinstance(item, Gap):
+                    continue
+                if item.time_us >= _PRIMED_US:
+                    break
+                if item.time_us >= len(pictures) * _PRIMED_STEP_US:
+                    pictures.append(small_picture(item, self._options.motion_width))
+        self._detector = make_detector(self._options, b"", typical(pictures))
 
     def _time_is_up(self, moment: int, seconds: float | None) -> bool:
         begun = moment if self._begun is None else self._begun
@@ -190,43 +170,61 @@ class SourceIngest:
         """Find objects on a frame, or learn the background from it; False when the time is up."""
         moment = self._time(frame)
         number = self._chunk_of(moment)
-        if number < self._number:
-            self._detector.learn(frame)
-            return True
         if number > self._number:
             self._commit()
             # A file ends with a whole chunk: the rest of a committed one is never read again.
             if self._footage.seekable and self._time_is_up(moment, seconds):
                 return False
-            follows = number == self._number + 1
-            self._detector = (self._coming if follows else None) or MotionDetector(self._options)
-            self._coming = None
+            # A new one, as after an interruption.
+            self._detector = make_detector(self._options, self._detector.state())
             self._number = number
             self._chunk = self._new_chunk(number)
-        self._teach_next(frame, moment)
         chunk = self._chunk
         if chunk.start_us is None:
             chunk.start_us = moment
         chunk.end_us = moment
-        shifted = frame if moment == frame.time_us else Frame(moment, frame.picture)
-        boxes = self._detector.boxes(frame)
-        chunk.objects += chunk.finder.find(shifted, self._frames + chunk.frames, boxes)
+        self._track(frame if moment == frame.time_us else Frame(moment, frame.picture))
         chunk.frames += 1
         while chunk.waiting >= self._tail.batch:
             self._index(self._tail.batch)
         self._update(moment)
         return self._footage.seekable or not self._time_is_up(moment, seconds)
 
-    def _teach_next(self, frame: Frame, moment: int) -> None:
-        length, start = self._options.segment_us, self._chunk.start_us
-        if self._footage.seekable:
-            end = (self._number + 1) * length
-        else:
-            end = (moment if start is None else start) + length
-        if moment >= end - self._options.warmup_us:
-            if self._coming is None:
-                self._coming = MotionDetector(self._options)
-            self._coming.learn(frame)
+    def _track(self, frame: Frame) -> None:
+        """Find things on a frame, link them to tracks, and take pictures of those."""
+        detections = self._detector.detect(frame)
+        self._note_blind(frame.time_us, blind=detections.blind)
+        if len(detections) > MOST_DETECTIONS and not self._crowded:
+            self._crowded = True
+            message(
+                f"{self.progress.camera} has {len(detections)} things on one frame at "
+                f"{clock(frame.time_us)}; only the {MOST_DETECTIONS} largest are tracked."
+            )
+        number = self._frames + self._chunk.frames
+        update = self._tracker.update(number, frame.time_us, detections.largest(MOST_DETECTIONS))
+        self._take(update)
+        self._evidence.look(frame, number, update.current)
+
+    def _take(self, update: TrackUpdate) -> None:
+        """Take what a frame did to the tracks into the evidence and the chunk."""
+        for later, earlier in update.joined:
+            self._evidence.join(later, earlier)
+        for dropped in update.dropped:
+            self._evidence.take(dropped)
+        for track in update.ended:
+            pictures = self._evidence.take(track.id)
+            # One that was never in the picture for long enough shows nothing.
+            if pictures:
+                self._chunk.tracks.append((track, pictures))
+
+    def _note_blind(self, moment: int, *, blind: bool) -> None:
+        """Report a stretch of more than one frame in which nothing can be detected."""
+        if blind:
+            self._blind = (self._blind[0] if self._blind else moment, moment)
+        elif self._blind:
+            (since, until), self._blind = self._blind, None
+            if until > since:
+                self._note(Gap(since, moment, BLIND))
 
     def _gap(self, gap: Gap) -> None:
         offset = self._offset or 0
@@ -239,36 +237,51 @@ class SourceIngest:
         self.progress.report()
 
     def _new_chunk(self, number: int) -> _Chunk:
-        finder = ObjectFinder(self._options, self._tail.manifest.preprocessing.side)
-        return _Chunk(number, finder, [], [])
+        return _Chunk(number, [], [])
 
     def _index(self, count: int) -> None:
-        """Run the first `count` of the waiting objects through the cheap tail."""
-        chunk = self._chunk
-        objects = chunk.objects[len(chunk.indexed) :][:count]
-        entries = self._tail.index([item.crop for item in objects], self._options.top)
+        """Run the first waiting tracks, with at least `count` pictures, through the cheap tail."""
+        chunk, batch = self._chunk, self._tail.batch
+        tracks: list[tuple[Track, list[TrackPicture]]] = []
+        for track, pictures in chunk.tracks[len(chunk.indexed) :]:
+            if sum(len(before) for _, before in tracks) >= count:
+                break
+            tracks.append((track, pictures))
+        crops = [picture.jpeg for _, pictures in tracks for picture in pictures]
+        entries: list[IndexEntry] = []
+        for start in range(0, len(crops), batch):
+            entries += self._tail.index(crops[start : start + batch], self._options.top)
         # One by one, so that after an interruption the rest still waits.
-        for item, entry in zip(objects, entries, strict=True):
-            chunk.indexed.append(self._indexed(item, entry))
+        for track, pictures in tracks:
+            own, entries = entries[: len(pictures)], entries[len(pictures) :]
+            chunk.indexed.append(self._indexed(track, pictures, own))
 
-    def _indexed(self, item: MovingObject, entry: IndexEntry) -> IndexedObject:
-        label = int(entry.labels[0])
-        if self._clusters is None or entry.vector is None:
-            cluster, is_new = Cluster(np.empty(0, np.float32), label), True
+    def _indexed(
+        self, track: Track, pictures: Sequence[TrackPicture], entries: Sequence[IndexEntry]
+    ) -> IndexedObject:
+        labels, scores = _together(entries, self._options.top)
+        vectors = [entry.vector for entry in entries if entry.vector is not None]
+        vector = normalised(np.mean(vectors, axis=0)[None])[0] if vectors else None
+        if self._clusters is None or vector is None:
+            cluster, is_new = Cluster(np.empty(0, np.float32), int(labels[0])), True
         else:
-            cluster, is_new = self._clusters.assign(entry.vector, label)
-        key = self._tail.key(item.crop)
-        if self._options.maps == "all" or (is_new and self._options.maps == "representatives"):
-            self._maps.put(key, entry.feature)
-        return IndexedObject(
-            key, item.crop, item.sightings, entry.labels, entry.scores, entry.vector, cluster
-        )
+            cluster, is_new = self._clusters.assign(vector, int(labels[0]))
+        kept = self._options.maps == "all" or (is_new and self._options.maps == "representatives")
+        indexed = []
+        for picture, entry in zip(pictures, entries, strict=True):
+            key = self._tail.key(picture.jpeg)
+            if kept:
+                self._maps.put(key, entry.feature)
+            own = (entry.labels, entry.scores, entry.vector)
+            indexed.append(IndexedPicture(key, picture.jpeg, picture.sighting, *own))
+        return IndexedObject(track.sightings, indexed, labels, scores, vector, cluster)
 
-    def _commit(self, *, last: bool = False) -> None:
-        """Commit the chunk; `last`: the source ends with it."""
+    def _commit(self, *, last: bool = False, ends: bool = False) -> None:
+        """Commit the chunk; `last`: the source ends with it; `ends`: its tracks do, too."""
         chunk = self._chunk
-        # Each once, also when this was interrupted and is done again.
-        chunk.objects += [item for item in chunk.finder.rest() if item not in chunk.objects]
+        self._note_blind(chunk.end_us, blind=False)
+        if ends:
+            self._take(self._tracker.finish())
         if chunk.waiting:
             self._index(chunk.waiting)
         # A gap belongs to the chunk that it begins in, which reads it again when it is resumed.
@@ -282,8 +295,9 @@ class SourceIngest:
             return
         # Feature maps first: rows without them would have them computed again.
         self._maps.flush()
+        handover = b"" if ends else self._handover()
         record = ChunkRecord(
-            chunk.number, chunk.frames, chunk.start_us, chunk.end_us, chunk.indexed, gaps
+            chunk.number, chunk.frames, chunk.start_us, chunk.end_us, chunk.indexed, gaps, handover
         )
         first_run = self._footage.seekable or not self._row.frames
         start_us = self._footage.start_us if first_run else None
@@ -299,13 +313,16 @@ class SourceIngest:
             self._clusters = self._clusters.settled()
         self.progress.report()
 
+    def _handover(self) -> bytes:
+        return pack(self._detector.state(), self._tracker.state(), self._evidence.state())
+
     def _update(self, moment: int) -> None:
         progress = self.progress
         progress.frames += 1
         if self._begun is None:
             self._begun = moment
         progress.at_us, progress.footage_us = moment, moment - self._begun
-        progress.objects = self._objects + len(self._chunk.objects)
+        progress.objects = self._objects + len(self._chunk.tracks)
         progress.map_bytes = self._maps.bytes
         progress.seconds = time.perf_counter() - self._started
         progress.report()
@@ -313,11 +330,10 @@ class SourceIngest:
 
 @dataclass
 class _Chunk:
-    """The running chunk; `indexed`: those of its objects that went through the cheap tail."""
+    """The running chunk: tracks that ended in it, and those of them that the cheap tail classified."""
 
     number: int
-    finder: ObjectFinder
-    objects: list[MovingObject]
+    tracks: list[tuple[Track, list[TrackPicture]]]
     indexed: list[IndexedObject]
     frames: int = 0
     start_us: int | None = None
@@ -325,4 +341,19 @@ class _Chunk:
 
     @property
     def waiting(self) -> int:
-        return len(self.objects) - len(self.indexed)
+        """The pictures that were not classified yet."""
+        return sum(len(pictures) for _, pictures in self.tracks[len(self.indexed) :])
+
+
+def _together(entries: Sequence[IndexEntry], top: int) -> tuple[Array, Array]:
+    """The best classes of several pictures by their mean score, best first: int64 and float32.
+
+    A class that is not among the best of a picture counts as 0 there.
+    """
+    sums: dict[int, float] = {}
+    for entry in entries:
+        for label, score in zip(entry.labels.tolist(), entry.scores.tolist(), strict=True):
+            sums[label] = sums.get(label, 0.0) + score
+    best = sorted(sums.items(), key=lambda pair: (-pair[1], pair[0]))[:top]
+    labels, scores = zip(*best, strict=True)
+    return np.array(labels, np.int64), (np.array(scores) / len(entries)).astype(np.float32)

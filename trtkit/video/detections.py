@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +60,8 @@ class Detections:
     detector's confidence, 0 to 1; `tracks`: int64 N, the track of each, `UNTRACKED` before a tracker saw
     them; `merged`: bool N, whether other tracks share the same stretch of picture, so that the box is an
     estimate. `foreground`: uint8 h x w, not 0 where something moves, at any scale; None of detectors that
-    do not have it.
+    do not have it. `size`: width and height of the frame, in pixels.
+    `blind`: whether nothing could be detected, because the camera moved or the light changed.
 
     Raises TrtkitError for arrays of different lengths.
 
@@ -73,6 +74,8 @@ class Detections:
     tracks: Array
     merged: Array
     foreground: Array | None = None
+    size: tuple[int, int] = (0, 0)
+    blind: bool = False
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -93,6 +96,8 @@ class Detections:
         tracks: object = None,
         merged: object = None,
         foreground: Array | None = None,
+        size: tuple[int, int] = (0, 0),
+        blind: bool = False,
     ) -> Detections:
         """Detections of any sequences; scores are 1, tracks `UNTRACKED` and nothing merged by default."""
         places = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -103,10 +108,25 @@ class Detections:
             np.full(count, UNTRACKED) if tracks is None else np.asarray(tracks, np.int64),
             np.zeros(count, np.bool_) if merged is None else np.asarray(merged, np.bool_),
             foreground,
+            size,
+            blind,
         )
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def largest(self, limit: int) -> Detections:
+        """The `limit` largest ones, in their order."""
+        if len(self) <= limit:
+            return self
+        kept = np.sort(np.argsort(-self.boxes[:, 2] * self.boxes[:, 3], kind="stable")[:limit])
+        return replace(
+            self,
+            boxes=self.boxes[kept],
+            scores=self.scores[kept],
+            tracks=self.tracks[kept],
+            merged=self.merged[kept],
+        )
 
     def box(self, place: int) -> Box:
         """One box in whole pixels."""

@@ -11,7 +11,7 @@ from typing import Any
 from trtkit.contents import ContentRecord
 from trtkit.errors import TrtkitError
 from trtkit.reporting import message
-from trtkit.video.chunks import IngestProgress, SourceIngest
+from trtkit.video.chunks import SourceIngest
 from trtkit.video.footage import writing
 from trtkit.video.footage.database import Database, source_lock
 from trtkit.video.footage.maps import DEFAULT_BYTES, MapWriter
@@ -24,6 +24,7 @@ from trtkit.video.footage.settings import (
 )
 from trtkit.video.frames import Footage
 from trtkit.video.options import IngestOptions
+from trtkit.video.progress import IngestProgress
 from trtkit.video.sources import Source, open_source
 from trtkit.video.tails import VideoTail
 

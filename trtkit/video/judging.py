@@ -1,4 +1,6 @@
-"""Verdicts of an expensive tail on objects: remembered, or computed from feature maps or crops.
+"""Verdicts of an expensive tail on objects: remembered, or computed from their pictures or feature maps.
+
+The tail looks at the pictures of an object in order of their value, until the verdict is decided.
 
 They are remembered under the stage id of the tail, so that a tail which was trained again starts without
 any.
@@ -12,16 +14,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from trtkit.errors import TrtkitError
 from trtkit.runtime.classifier import Classifier, Item, PreparedItem
 from trtkit.runtime.models import output_of
 from trtkit.runtime.pipeline import Pipeline
-from trtkit.scores import scores_of
+from trtkit.scores import HOLDS, scores_of
 from trtkit.tensors import Array
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.maps import MapReader
-from trtkit.video.footage.reading import crop_of, keys_of
+from trtkit.video.footage.reading import StoredPicture, jpeg_of, pictures_of
 from trtkit.video.footage.settings import verdicts_key
+
+# From this mean score on, the pictures that are left hardly ever change the best class.
+SURE = 0.9
 
 
 class Verdict(NamedTuple):
@@ -71,8 +78,9 @@ class Verdicts:
 class Judged:
     """Where verdicts came from, and the seconds of each step.
 
-    `remembered`: counts those from earlier questions; `hits`: from stored feature maps; `recomputed`:
-    from crops; `forgotten`: why verdicts could not be stored, None if they were.
+    `remembered`: verdicts from earlier questions; `hits`: pictures that were classified from their stored
+    feature maps; `recomputed`: from the pictures themselves; `forgotten`: why verdicts could not be stored,
+    None if they were.
     """
 
     remembered: int = 0
@@ -83,6 +91,52 @@ class Judged:
     computing_seconds: float = 0.0
     remembering_seconds: float = 0.0
     forgotten: str | None = None
+
+
+class _Opinion:
+    """What the pictures of one object say together: the mean of their scores.
+
+    `label`: the class in question, of a tail with independent labels; None for the best one.
+    """
+
+    def __init__(self, pictures: Sequence[StoredPicture], label: int | None) -> None:
+        self._pictures = pictures
+        self._label = label
+        self._sum: Array | None = None
+        self._count = 0
+
+    @property
+    def next(self) -> StoredPicture:
+        return self._pictures[self._count]
+
+    @property
+    def decided(self) -> bool:
+        """Whether the other pictures cannot, or hardly, change the verdict."""
+        if self._sum is None:
+            return False
+        left = len(self._pictures) - self._count
+        if not left:
+            return True
+        if self._label is not None:
+            total = float(self._sum[self._label])
+            mean = total / self._count
+            sure = max(mean, 1 - mean) >= SURE
+            edge = HOLDS * len(self._pictures)
+            return sure or total >= edge or total + left < edge
+        second, best = np.sort(np.append(self._sum, 0.0))[-2:]
+        return bool(best / self._count >= SURE or best - second > left)
+
+    def add(self, scores: Array) -> None:
+        """Take in the scores of the next picture."""
+        self._sum = scores.astype(np.float64) + (0.0 if self._sum is None else self._sum)
+        self._count += 1
+
+    @property
+    def verdict(self) -> Verdict:
+        if self._sum is None:
+            raise TrtkitError("An object without a classified picture has no verdict.")
+        label = int(self._sum.argmax()) if self._label is None else self._label
+        return Verdict(label, float(self._sum[label]) / self._count)
 
 
 class Judge:
@@ -160,41 +214,53 @@ class Judge:
 
     def _compute(self, classifier: Classifier, objects: Sequence[int]) -> dict[int, Verdict]:
         begun = time.perf_counter()
-        places = keys_of(self._database, objects)
+        opinions = {
+            number: _Opinion(pictures, self._label)
+            for number, pictures in pictures_of(self._database, objects).items()
+        }
+        self.judged.reading_seconds += time.perf_counter() - begun
+        while open_ones := [opinion for opinion in opinions.values() if not opinion.decided]:
+            scores = self._classified(classifier, [opinion.next for opinion in open_ones])
+            for opinion, row in zip(open_ones, scores, strict=True):
+                opinion.add(row)
+        verdicts = {number: opinions[number].verdict for number in objects}
+        computed = time.perf_counter()
+        self._remember(verdicts)
+        self.judged.remembering_seconds += time.perf_counter() - computed
+        return verdicts
+
+    def _classified(self, classifier: Classifier, pictures: Sequence[StoredPicture]) -> Array:
+        """The tail's scores of pictures, float N x classes."""
+        begun = time.perf_counter()
         items = [
-            Item(str(number), partial(self._crop, number), key=places[number]) for number in objects
+            Item(
+                str(picture.object), partial(self._jpeg, picture), key=(picture.source, picture.key)
+            )
+            for picture in pictures
         ]
         prepared = classifier.prepare_all(items)
         read = time.perf_counter()
         scores = self._scores(classifier, prepared)
-        computed = time.perf_counter()
-        labels = scores.argmax(axis=1) if self._label is None else [self._label] * len(scores)
-        verdicts = {
-            number: Verdict(int(label), float(row[label]))
-            for number, label, row in zip(objects, labels, scores, strict=True)
-        }
-        self._remember(verdicts)
         hits = sum(item.feature is not None for item in prepared)
         self.judged.hits += hits
         self.judged.recomputed += len(prepared) - hits
         self.judged.reading_seconds += read - begun
-        self.judged.computing_seconds += computed - read
-        self.judged.remembering_seconds += time.perf_counter() - computed
-        return verdicts
+        self.judged.computing_seconds += time.perf_counter() - read
+        return scores
 
     def _scores(self, classifier: Classifier, items: Sequence[PreparedItem]) -> Array:
         (logits,) = classifier.run(items).rows.values()
         tail = self._pipeline.tail if self._pipeline is not None else None
         return scores_of(logits, tail.scoring if tail is not None else "softmax")
 
-    def _crop(self, number: int) -> bytes:
-        crop = crop_of(self._database, number)
-        if crop is None:
+    def _jpeg(self, picture: StoredPicture) -> bytes:
+        jpeg = jpeg_of(self._database, picture.object, picture.place)
+        if jpeg is None:
             raise TrtkitError(
                 f"The footage store in {self._database.folder} has neither feature map nor picture of "
-                f"its object {number}; `trtkit store verify` lists what is missing."
+                f"its object {picture.object}; `trtkit store verify` lists what is missing."
             )
-        return crop
+        return jpeg
 
     def _remember(self, verdicts: dict[int, Verdict]) -> None:
         if self._verdicts is None or self.judged.forgotten is not None:

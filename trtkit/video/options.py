@@ -11,6 +11,7 @@ from trtkit.errors import TrtkitError, listed
 from trtkit.serialization import from_plain, to_plain
 from trtkit.store.codec import CodecName, DtypeName
 from trtkit.video.frames import MICROSECONDS
+from trtkit.video.tracking.options import TrackingOptions
 
 Method = Literal["mog2", "knn", "gmg"]
 KeptMaps = Literal["all", "representatives", "none"]
@@ -22,16 +23,14 @@ class IngestOptions:
 
     `motion`: the background model, OpenCV's MOG2 (Zivkovic 2004), KNN (Zivkovic and van der Heijden
     2006) or GMG (Godbehere et al. 2012). It looks at frames `motion_width` pixels wide.
-    `min_size`: objects whose longer side is shorter, in pixels of the frame, are dropped. `margin`:
-    added around an object on each side, as a share of its longer side. `duplicate`: an object that
-    differs by less than this from the one at its place in the frame before, root mean square of grey
-    levels (0 to 255), is the same one; 0 keeps every sighting. On rendered footage (scripts/footage.py)
-    19 of 20 equal ones differ by less than 9, and 99 of 100 others by more than 20.
+    `min_size`: detections whose longer side is shorter, in pixels of the frame, are dropped.
+    `lost_seconds`, `least_seconds` and `least_travel`: see TrackingOptions. `pictures`: how many are kept
+    of a track, at most `picture_side` pixels wide and high; `margin`: around the object on each side, as a
+    share of its longer side.
 
-    `segment_seconds`: length of a chunk, which is committed at once; `warmup_seconds`: footage before a
-    chunk from which its background is learned. `top`: best classes of an object that go into the
-    index. `cluster`: the distance (0 to 2, between features of length 1) up to which an object joins
-    a cluster; None makes no clusters. `active_clusters`: how many of a camera can be joined, the most
+    `segment_seconds`: length of a chunk, which is committed at once. `top`: best classes of an object that
+    go into the index. `cluster`: the distance (0 to 2, between features of length 1) up to which an object
+    joins a cluster; None makes no clusters. `active_clusters`: how many of a camera can be joined, the most
     recently used ones. `maps`: whose feature maps are stored, fp32 ones as `map_dtype`, compressed with
     `map_codec`.
     """
@@ -39,10 +38,13 @@ class IngestOptions:
     motion: Method = "mog2"
     motion_width: int = 480
     min_size: int = 20
+    lost_seconds: float = 2.0
+    least_seconds: float = 0.5
+    least_travel: float = 0.5
+    pictures: int = 3
+    picture_side: int = 320
     margin: float = 0.2
-    duplicate: float = 12.0
     segment_seconds: float = 60.0
-    warmup_seconds: float = 5.0
     top: int = 4
     cluster: float | None = 0.3
     active_clusters: int = 1000
@@ -57,26 +59,22 @@ class IngestOptions:
         _one_of("map codec", self.map_codec, get_args(CodecName))
         for name, least in (
             ("motion_width", 16), ("min_size", 1), ("top", 1), ("active_clusters", 1),
-            ("margin", 0), ("duplicate", 0), ("warmup_seconds", 0), ("segment_seconds", 0.001),
+            ("margin", 0), ("pictures", 1), ("picture_side", 16), ("segment_seconds", 0.001),
+            ("lost_seconds", 0), ("least_seconds", 0), ("least_travel", 0),
         ):  # fmt: skip
             _at_least(name, getattr(self, name), least)
-        if self.segment_seconds <= self.warmup_seconds:
-            raise TrtkitError(
-                f"--segment {self.segment_seconds:g} is not longer than --warmup "
-                f"{self.warmup_seconds:g}; make it longer than that."
-            )
         if self.cluster is not None and not 0 <= self.cluster <= 2:
             raise TrtkitError(
                 f"A cluster distance of {self.cluster:g} is out of range; choose 0 to 2, or off."
             )
 
     @property
-    def segment_us(self) -> int:
-        return round(self.segment_seconds * MICROSECONDS)
+    def tracking(self) -> TrackingOptions:
+        return TrackingOptions(self.lost_seconds, self.least_seconds, self.least_travel)
 
     @property
-    def warmup_us(self) -> int:
-        return round(self.warmup_seconds * MICROSECONDS)
+    def segment_us(self) -> int:
+        return round(self.segment_seconds * MICROSECONDS)
 
     def to_json(self) -> str:
         return json.dumps(to_plain(self), sort_keys=True)

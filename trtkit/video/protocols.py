@@ -41,12 +41,12 @@ class TrackUpdate:
 class Detector(Protocol):
     """Finds things on frames. What it gives depends only on the frames that it has seen."""
 
-    def learn(self, frame: Frame) -> None:
-        """Take a frame in without looking for anything; most detectors learn nothing."""
-        ...
-
     def detect(self, frame: Frame) -> Detections:
         """The detections on a frame, which it also learns from."""
+        ...
+
+    def state(self) -> bytes:
+        """What one for the next stretch of footage starts from; empty if it starts from nothing."""
         ...
 
 

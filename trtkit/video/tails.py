@@ -93,6 +93,15 @@ class VideoTail:
             for place, (best, row) in enumerate(zip(order, scores, strict=True))
         ]
 
+    def embed(self, crops: Sequence[bytes]) -> Array:
+        """Penultimate features of pictures, float32 N x D of length 1. Raises TrtkitError."""
+        vectors = [entry.vector for entry in self.index(crops, 1) if entry.vector is not None]
+        if len(vectors) != len(crops):
+            raise TrtkitError(
+                f"Bundle {self.manifest.name} has no embeddings; build it again with --embeddings."
+            )
+        return np.stack(vectors)
+
 
 def _check_resizes(manifest: Manifest) -> None:
     if manifest.preprocessing.resize is None:

@@ -16,6 +16,7 @@ from trtkit.video.footage.database import Database
 from trtkit.video.footage.writing import (
     ChunkRecord,
     IndexedObject,
+    IndexedPicture,
     commit_chunk,
     register,
 )
@@ -78,6 +79,15 @@ def fill(database: Database, sources: list[dict[int, list[Drawn]]]) -> Filled:
     return filled
 
 
+def with_one_picture(
+    key: bytes, jpeg: bytes, sightings: list[Sighting], labels: Any, scores: Any, vector: Any,
+    cluster: Cluster,
+) -> IndexedObject:  # fmt: skip
+    """An object with a picture of its first sighting."""
+    picture = IndexedPicture(key, jpeg, sightings[0], labels, scores, vector)
+    return IndexedObject(sightings, [picture], labels, scores, vector, cluster)
+
+
 def segment(
     number: int,
     objects: list[Drawn],
@@ -95,9 +105,9 @@ def segment(
         times = (number * LENGTH + drawn.start, number * LENGTH + drawn.start + drawn.length)
         crop = f"{source} {len(filled.objects)}".encode()
         found.append(
-            IndexedObject(
+            with_one_picture(
                 key=feature_key(bytes_digest(crop), "00" * 32, "ab" * 32),
-                crop=crop,
+                jpeg=crop,
                 sightings=[Sighting(time, time, Box(1, 2, 3, time)) for time in times],
                 labels=np.array(drawn.labels),
                 scores=np.float32(drawn.scores),

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.video.fakes import CLASSES, IDENTITY, FakeFootage, claimed, content, run
+from tests.video.fakes import (
+    CLASSES,
+    IDENTITY,
+    OPTIONS,
+    PATCHES,
+    FakeFootage,
+    FakeTail,
+    Patch,
+    claimed,
+    content,
+    run,
+)
 from trtkit import extras
 from trtkit.errors import TrtkitError
 from trtkit.video.footage import export as exporting
 from trtkit.video.footage.database import FILE, Database, unpack_sightings, unpack_top
 from trtkit.video.footage.export import export
+from trtkit.video.footage.mot import export_mot
 from trtkit.video.footage.schema import crc
 from trtkit.video.footage.writing import source_rows
 from trtkit.video.judging import Verdict, Verdicts
@@ -26,15 +39,22 @@ START = 1_700_000_000_000_000
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two sources, one that says when it was taken; verdicts of two tails. Do not change it."""
     store = claimed(tmp_path_factory.mktemp("made") / "store")
-    run(store, FakeFootage(50, start_us=START))
+    # Two of one colour, which share a cluster.
+    extra = [Patch(first, first + 6, (100, 90), (4, 0), 24, (250, 40, 90)) for first in (10, 30)]
+    run(
+        store,
+        FakeFootage(50, (*PATCHES, *extra), start_us=START),
+        replace(OPTIONS, cluster=1.0),
+        FakeTail(sensitive=False),
+    )
     run(store, FakeFootage(40), camera="yard")
     with Database.open(store) as database:
-        Verdicts(database, "aa").remember({2: Verdict(1, 0.75), 9: Verdict(0, 0.5)})
+        Verdicts(database, "aa").remember({2: Verdict(1, 0.75), 4: Verdict(0, 0.5)})
         Verdicts(database, "bb").remember({3: Verdict(1, 1.0)})
     return store
 
 
-@pytest.mark.parametrize("at_once", [7, 10_000])
+@pytest.mark.parametrize("at_once", [3, 10_000])
 def test_every_object_is_a_row(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
@@ -54,12 +74,12 @@ def test_every_object_is_a_row(
         for source in sources
         for place, each in enumerate(known[f"{source.camera} {source.location}"]["objects"])
     ]
-    assert count == len(rows) == len(objects) == len(ids) > 40
+    assert count == len(rows) == len(objects) == len(ids) > 4
     first = {source.id: min(i for i, (s, *_) in zip(ids, objects, strict=True) if s.id == source.id)
              for source in sources}  # fmt: skip
-    verdicts = {2: ("yes", 0.75), 9: ("no", 0.5)}
+    verdicts = {2: ("yes", 0.75), 4: ("no", 0.5)}
     for number, row, (source, place, each) in zip(ids, rows, objects, strict=True):
-        begun_by, _, start, end, _, top, packed, *_ = each
+        begun_by, _, start, end, top, packed, *_ = each
         sightings, (labels, scores) = unpack_sightings(packed), unpack_top(top)
         assert row == {
             "camera": source.camera, "source": "gate.mp4", "object": number,
@@ -104,7 +124,7 @@ def test_nothing_to_export(tmp_path: Path) -> None:
 def test_what_is_ingested_meanwhile_is_left_out(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "_AT_ONCE", 10)
+    monkeypatch.setattr(exporting, "_AT_ONCE", 2)
     import shutil
 
     mine = Path(shutil.copytree(store, tmp_path / "store"))
@@ -129,12 +149,12 @@ def test_a_file_appears_whole_or_not_at_all(store: Path, tmp_path: Path) -> None
     with sqlite3.connect(mine / FILE) as sql:
         sql.create_function("crc", 1, crc, deterministic=True)
         # Labels that there are no classes for.
-        sql.execute("UPDATE objects SET top = x'ff000000ff000000' WHERE id = 30")
+        sql.execute("UPDATE objects SET top = x'ff000000ff000000' WHERE id = 3")
     sql.close()
     out = tmp_path / "out"
     with (
         Database.open(mine) as database,
-        pytest.raises(TrtkitError, match="object 30 has a class that does not exist"),
+        pytest.raises(TrtkitError, match="object 3 has a class that does not exist"),
     ):
         export(database, out / "objects.parquet")
     assert list(out.iterdir()) == []
@@ -158,4 +178,35 @@ def test_without_pyarrow_it_says_what_to_install(
         pytest.raises(TrtkitError, match=r"^Exporting needs pyarrow, .*pip install pyarrow"),
     ):
         export(database, tmp_path / "objects.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tracks_as_motchallenge_rows(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tracks.txt"
+    with Database.open(store) as database:
+        count = export_mot(database, path, "yard")
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    tracks = [unpack_sightings(row[5]) for row in content(store)["yard gate.mp4"]["objects"]]
+    assert count == len(tracks)
+    expected = sorted(
+        [sighting.frame + 1, number, *sighting.box]
+        for number, track in enumerate(tracks, 1)
+        for sighting in track
+    )
+    assert [[int(value) for value in row[:6]] for row in rows] == expected
+    assert {tuple(row[6:]) for row in rows} == {("1", "-1", "-1", "-1")}
+
+
+@pytest.mark.parametrize(
+    ("camera", "sentence"),
+    [
+        (None, "the store has 2; choose one with --camera: gate, yard"),
+        ("hall", "Camera 'hall' not found; available: gate, yard"),
+    ],
+)
+def test_motchallenge_rows_are_of_one_source(
+    store: Path, tmp_path: Path, camera: str | None, sentence: str
+) -> None:
+    with Database.open(store) as database, pytest.raises(TrtkitError, match=sentence):
+        export_mot(database, tmp_path / "tracks.txt", camera)
     assert not list(tmp_path.iterdir())

@@ -78,8 +78,14 @@ def test_a_whole_store(made: Path) -> None:
 
 
 ONE = "(SELECT max(id) FROM objects)"
+# One with two pictures.
+TWO = "(SELECT max(object) FROM pictures WHERE place = 1)"
 DAMAGE = {
-    "DELETE FROM crops WHERE object = 3": "1 objects without a picture.",
+    "DELETE FROM pictures WHERE object = 3": "1 objects without a picture.",
+    f"DELETE FROM pictures WHERE object = {TWO} AND place = 0": "1 pictures behind one that is missing.",
+    f"UPDATE pictures SET object = 99 WHERE object = {TWO} AND place = 1": (
+        "1 pictures of an object that is not there."
+    ),
     "DELETE FROM sightings WHERE object IN (3, 4)": "2 objects without sightings.",
     "DELETE FROM vectors WHERE object = 3": "1 objects without features, which others have.",
     "UPDATE sightings SET packed = substr(packed, 1, 40) WHERE object = 3": (
@@ -102,11 +108,11 @@ DAMAGE = {
     "UPDATE sources SET frames = frames + 1 WHERE id = 1": (
         "1 sources that do not have the frames they were ingested with."
     ),
-    "UPDATE crops SET jpeg = (SELECT jpeg FROM crops WHERE object = 4) WHERE object = 3": (
-        "The picture of object 3 is not the one that was indexed."
+    "UPDATE pictures SET jpeg = (SELECT jpeg FROM pictures WHERE object = 4) WHERE object = 3": (
+        "A picture of object 3 is not the one that was indexed."
     ),
-    "UPDATE objects SET key = zeroblob(32) WHERE id = 3": (
-        "The picture of object 3 is not the one that was indexed."
+    "UPDATE pictures SET key = zeroblob(32) WHERE object = 3 AND place = 0": (
+        "A picture of object 3 is not the one that was indexed."
     ),
 }
 

@@ -16,8 +16,8 @@ from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import (
     Span,
     candidates,
-    crop_of,
-    keys_of,
+    jpeg_of,
+    pictures_of,
     sightings_of,
 )
 from trtkit.video.footage.writing import commit_chunk
@@ -67,17 +67,20 @@ def test_what_is_known_of_objects(tmp_path: Path) -> None:
     database, filled = made(tmp_path, [{0: many}, {0: [ONE]}])
     with database:
         numbers = list(range(len(filled.objects), 0, -1))
-        seen, keys = sightings_of(database, numbers), keys_of(database, numbers)
-        assert len(seen) == len(keys) == 1204
+        seen, pictures = sightings_of(database, numbers), pictures_of(database, numbers)
+        assert len(seen) == len(pictures) == 1204
         for number in (1, 500, 501, 1203, 1204):
             wanted = filled.objects[number - 1]
             assert tuple(each.time_us for each in seen[number]) == wanted["times"]
-            assert keys[number][0] == wanted["source"] == (2 if number == 1204 else 1)
-            assert crop_of(database, number) == wanted["crop"]
-        assert crop_of(database, 1205) is None
-        for missing in (sightings_of, keys_of):
-            with pytest.raises(TrtkitError, match=r"is damaged \(1 rows are missing\)"):
-                missing(database, [1, 1205])
+            (picture,) = pictures[number]
+            assert picture.source == wanted["source"] == (2 if number == 1204 else 1)
+            assert picture.sighting == seen[number][0]
+            assert jpeg_of(database, number) == wanted["crop"]
+        assert jpeg_of(database, 1205) is None
+        with pytest.raises(TrtkitError, match=r"is damaged \(1 rows are missing\)"):
+            sightings_of(database, [1, 1205])
+        with pytest.raises(TrtkitError, match="a picture of object 1205 is missing"):
+            pictures_of(database, [1, 1205])
 
 
 def test_an_empty_store(tmp_path: Path) -> None:
@@ -102,9 +105,9 @@ def test_a_question_is_answered_by_indexes(tmp_path: Path, monkeypatch: pytest.M
                 rows("ANALYZE")
             asked.clear()
             assert candidates(database, 2, Span(1, 2100, 2500), 3, 0.2)
-            keys_of(database, [1, 2])
+            pictures_of(database, [1, 2])
             sightings_of(database, [1, 2])
-            crop_of(database, 1)
+            jpeg_of(database, 1)
             assert len(asked) == 9
             for query, parameters in asked:
                 plan = [row[3] for row in rows(f"EXPLAIN QUERY PLAN {query}", parameters)]

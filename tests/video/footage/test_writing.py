@@ -40,7 +40,7 @@ def test_what_was_committed_is_there(
         rows = database.rows(
             "SELECT o.id, o.source, o.segment, o.start_us, o.end_us, c.representative, o.top, "
             "s.packed, p.jpeg, v.packed, c.label FROM objects o JOIN clusters c ON c.id = o.cluster "
-            "JOIN sightings s ON s.object = o.id JOIN crops p ON p.object = o.id "
+            "JOIN sightings s ON s.object = o.id JOIN pictures p ON p.object = o.id AND place = 0 "
             "JOIN vectors v ON v.object = o.id ORDER BY o.id"
         )
         ids = [number for number, *_ in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from trtkit.reporting import message
 from trtkit.sqlite import FileKind, Mode
 from trtkit.tensors import Array
 from trtkit.video.detections import Box, Sighting
-from trtkit.video.footage.schema import SEALED_FROM, STEPS, crc, sound
+from trtkit.video.footage.schema import STEPS, crc, sound
 
 FILE = "video.sqlite"
 LOCK = "making.lock"
@@ -52,12 +52,13 @@ class Database:
         self.folder = folder
         self.writable = writable
         self._sql = connection
-        # Those of earlier versions have no seals until something is ingested into them.
-        self.sealed = sqlite.file_kind(connection).version >= SEALED_FROM
 
     @classmethod
     def create(cls, folder: Path) -> Database:
-        """The store in `folder`, made if it is missing. Raises TrtkitError."""
+        """The store in `folder`, made if it is missing, and brought forward if it is of an earlier format.
+
+        Raises TrtkitError, also while another process ingests into a store of an earlier format.
+        """
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -74,8 +75,7 @@ class Database:
                 sqlite.bring_forward(connection, STEPS, FileKind(KIND.application, 0))
             kind = _check_kind(folder, connection)
             if kind.version < KIND.version:
-                message(f"Adding checksums to the footage store in {folder}.")
-                sqlite.bring_forward(connection, STEPS, kind)
+                _bring_forward(folder, connection, kind)
             return cls(folder, connection)
 
     @classmethod
@@ -109,7 +109,12 @@ class Database:
             # An ingest was killed before it had made the tables.
             if _empty(connection):
                 raise _missing(folder)
-            _check_kind(folder, connection)
+            version = _check_kind(folder, connection).version
+            if version < KIND.version:
+                raise TrtkitError(
+                    f"The footage store in {folder} has format {version}, and this trtkit reads format "
+                    f"{KIND.version}; `trtkit store upgrade --store {folder}` moves it forward."
+                )
             return cls(folder, connection, writable=mode == "write")
 
     def close(self) -> None:
@@ -141,7 +146,7 @@ class Database:
 
     def sound(self, name: str, row: str) -> str:
         """SQL that is 1 where the row called `row`, of the table `name`, is as it was written, else 0."""
-        return sound(name, row) if self.sealed else "1"
+        return sound(name, row)
 
     def sound_rows(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         """The rows of a query without its last column, which is `sound` of what they are from.
@@ -154,10 +159,8 @@ class Database:
         """The error that says what is wrong, as a clause."""
         return _damaged(self.folder, what)
 
-    def count_of(self, label: int, source: int = 0) -> int | None:
-        """How many rows `tallies` says there are; None where an earlier version counted nothing."""
-        if not self.sealed:
-            return None
+    def count_of(self, label: int, source: int = 0) -> int:
+        """How many rows `tallies` says there are."""
         rows = self.sound_rows(
             f"SELECT t.count, {self.sound('tallies', 't')} FROM tallies t "
             "WHERE t.class = ? AND t.source = ?",
@@ -168,7 +171,7 @@ class Database:
     def check_count(self, rows: Sequence[Any], label: int, source: int = 0) -> None:
         """Raise TrtkitError unless these are all rows that `tallies` counts there."""
         count = self.count_of(label, source)
-        if count is not None and count != len(rows):
+        if count != len(rows):
             raise self.damage(f"it has {len(rows)} rows where {count} were written")
 
     def _checked(self, rows: Sequence[Any]) -> list[Any]:
@@ -190,7 +193,7 @@ class Database:
         written.
         """
         rows = self._checked(self.rows_among(query, numbers, parameters))
-        if all_there and self.sealed and len(rows) != len(set(numbers)):
+        if all_there and len(rows) != len(set(numbers)):
             raise self.damage(f"{len(set(numbers)) - len(rows)} rows are missing")
         return rows
 
@@ -250,6 +253,18 @@ def _opened(folder: Path, mode: Mode) -> Iterator[sqlite3.Connection]:
     ):  # fmt: skip
         connection.create_function("crc", 1, crc, deterministic=True)
         yield connection
+
+
+def _bring_forward(folder: Path, connection: sqlite3.Connection, kind: FileKind) -> None:
+    """Bring a store to the current format while nobody ingests into it, all of it or nothing."""
+    message(
+        f"Moving the footage store in {folder} from format {kind.version} to {KIND.version}; earlier "
+        "versions of trtkit cannot read it any more."
+    )
+    with ExitStack() as locks:
+        for source, location in connection.execute("SELECT id, location FROM sources").fetchall():
+            locks.enter_context(source_lock(folder, source, location))
+        sqlite.bring_forward(connection, STEPS, kind)
 
 
 def _empty(connection: sqlite3.Connection) -> bool:

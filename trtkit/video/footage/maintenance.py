@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trtkit.errors import TrtkitError
 from trtkit.identity import bytes_digest, feature_key
-from trtkit.reporting import advance, message
+from trtkit.reporting import advance
 from trtkit.store import store_bytes
 from trtkit.store import verify as verify_maps
 from trtkit.video.footage.database import FILE, SIGHTING_BYTES, DamagedStore, Database
@@ -16,7 +16,7 @@ from trtkit.video.footage.schema import sealed_tables, table_of
 from trtkit.video.footage.settings import Identity, identity, stage_of_key
 from trtkit.video.footage.writing import SourceRow, source_rows
 
-# Crops are read so many at once.
+# Pictures are read so many at once.
 _AT_ONCE = 1000
 
 
@@ -30,6 +30,7 @@ class SourceInfo:
     clusters: int
     gaps: int
     map_bytes: int
+    pictures: int
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def verify(database: Database) -> VideoStoreReport:
     if problems:
         return VideoStoreReport(0, 0, (*problems, *_missing_rows(database)))
     problems += _missing_rows(database)
-    objects = _check_crops(database, identity(database), problems)
+    objects = _check_pictures(database, identity(database), problems)
     maps = 0
     for row in source_rows(database):
         folder = maps_folder(database.folder, row.id)
@@ -144,12 +145,23 @@ def _source_info(database: Database, row: SourceRow) -> SourceInfo:
         clusters=count("clusters"),
         gaps=count("gaps"),
         map_bytes=store_bytes(folder) if folder.is_dir() else 0,
+        pictures=int(
+            database.rows(
+                "SELECT count(*) FROM pictures p JOIN objects o ON o.id = p.object WHERE o.source = ?",
+                (row.id,),
+            )[0][0]
+        ),
     )
 
 
 # What every row needs in other tables: the sentence, and the query that counts the rows without it.
 _NEEDS = {
-    "objects without a picture": "objects o WHERE NOT EXISTS (SELECT 1 FROM crops WHERE object = o.id)",
+    "objects without a picture": "objects o WHERE NOT EXISTS "
+    "(SELECT 1 FROM pictures WHERE object = o.id AND place = 0)",
+    "pictures of an object that is not there": "pictures p WHERE NOT EXISTS "
+    "(SELECT 1 FROM objects WHERE id = p.object)",
+    "pictures behind one that is missing": "pictures p WHERE place > 0 AND NOT EXISTS "
+    "(SELECT 1 FROM pictures b WHERE b.object = p.object AND b.place = p.place - 1)",
     "objects without sightings": "objects o WHERE NOT EXISTS (SELECT 1 FROM sightings WHERE object = o.id)",
     "objects without features, which others have": "objects o WHERE NOT EXISTS "
     "(SELECT 1 FROM vectors WHERE object = o.id) AND EXISTS (SELECT 1 FROM vectors)",
@@ -175,12 +187,6 @@ _NEEDS = {
 
 def _broken_seals(database: Database) -> list[str]:
     """A sentence for each table with rows that are not as they were written, and for missing ranks."""
-    if not database.sealed:
-        message(
-            f"The footage store in {database.folder} is of an earlier version and its rows have no "
-            "checksums; the next ingest into it adds them."
-        )
-        return []
     problems = {}
     for name in sealed_tables():
         table = table_of(name)
@@ -208,19 +214,20 @@ def _missing_rows(database: Database) -> list[str]:
     return [f"{count} {what}." for what, count in counts.items() if count]
 
 
-def _check_crops(database: Database, owner: Identity, problems: list[str]) -> int:
-    """Check that every picture is the one whose feature map its object names."""
-    (total,) = database.rows("SELECT count(*) FROM objects")[0]
-    last, checked = 0, 0
+def _check_pictures(database: Database, owner: Identity, problems: list[str]) -> int:
+    """Check that every picture is the one whose feature map it names; returns the number of objects."""
+    ((objects,),) = database.rows("SELECT count(*) FROM objects")
+    ((total,),) = database.rows("SELECT count(*) FROM pictures")
+    last, checked = (0, -1), 0
     while rows := database.rows(
-        "SELECT o.id, o.key, c.jpeg FROM objects o JOIN crops c ON c.object = o.id "
-        "WHERE o.id > ? ORDER BY o.id LIMIT ?",
-        (last, _AT_ONCE),
+        "SELECT object, place, key, jpeg FROM pictures WHERE object > ? OR (object = ? AND place > ?) "
+        "ORDER BY object, place LIMIT ?",
+        (last[0], *last, _AT_ONCE),
     ):
-        for number, key, crop in rows:
-            if feature_key(bytes_digest(crop), owner.preprocessing.digest, owner.prefix) != key:
-                problems.append(f"The picture of object {number} is not the one that was indexed.")
-        last, checked = rows[-1][0], checked + len(rows)
+        for number, _, key, jpeg in rows:
+            if feature_key(bytes_digest(jpeg), owner.preprocessing.digest, owner.prefix) != key:
+                problems.append(f"A picture of object {number} is not the one that was indexed.")
+        last, checked = rows[-1][:2], checked + len(rows)
         # More may have been committed since they were counted.
         advance("Checking pictures", min(1.0, checked / total))
-    return checked
+    return int(objects)

@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
-from trtkit.video.detections import Sighting
+from trtkit.video.detections import Box, Sighting
 from trtkit.video.footage.database import Database, unpack_sightings
 from trtkit.video.footage.schema import SEGMENTS
 
@@ -56,17 +56,10 @@ def candidates(
         "FROM ranks r LEFT JOIN objects o ON o.cluster = r.cluster AND o.segment = r.segment "
         "LEFT JOIN clusters c ON c.id = r.cluster "
         "WHERE r.class = ? AND r.source = ? AND r.segment BETWEEN ? AND ? "
-        "ORDER BY r.segment, r.cluster"
-        if database.sealed
-        else "SELECT r.segment, r.cluster, r.rank, r.score, 0, 0, 1, o.id, o.start_us, o.end_us, "
-        "c.representative, 1 FROM ranks r "
-        "JOIN objects o ON o.cluster = r.cluster AND o.segment = r.segment "
-        "JOIN clusters c ON c.id = r.cluster "
-        "WHERE r.class = ? AND r.source = ? AND r.segment BETWEEN ? AND ?",
+        "ORDER BY r.segment, r.cluster",
         (label, span.source, low, high),
     )
-    if database.sealed:
-        _check_whole(database, label, span.source, (low, high), rows)
+    _check_whole(database, label, span.source, (low, high), rows)
     inside = [
         Candidate(number, span.source, start_us, end_us, representative, score)
         for _, _, rank, score, _, _, _, number, start_us, end_us, representative, _ in rows
@@ -87,7 +80,7 @@ def _check_whole(
     """
     if not all(row[6] and row[11] for row in rows):
         raise database.damage("a row of the index is not as it was written")
-    count = database.count_of(label, source) or 0
+    count = database.count_of(label, source)
     before, behind = (
         database.sound_rows(
             f"SELECT r.place, {database.sound('ranks', 'r')} FROM ranks r WHERE class = ? AND source = ? "
@@ -107,37 +100,60 @@ def _check_whole(
 
 
 def _chunks(database: Database, span: Span) -> tuple[int, int]:
-    """The first and the last chunk in which a span can have frames."""
+    """The first and the last chunk with objects that can be in a span."""
     if span.start_us is None and span.end_us is None:
         return 0, _LAST_CHUNK
     rows = database.sound_rows(
-        f"SELECT number, start_us, end_us, {database.sound('segments', 's')} FROM segments s "
+        f"SELECT number, since_us, end_us, {database.sound('segments', 's')} FROM segments s "
         "WHERE source = ? ORDER BY number",
         (span.source,),
     )
     database.check_count(rows, SEGMENTS, span.source)
     numbers = [
         number
-        for number, start_us, end_us in rows
+        for number, since_us, end_us in rows
         if (span.start_us is None or end_us >= span.start_us)
-        and (span.end_us is None or start_us <= span.end_us)
+        and (span.end_us is None or since_us <= span.end_us)
     ]
     return (numbers[0], numbers[-1]) if numbers else (0, -1)
 
 
-def keys_of(database: Database, objects: Sequence[int]) -> dict[int, tuple[int, bytes]]:
-    """The source and the feature map's key of each object."""
+class StoredPicture(NamedTuple):
+    """A picture of an object: the source and the key of its feature map, and where it was taken."""
+
+    object: int
+    place: int
+    source: int
+    key: bytes
+    sighting: Sighting
+
+
+def pictures_of(database: Database, objects: Sequence[int]) -> dict[int, list[StoredPicture]]:
+    """The pictures of each object, the best first. Raises TrtkitError where one has none."""
     rows = database.sound_rows_of(
-        f"SELECT id, source, key, {database.sound('objects', 'o')} FROM objects o WHERE id IN",
+        "SELECT o.id, p.place, o.source, p.key, p.frame, p.time_us, p.x, p.y, p.width, p.height, "
+        f"{database.sound('pictures', 'p')} AND {database.sound('objects', 'o')} FROM objects o "
+        "JOIN pictures p ON p.object = o.id WHERE o.id IN",
         objects,
+        all_there=False,
     )
-    return {number: (source, key) for number, source, key in rows}
+    pictures: dict[int, list[StoredPicture]] = {}
+    for number, place, source, key, frame, time_us, *box in sorted(rows):
+        sighting = Sighting(frame, time_us, Box(*box))
+        picture = StoredPicture(number, place, source, key, sighting)
+        pictures.setdefault(number, []).append(picture)
+    for number in objects:
+        places = [picture.place for picture in pictures.get(number, [])]
+        if not places or places != list(range(len(places))):
+            raise database.damage(f"a picture of object {number} is missing")
+    return pictures
 
 
-def crop_of(database: Database, number: int) -> bytes | None:
-    """An object's crop, JPEG; None where it is missing."""
+def jpeg_of(database: Database, number: int, place: int = 0) -> bytes | None:
+    """A picture of an object, by default the best; None where it is missing."""
     rows = database.sound_rows(
-        f"SELECT jpeg, {database.sound('crops', 'c')} FROM crops c WHERE object = ?", (number,)
+        f"SELECT jpeg, {database.sound('pictures', 'p')} FROM pictures p WHERE object = ? AND place = ?",
+        (number, place),
     )
     return bytes(rows[0][0]) if rows else None
 

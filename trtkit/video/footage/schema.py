@@ -7,7 +7,9 @@ does not show a row that is missing, so `tallies` counts the rows that a questio
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,6 +104,55 @@ ALTER TABLE objects ADD COLUMN span INTEGER;
 DROP INDEX objects_by_cluster;
 CREATE INDEX objects_by_cluster ON objects (cluster, segment, start_us, end_us, span)
 """
+
+# An object is a track and has several pictures, the best one first. It is committed with the chunk in
+# which it ends, so that a chunk says since when its objects are there. `handovers` holds what a chunk hands
+# to the next one.
+_TRACKS: Final = """
+CREATE TABLE pictures (
+    object INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    jpeg BLOB NOT NULL,
+    frame INTEGER NOT NULL,
+    time_us INTEGER NOT NULL,
+    x INTEGER NOT NULL,
+    y INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    top BLOB NOT NULL,
+    vector BLOB NOT NULL,
+    seal INTEGER,
+    PRIMARY KEY (object, place)
+) WITHOUT ROWID;
+CREATE TABLE handovers (source INTEGER PRIMARY KEY, packed BLOB NOT NULL, seal INTEGER);
+CREATE TABLE tracked (
+    id INTEGER PRIMARY KEY,
+    source INTEGER NOT NULL,
+    segment INTEGER NOT NULL,
+    cluster INTEGER NOT NULL,
+    start_us INTEGER NOT NULL,
+    end_us INTEGER NOT NULL,
+    top BLOB NOT NULL,
+    span INTEGER,
+    seal INTEGER
+);
+DROP TRIGGER ranks_seal_new;
+DROP TRIGGER ranks_seal_changed;
+INSERT INTO tracked (id, source, segment, cluster, start_us, end_us, top, span)
+    SELECT id, source, segment, cluster, start_us, end_us, top, span FROM objects;
+DROP TABLE objects;
+ALTER TABLE tracked RENAME TO objects;
+CREATE INDEX objects_by_cluster ON objects (cluster, segment, start_us, end_us, span);
+DROP TABLE crops;
+DROP TRIGGER segments_seal_new;
+DROP TRIGGER segments_seal_changed;
+ALTER TABLE segments ADD COLUMN since_us INTEGER;
+UPDATE segments SET since_us = start_us
+"""
+
+# Options of ingest that there are no more.
+_OBSOLETE: Final = ("duplicate", "warmup_seconds")
 # In `tallies`, in the place of a class: the rows of these tables, those of `segments` by their source.
 SOURCES, SETTINGS, SEGMENTS = -1, -2, -3
 
@@ -164,40 +215,61 @@ class _Seal:
         )
 
 
+def _by_name(*seals: _Seal) -> dict[str, _Seal]:
+    return {seal.table if seal.column == "seal" else seal.column: seal for seal in seals}
+
+
+_FORMAT_2: Final = _by_name(
+    _Seal("settings", ("name",), (), text=("name", "value")),
+    _Seal(
+        "sources", ("id",), ("id", "next_segment", "frames", "end_us", "complete"),
+        text=("camera", "location", "fingerprint", "options"), nullable=("start_us",),
+    ),
+    _Seal(
+        "segments", ("source", "number"),
+        ("source", "number", "start_us", "end_us", "frames", "objects"),
+    ),
+    _Seal("gaps", ("rowid",), ("source", "start_us", "end_us"), text=("reason",)),
+    _Seal("clusters", ("id",), ("id", "source", "representative", "label", "used")),
+    _Seal(
+        "objects", ("id",), ("id", "source", "segment", "cluster", "start_us", "end_us"),
+        bytes=("key", "top"),
+    ),
+    # Of the columns of the index `objects_by_cluster`, so that a question reads nothing else.
+    _Seal(
+        "objects", ("id",), ("id", "segment", "cluster", "start_us", "end_us"), column="span"
+    ),
+    _Seal("sightings", ("object",), ("object",), bytes=("packed",)),
+    _Seal("crops", ("object",), ("object",), bytes=("jpeg",)),
+    _Seal("vectors", ("object",), ("object",), bytes=("packed",)),
+    _Seal(
+        "ranks", ("class", "source", "segment", "cluster"),
+        ("class", "source", "segment", "cluster", "rank", "place", "objects"), real=("score",),
+    ),
+    _Seal("tails", ("id",), ("id",), text=("stage",)),
+    _Seal("verdicts", ("tail", "object"), ("tail", "object", "class"), real=("score",)),
+    _Seal("tallies", ("class", "source"), ("class", "source", "count")),
+)  # fmt: skip
+_TRACKED: Final = _by_name(
+    _Seal(
+        "segments", ("source", "number"),
+        ("source", "number", "start_us", "end_us", "frames", "objects", "since_us"),
+    ),
+    _Seal("objects", ("id",), ("id", "source", "segment", "cluster", "start_us", "end_us"), bytes=("top",)),
+    _FORMAT_2["span"],
+    _FORMAT_2["ranks"],
+    _Seal(
+        "pictures", ("object", "place"),
+        ("object", "place", "frame", "time_us", "x", "y", "width", "height"),
+        bytes=("key", "jpeg", "top", "vector"),
+    ),
+    _Seal("handovers", ("source",), ("source",), bytes=("packed",)),
+)  # fmt: skip
 _ALL: Final = {
-    seal.table if seal.column == "seal" else seal.column: seal
-    for seal in (
-        _Seal("settings", ("name",), (), text=("name", "value")),
-        _Seal(
-            "sources", ("id",), ("id", "next_segment", "frames", "end_us", "complete"),
-            text=("camera", "location", "fingerprint", "options"), nullable=("start_us",),
-        ),
-        _Seal(
-            "segments", ("source", "number"),
-            ("source", "number", "start_us", "end_us", "frames", "objects"),
-        ),
-        _Seal("gaps", ("rowid",), ("source", "start_us", "end_us"), text=("reason",)),
-        _Seal("clusters", ("id",), ("id", "source", "representative", "label", "used")),
-        _Seal(
-            "objects", ("id",), ("id", "source", "segment", "cluster", "start_us", "end_us"),
-            bytes=("key", "top"),
-        ),
-        # Of the columns of the index `objects_by_cluster`, so that a question reads nothing else.
-        _Seal(
-            "objects", ("id",), ("id", "segment", "cluster", "start_us", "end_us"), column="span"
-        ),
-        _Seal("sightings", ("object",), ("object",), bytes=("packed",)),
-        _Seal("crops", ("object",), ("object",), bytes=("jpeg",)),
-        _Seal("vectors", ("object",), ("object",), bytes=("packed",)),
-        _Seal(
-            "ranks", ("class", "source", "segment", "cluster"),
-            ("class", "source", "segment", "cluster", "rank", "place", "objects"), real=("score",),
-        ),
-        _Seal("tails", ("id",), ("id",), text=("stage",)),
-        _Seal("verdicts", ("tail", "object"), ("tail", "object", "class"), real=("score",)),
-        _Seal("tallies", ("class", "source"), ("class", "source", "count")),
-    )
-}  # fmt: skip
+    **{name: seal for name, seal in _FORMAT_2.items() if name != "crops"},
+    **_TRACKED,
+}
+
 
 _COUNTED_RANK: Final = (
     "INSERT OR IGNORE INTO tallies (class, source, count) VALUES (NEW.class, NEW.source, 0); "
@@ -261,17 +333,53 @@ def _add_seals(sql: sqlite3.Connection) -> None:
         counts = sql.execute(f"SELECT {source}, count(*) FROM {table} GROUP BY 1").fetchall()
         tallies += [(number, *row) for row in counts]
     sql.executemany("INSERT INTO tallies (class, source, count) VALUES (?, ?, ?)", tallies)
+    for name, seal in _FORMAT_2.items():
+        if seal.column == "seal":
+            sql.execute(f"ALTER TABLE {seal.table} ADD COLUMN seal INTEGER")
+        _seal(sql, name, seal)
+
+
+def _add_tracks(sql: sqlite3.Connection) -> None:
+    """Make each object of an earlier version, which had one picture, a track with that picture."""
+    for seal in _FORMAT_2.values():
+        if sql.execute(f"SELECT 1 FROM {seal.table} x WHERE NOT {seal.sound('x')}").fetchone():
+            # New seals would hide it.
+            raise sqlite3.DatabaseError("a row is not as it was written")
+    pictures = sql.execute(
+        "SELECT o.id, o.key, c.jpeg, s.packed, o.top, coalesce(v.packed, x'') FROM objects o "
+        "JOIN crops c ON c.object = o.id JOIN sightings s ON s.object = o.id "
+        "LEFT JOIN vectors v ON v.object = o.id"
+    ).fetchall()
+    _run(sql, _TRACKS, ";")
+    for number, key, jpeg, packed, top, vector in pictures:
+        # The first sighting: frame, time, x, y, width and height, int64.
+        first = struct.unpack_from("<6q", packed)
+        sql.execute(
+            "INSERT INTO pictures (object, place, key, jpeg, frame, time_us, x, y, width, height, top, "
+            "vector) VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (number, key, jpeg, *first, top, vector),
+        )
+    for name, seal in _TRACKED.items():
+        _seal(sql, name, seal)
+    for number, text in sql.execute("SELECT id, options FROM sources").fetchall():
+        # How equal pictures were told before.
+        options = {name: value for name, value in json.loads(text).items() if name not in _OBSOLETE}
+        sql.execute(
+            "UPDATE sources SET options = ? WHERE id = ?",
+            (json.dumps(options, sort_keys=True), number),
+        )
+
+
+def _seal(sql: sqlite3.Connection, name: str, seal: _Seal) -> None:
+    """Seal the rows of a table, and those that are written from now on."""
     completed = {
         "ranks": _COUNTED_RANK,
         "sources": _counted(SOURCES, "0", "sources"),
         "settings": _counted(SETTINGS, "0", "settings"),
         "segments": _counted(SEGMENTS, "NEW.source", "segments WHERE source = NEW.source"),
     }
-    for name, seal in _ALL.items():
-        if seal.column == "seal":
-            sql.execute(f"ALTER TABLE {seal.table} ADD COLUMN seal INTEGER")
-        sql.execute(f"UPDATE {seal.table} SET {seal.column} = {seal.sum(seal.table)}")
-        _run(sql, seal.triggers(completed.get(name, "")), ";;")
+    sql.execute(f"UPDATE {seal.table} SET {seal.column} = {seal.sum(seal.table)}")
+    _run(sql, seal.triggers(completed.get(name, "")), ";;")
 
 
 def _run(sql: sqlite3.Connection, statements: str, end: str) -> None:
@@ -280,6 +388,6 @@ def _run(sql: sqlite3.Connection, statements: str, end: str) -> None:
 
 
 # A store's format is the number of steps that it has had; a new one has them all.
-STEPS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (_make_tables, _add_seals)
-# The first format with seals.
-SEALED_FROM: Final = 2
+STEPS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
+    _make_tables, _add_seals, _add_tracks,
+)  # fmt: skip

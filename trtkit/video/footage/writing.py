@@ -46,15 +46,31 @@ class SourceRow:
 
 
 @dataclass(frozen=True)
-class IndexedObject:
-    """An object to commit. `vector`: its features, None where the bundle gives none.
+class IndexedPicture:
+    """A picture of an object, as JPEG, and where it was taken; `key`: of its feature map.
 
-    The first object of a cluster without an id is the cluster's representative.
+    `labels` and `scores`: its best classes, best first. `vector`: its features, None where the bundle gives
+    none.
     """
 
     key: bytes
-    crop: bytes
+    jpeg: bytes
+    sighting: Sighting
+    labels: Array
+    scores: Array
+    vector: Array | None
+
+
+@dataclass(frozen=True)
+class IndexedObject:
+    """An object to commit, with its whole track and its pictures, the best first.
+
+    `labels`, `scores` and `vector` are those of all its pictures together. The first object of a cluster
+    without an id is the cluster's representative.
+    """
+
     sightings: Sequence[Sighting]
+    pictures: Sequence[IndexedPicture]
     labels: Array
     scores: Array
     vector: Array | None
@@ -63,7 +79,10 @@ class IndexedObject:
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """The frames of a chunk, the times of the first and the last one, its objects and its gaps."""
+    """The frames of a chunk, the times of the first and the last one, its gaps, the objects that end in it.
+
+    `handover`: what the next chunk continues from; nothing where the source ends.
+    """
 
     number: int
     frames: int
@@ -71,6 +90,12 @@ class ChunkRecord:
     end_us: int
     objects: Sequence[IndexedObject]
     gaps: Sequence[Gap]
+    handover: bytes = b""
+
+    @property
+    def since_us(self) -> int:
+        """When the first of its objects appeared, which may be before the chunk."""
+        return min([self.start_us, *(item.sightings[0].time_us for item in self.objects)])
 
 
 def _source_query(database: Database) -> str:
@@ -166,6 +191,15 @@ def known_clusters(database: Database, source: int, limit: int) -> list[Cluster]
     return clusters[::-1]
 
 
+def handover_of(database: Database, source: int) -> bytes:
+    """What the last committed chunk of a source hands to the next one, empty where there is nothing."""
+    rows = database.sound_rows(
+        f"SELECT packed, {database.sound('handovers', 'h')} FROM handovers h WHERE source = ?",
+        (source,),
+    )
+    return bytes(rows[0][0]) if rows else b""
+
+
 def commit_chunk(
     database: Database,
     source: int,
@@ -174,7 +208,7 @@ def commit_chunk(
     start_us: int | None = None,
     last: bool = False,
 ) -> None:
-    """Write a chunk's objects and mark it as committed, in one transaction. New clusters get their ids.
+    """Write a chunk's objects and what it hands on, in one transaction. New clusters get their ids.
 
     `start_us`: when the source's first frame was taken, microseconds since 1970; ignored where the store
     has it already. `last`: the source ends with this chunk.
@@ -187,13 +221,19 @@ def commit_chunk(
             _write_ranks(sql, source, record)
             _write_gaps(sql, source, record.gaps)
             sql.execute(
-                "INSERT INTO segments (source, number, start_us, end_us, frames, objects) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO segments (source, number, start_us, end_us, frames, objects, since_us) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     source, record.number, record.start_us, record.end_us, record.frames,
-                    len(record.objects),
+                    len(record.objects), record.since_us,
                 ),
             )  # fmt: skip
+            sql.execute("DELETE FROM handovers WHERE source = ?", (source,))
+            if record.handover:
+                sql.execute(
+                    "INSERT INTO handovers (source, packed) VALUES (?, ?)",
+                    (source, record.handover),
+                )
             sql.execute(
                 "UPDATE sources SET next_segment = ?, frames = frames + ?, end_us = ?, complete = ?, "
                 "start_us = coalesce(start_us, ?) WHERE id = ?",
@@ -233,9 +273,9 @@ def _write_object(sql: sqlite3.Connection, source: int, chunk: int, item: Indexe
         ).lastrowid
     times = (item.sightings[0].time_us, item.sightings[-1].time_us)
     number = sql.execute(
-        "INSERT INTO objects (source, segment, cluster, start_us, end_us, key, top) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (source, chunk, cluster.id, *times, item.key, pack_top(item.labels, item.scores)),
+        "INSERT INTO objects (source, segment, cluster, start_us, end_us, top) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (source, chunk, cluster.id, *times, pack_top(item.labels, item.scores)),
     ).lastrowid
     if is_representative:
         sql.execute("UPDATE clusters SET representative = ? WHERE id = ?", (number, cluster.id))
@@ -244,7 +284,19 @@ def _write_object(sql: sqlite3.Connection, source: int, chunk: int, item: Indexe
         "INSERT INTO sightings (object, packed) VALUES (?, ?)",
         (number, pack_sightings(item.sightings)),
     )
-    sql.execute("INSERT INTO crops (object, jpeg) VALUES (?, ?)", (number, item.crop))
+    sql.executemany(
+        "INSERT INTO pictures (object, place, key, jpeg, frame, time_us, x, y, width, height, top, vector) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                number, place, picture.key, picture.jpeg, picture.sighting.frame,
+                picture.sighting.time_us, *picture.sighting.box,
+                pack_top(picture.labels, picture.scores),
+                b"" if picture.vector is None else pack_vector(picture.vector),
+            )
+            for place, picture in enumerate(item.pictures)
+        ],
+    )  # fmt: skip
     if item.vector is not None:
         sql.execute(
             "INSERT INTO vectors (object, packed) VALUES (?, ?)", (number, pack_vector(item.vector))

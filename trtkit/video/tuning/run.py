@@ -12,7 +12,7 @@ from trtkit.errors import TrtkitError
 from trtkit.plotting import new_figure, save_figure
 from trtkit.reporting import message
 from trtkit.video.footage.database import Database
-from trtkit.video.footage.reading import crop_of
+from trtkit.video.footage.reading import jpeg_of, pictures_of
 from trtkit.video.footage.settings import QuerySettings
 from trtkit.video.judging import Judge, Verdict
 from trtkit.video.tails import ExpensiveTail, VideoTail
@@ -133,19 +133,19 @@ def _measure_costs(
 ) -> QueryCosts:
     """Seconds per object through prefix and cheap tail, and through the expensive tail."""
     ids = [int(number) for number in objects.ids[:MEASURED]]
-    crops = [crop for crop in (crop_of(database, number) for number in ids) if crop is not None]
-    if not crops:
-        raise TrtkitError(
-            f"The footage store in {database.folder} has no pictures of its objects; `trtkit store verify` "
-            "lists what is missing."
-        )
+    jpegs = [
+        jpeg_of(database, picture.object, picture.place)
+        for pictures in pictures_of(database, ids).values()
+        for picture in pictures
+    ]
+    crops = [jpeg for jpeg in jpegs if jpeg is not None]
     with closing(VideoTail(tail.folder, tail.owner.tail)) as cheap:
         parts = [crops[start : start + cheap.batch] for start in range(0, len(crops), cheap.batch)]
         cheap.index(parts[0], 1)
         begun = time.perf_counter()
         for part in parts:
             cheap.index(part, 1)
-        ingest = (time.perf_counter() - begun) / len(crops)
+        ingest = (time.perf_counter() - begun) / len(ids)
     # Computed even if remembered: the cost is that of a new object.
     judge.compute(ids[: judge.batch])
     begun = time.perf_counter()

@@ -1,0 +1,1 @@
+"""Tracks: the detections of one person or car, linked from frame to frame."""

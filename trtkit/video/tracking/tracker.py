@@ -1,0 +1,285 @@
+"""The tracker: detections of successive frames become tracks, by motion, overlap and assignment.
+
+A frame goes through four steps: where each track is expected (Kalman filter), which detection is whose (the
+assignment of least cost), which detections hold several tracks or a part of one, and which tracks begin and
+end. Sources: Bewley et al., Simple Online and Realtime Tracking, 2016; Zhang et al., ByteTrack, 2022.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trtkit.tensors import Array
+from trtkit.video.detections import Box, Detections
+from trtkit.video.frames import MICROSECONDS
+from trtkit.video.protocols import Track, TrackUpdate
+from trtkit.video.tracking.kalman import BoxFilter
+from trtkit.video.tracking.matching import areas, assigned, centres, inside, overlaps, union
+from trtkit.video.tracking.merging import parts
+from trtkit.video.tracking.options import TrackingOptions
+from trtkit.video.tracking.running import CONFIRMED, RunningTrack
+
+# The size of one thing changes less than this from sight to sight.
+_MOST_GROWTH = 4.0
+# A detection holds a track, or a part of one, of which it covers this share.
+_HELD = 0.5
+_PART = 0.6
+# A track that was not seen for longer does not join others in one detection.
+_MERGES_US = 500_000
+# The speed of a track that is not seen fades by this share a second: it may have stopped.
+_FADING = 0.25
+# Pictures of one thing differ by at most this share of what they differ from those of any other thing. How
+# alike pictures are says nothing by itself: it depends on the model. Where pictures decide, the later track
+# begins within this many lengths, and as many more for each second.
+_ALIKE = 0.5
+_REACH = 1.5
+
+
+@dataclass
+class _State:
+    """What a tracker hands to the next one: the tracks, the next id, and the frames of late."""
+
+    tracks: list[RunningTrack]
+    next_id: int
+    frames: list[tuple[int, int]]
+
+
+class MotionTracker:
+    """Links detections to tracks; its methods are those of `Tracker`.
+
+    `appearance` gives the cosine similarity of two tracks' pictures, earlier and later, None where unknown.
+    With it, a track that was lost is taken up again where motion alone cannot tell.
+
+        tracker = MotionTracker(TrackingOptions())
+        for number, frame in enumerate(frames):
+            tracks += tracker.update(number, frame.time_us, detector.detect(frame)).ended
+    """
+
+    def __init__(
+        self,
+        options: TrackingOptions,
+        appearance: Callable[[int, int], float | None] | None = None,
+    ) -> None:
+        self._options = options
+        self._appearance = appearance
+        self._tracks: list[RunningTrack] = []
+        self._next = 1
+        # Number and time of the frames on which a track may have been missed.
+        self._frames: deque[tuple[int, int]] = deque()
+
+    def update(self, frame: int, time_us: int, detections: Detections) -> TrackUpdate:
+        """Take in the detections on a frame: its number and its time in microseconds, which always grow."""
+        lost_us = round(self._options.lost_seconds * MICROSECONDS)
+        ended = [track for track in self._tracks if time_us - track.measured_us > lost_us]
+        self._tracks = [track for track in self._tracks if track not in ended]
+        self._predict(time_us)
+        groups = self._groups(detections, time_us)
+        current: list[tuple[RunningTrack, Array]] = []
+        whole: dict[int, list[Array]] = {}
+        for box, members in zip(detections.boxes, groups, strict=True):
+            if len(members) > 1:
+                current += self._shared(frame, time_us, detections, box, members)
+            else:
+                track = members[0] if members else self._begin(box)
+                if not members:
+                    self._tracks.append(track)
+                whole.setdefault(track.id, []).append(box)
+        by_id = {track.id: track for track in self._tracks}
+        current += [
+            self._alone(frame, time_us, by_id[number], union(boxes))
+            for number, boxes in whole.items()
+        ]
+        missed = [t for t in self._tracks if t.last_us < time_us and not t.confirmed]
+        self._tracks = [track for track in self._tracks if track not in missed]
+        joined = self._joined(time_us)
+        self._frames.append((frame, time_us))
+        while self._frames[0][1] < time_us - lost_us:
+            self._frames.popleft()
+        return self._update(current, joined, [*ended, *missed], detections.size)
+
+    def finish(self) -> TrackUpdate:
+        """End all tracks: the footage ends, or stops for long."""
+        ended, self._tracks = self._tracks, []
+        self._frames.clear()
+        return self._update([], [], ended, (0, 0))
+
+    def state(self) -> bytes:
+        """Everything that later updates depend on, without loss."""
+        import msgspec
+
+        return msgspec.msgpack.encode(_State(self._tracks, self._next, list(self._frames)))
+
+    def restore(self, state: bytes) -> None:
+        """Continue from the `state` of another tracker with the same options."""
+        import msgspec
+
+        restored = msgspec.msgpack.decode(state, type=_State)
+        self._tracks, self._next = restored.tracks, restored.next_id
+        self._frames = deque(restored.frames)
+
+    def _predict(self, time_us: int) -> None:
+        if not self._frames:
+            return
+        before = self._frames[-1][1]
+        seconds = (time_us - before) / MICROSECONDS
+        for track in self._tracks:
+            track.filter.predict(seconds)
+            if track.last_us < before:
+                track.filter.slow(max(0.0, 1 - _FADING * seconds))
+
+    def _begin(self, box: Array) -> RunningTrack:
+        x, y = centres(box[None])[0].tolist()
+        self._next += 1
+        return RunningTrack(self._next - 1, BoxFilter.at(x, y, float(box[2]), float(box[3])))
+
+    def _alone(
+        self, frame: int, time_us: int, track: RunningTrack, box: Array
+    ) -> tuple[RunningTrack, Array]:
+        """Take in a detection that is the track's own."""
+        if track.sightings:
+            x, y = centres(box[None])[0].tolist()
+            track.filter.correct(x, y)
+            track.filter.resize(float(box[2]), float(box[3]))
+        track.merged = False
+        track.see(frame, time_us, _whole(box), self._frames, sure=True)
+        return track, box
+
+    def _shared(
+        self,
+        frame: int,
+        time_us: int,
+        detections: Detections,
+        box: Array,
+        members: Sequence[RunningTrack],
+    ) -> list[tuple[RunningTrack, Array]]:
+        """Take in a detection of several tracks: each keeps its size and moves with its own part."""
+        middles = parts(detections, box, [track.expected for track in members])
+        for track, middle in zip(members, middles, strict=True):
+            if middle is not None:
+                # Where one ends and the other begins is not sure.
+                track.filter.correct(float(middle[0]), float(middle[1]), 2.0)
+            track.merged = True
+            own = _whole(track.expected)
+            track.see(frame, time_us, own, self._frames, sure=middle is not None)
+        return [(track, track.expected) for track in members]
+
+    def _groups(self, detections: Detections, time_us: int) -> list[list[RunningTrack]]:
+        """The tracks of each detection: usually one, none of a new thing, several where things meet."""
+        boxes = detections.boxes
+        groups: list[list[RunningTrack]] = [[] for _ in range(len(boxes))]
+        if not len(boxes) or not self._tracks:
+            return groups
+        expected = np.stack([track.expected for track in self._tracks])
+        pairs = assigned(self._costs(expected, boxes, time_us))
+        for row, place in pairs:
+            groups[place].append(self._tracks[row])
+        if detections.foreground is None:
+            # A detector that knows things tells one from another.
+            return groups
+        owned = {row for row, _ in pairs}
+        held = inside(expected, boxes)
+        for row, track in enumerate(self._tracks):
+            place = int(held[row].argmax())
+            late = time_us - track.last_us > _MERGES_US
+            if row not in owned and track.confirmed and not late and held[row, place] >= _HELD:
+                groups[place].append(track)
+        several = {track.id for members in groups if len(members) > 1 for track in members}
+        within = inside(boxes, expected)
+        for place in range(len(boxes)):
+            row = int(within[place].argmax())
+            track = self._tracks[row]
+            if groups[place] or row not in owned or track.id in several:
+                continue
+            if within[place, row] >= _PART:
+                groups[place].append(track)
+        return groups
+
+    def _costs(self, expected: Array, boxes: Array, time_us: int) -> Array:
+        """What it costs to take each detection for each track, infinite where it cannot be.
+
+        From 0 for the same box to about 2; more for a track that was not seen for a while.
+        """
+        filters = [track.filter for track in self._tracks]
+        lengths = np.array([of_track.length for of_track in filters])
+        reach = 0.3 * lengths + 2 * np.array([of_track.uncertainty for of_track in filters])
+        tentative = np.array([not track.confirmed for track in self._tracks])
+        unseen = np.array([time_us - track.last_us for track in self._tracks]) / MICROSECONDS
+        apart = 1 - overlaps(expected, boxes)
+        away = np.linalg.norm(centres(expected)[:, None] - centres(boxes)[None], axis=2)
+        growth = np.abs(np.log(areas(boxes)[None] / areas(expected)[:, None]))
+        allowed = (apart <= 1 - self._options.overlap) | (away <= reach[:, None])
+        allowed &= (growth < np.log(_MOST_GROWTH)) | tentative[:, None]
+        costs = apart + 0.5 * away / lengths[:, None] + 0.3 * growth
+        costs += (0.3 * unseen + 0.5 * tentative)[:, None]
+        return np.asarray(np.where(allowed, costs, np.inf))
+
+    def _joined(self, time_us: int) -> list[tuple[int, int]]:
+        """Join tracks that were just confirmed to lost ones whose pictures are alike."""
+        if self._appearance is None:
+            return []
+        joined = []
+        for later in [track for track in self._tracks if len(track.sightings) == CONFIRMED]:
+            lost = [track for track in self._tracks if self._may_be(track, later, time_us)]
+            if not lost:
+                continue
+            differences = {
+                track.id: 1 - alike
+                for track in self._tracks
+                if track is not later and track.confirmed
+                and (alike := self._appearance(track.id, later.id)) is not None
+            }  # fmt: skip
+            best = min(differences, key=differences.__getitem__, default=None)
+            others = [value for number, value in differences.items() if number != best]
+            for earlier in lost:
+                if earlier.id == best and others and differences[best] <= _ALIKE * min(others):
+                    earlier.take_over(later, self._frames)
+                    self._tracks.remove(later)
+                    joined.append((later.id, earlier.id))
+        return joined
+
+    def _may_be(self, earlier: RunningTrack, later: RunningTrack, time_us: int) -> bool:
+        """Whether a track that is not seen can have come to where another one began."""
+        if not earlier.confirmed or earlier.last_us == time_us:
+            return False
+        first = later.sightings[0]
+        seconds = (first.time_us - earlier.last_us) / MICROSECONDS
+        if seconds <= 0:
+            return False
+        last = earlier.sightings[-1].box
+        away = np.hypot(
+            first.box.x + first.box.width / 2 - last.x - last.width / 2,
+            first.box.y + first.box.height / 2 - last.y - last.height / 2,
+        )
+        return bool(away <= _REACH * (1 + seconds) * later.filter.length)
+
+    def _update(
+        self,
+        current: Sequence[tuple[RunningTrack, Array]],
+        joined: Sequence[tuple[int, int]],
+        gone: Sequence[RunningTrack],
+        size: tuple[int, int],
+    ) -> TrackUpdate:
+        names = dict(joined)
+        missing = {track.id for track in gone}
+        kept = [pair for pair in current if pair[0].id not in missing]
+        complete = [(track.id, track.complete(self._options)) for track in gone]
+        return TrackUpdate(
+            Detections.of(
+                [box for _, box in kept],
+                tracks=[names.get(track.id, track.id) for track, _ in kept],
+                merged=[track.merged for track, _ in kept],
+                size=size,
+            ),
+            tuple(joined),
+            tuple(Track(number, sightings) for number, sightings in complete if sightings),
+            tuple(number for number, sightings in complete if not sightings),
+        )
+
+
+def _whole(box: Array) -> Box:
+    x, y, width, height = (round(side) for side in box.tolist())
+    return Box(x, y, max(1, width), max(1, height))
