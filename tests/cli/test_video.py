@@ -127,6 +127,37 @@ def test_what_cannot_be_remembered_is_answered_all_the_same(
         assert "\n0 verdicts remembered" in said.err
 
 
+def test_clips_of_answers_and_of_a_source_that_is_gone(trtkit, in_workspace, tmp_path):
+    store, clips = tmp_path / "store", tmp_path / "clips"
+    copy = tmp_path / "yard.mp4"
+    copy.write_bytes((in_workspace / "gate.mp4").read_bytes())
+    assert trtkit("ingest", copy, *INGEST[2:], "--store", store).code == 0
+    trtkit("query", "class 0", "--store", store)
+    label = sorted(verdicts(trtkit, store, tmp_path))[0]
+    ask = ("query", label, "--store", store, "--clip", clips, "--limit", "2", "--format", "jsonl")
+    said = trtkit(*ask)
+    assert said.code == 0, said.err
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    names = sorted(path.name for path in clips.iterdir())
+    assert len(names) == len(rows) > 0
+    assert all(name.startswith("yard_0-00-0") for name in names)
+    assert {name.split("_")[2] for name in names} == {f"{row['picture']}.mp4" for row in rows}
+    copy.unlink()
+    again = trtkit(*ask)
+    assert again.code == 1, "no clip could be cut"
+    assert again.out == said.out
+    assert f"missing: {copy} is no longer there; put it back to cut clips of it." in again.err
+    none = trtkit(*ask, "--min-confidence", "1", "--from", "4.9")
+    assert (none.code, none.out) == (0, "")
+    (tmp_path / "file").write_text("")
+    refused = trtkit(*ask[:5], tmp_path / "file")
+    assert refused.code == 2
+    assert "file is a file; --clip takes a folder" in refused.err
+    refused = trtkit(*ask[:4], "--gap", "-1")
+    assert refused.code == 2
+    assert "--gap -1 is not a length of time; choose seconds from 0 on." in refused.err
+
+
 def test_too_small_a_store_cannot_be_tuned(trtkit, in_workspace, tmp_path):
     trtkit(*INGEST, "--store", tmp_path / "s")
     said = trtkit("tune", "--store", tmp_path / "s")

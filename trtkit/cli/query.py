@@ -54,6 +54,10 @@ def query(
     gallery: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Write a page of thumbnails there.")
     ] = None,
+    clip: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Cut a clip of each answer into that folder."),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Tell what the answer took, step by step.")
     ] = False,
@@ -67,7 +71,10 @@ def query(
     from trtkit.api.query import query as ask
     from trtkit.cli.footage import explained, follow_answers, summary
     from trtkit.cli.predictions import choose_format, destination
+    from trtkit.video.clips import clip_folder
 
+    if clip is not None:
+        clip_folder(clip)
     with ask(
         label, store=store, bundle=bundle, tail=tail, camera=camera or (), since=since, until=until,
         limit=limit, min_confidence=min_confidence, top=top, gap=gap, seconds=budget,
@@ -80,8 +87,12 @@ def query(
         forgotten = answers.explanation.judged.forgotten
         if forgotten is not None:
             note(f"Not all of this is remembered. {forgotten}")
+        clips = None if clip is None else answers.clips(written, clip)
+        for line in () if clips is None else clips.sentences():
+            note(line)
         if gallery is not None:
             answers.gallery(written, gallery, sentence)
         if explain:
             for line in explained(answers.explanation):
                 note(line)
+    raise typer.Exit(1 if clips is not None and clips.failed else 0)

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from trtkit.atomic import whole_file
+from trtkit.contents import ContentRecord
 from trtkit.serialization import to_plain
+from trtkit.video.clips import ClipReport, ClipRequest, cut_clips
 from trtkit.video.detections import Box
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.reading import jpeg_of
 from trtkit.video.footage.writing import source_rows
 from trtkit.video.frames import MICROSECONDS
+from trtkit.video.ingest import CONTENTS
 from trtkit.video.judging import Judge
 from trtkit.video.query import Appearance, Explanation, Question, Search, class_index
 from trtkit.video.tails import ExpensiveTail
@@ -142,6 +145,25 @@ class Query:
         )
         with whole_file(path) as part:
             part.write_text(page, encoding="utf-8")
+
+    def clips(self, answers: Sequence[Answer], folder: Path) -> ClipReport:
+        """Cut a clip of each answer into `folder`, a second longer on each side; see `cut_clips`.
+
+        A source that moved or changed, or is a stream, leaves its clips out and is in the report. Raises
+        TrtkitError when the folder cannot be made.
+        """
+        rows = {(row.camera, row.location): row for row in self._sources.values()}
+        requests = [
+            ClipRequest(
+                rows[answer.camera, answer.source],
+                round(answer.start * MICROSECONDS),
+                round(answer.end * MICROSECONDS),
+                answer.picture,
+            )
+            for answer in answers
+        ]
+        with ContentRecord(self._database.folder / CONTENTS) as record:
+            return cut_clips(requests, folder, record.digest)
 
     def __iter__(self) -> Iterator[Answer]:
         return map(self._answer, self._search.appearances())

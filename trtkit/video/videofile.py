@@ -121,7 +121,8 @@ class VideoFile:
             if complete:
                 self._steady = True
             first = next(filter(None, packets(container, stream)), None)
-            rate = self._rate(rate_of(stream, first), frame_rate, timeless=timeless(first))
+            self.timeless = timeless(first)
+            rate = self._rate(rate_of(stream, first), frame_rate, timeless=self.timeless)
             self.step = max(1, round(1 / (rate * self._unit)))
             cut_short = is_cut_short(self._path)
             if cut_short and stream.frames and self.duration_us is not None:
@@ -176,6 +177,22 @@ class VideoFile:
 
     def clock(self) -> Clock:
         return Clock(self._zero, self._unit, max(1, round(self.step * self._unit * MICROSECONDS)))
+
+    def pts_of(self, time_us: int) -> int | None:
+        """The container's time of a time of the footage, in its units.
+
+        None where packets have other times than frames: no times, those of decoding, a clock that goes
+        back.
+        """
+        if self._steady is None:
+            self._steady = self._is_steady()
+        if self.timeless or self.decode_times or not self._steady:
+            return None
+        return self._zero + self.ticks(time_us)
+
+    def ticks(self, length_us: int) -> int:
+        """A length of time in the container's units."""
+        return round(length_us / (MICROSECONDS * self._unit))
 
     def found_unsteady(self) -> bool:
         """Note that times do not always grow; True."""
