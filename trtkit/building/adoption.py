@@ -197,7 +197,7 @@ class _SourceRuns:
                 f"{self._name} itself gives NaN or infinite values; export it from weights of before "
                 "the training diverged, or check --mean and --std."
             )
-        return scores
+        return np.asarray(scores)
 
     def _run(self, probe: GraphProbe, images: Array, names: Sequence[str]) -> dict[str, Array]:
         return probe.run({self._source.name: self._source.prepare(images, *self._scaling)}, names)

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from trtkit.graph.source import NCHW, SourceInput
 from trtkit.graph.values import set_nodes
 from trtkit.preprocessing import LUMA
+from trtkit.tensors import Array
 
 IMAGE = "image"
 BATCH = "batch"
@@ -74,11 +75,11 @@ class _Front:
             return
         self.add("ReduceMean", name, self.constant("axis", np.array([axis])), keepdims=1)
 
-    def per_channel(self, values: np.ndarray, ordered: bool, name: str = "luma_weights") -> str:
+    def per_channel(self, values: Array, ordered: bool, name: str = "luma_weights") -> str:
         shape = (1, -1, 1, 1) if ordered else (1, 1, 1, -1)
         return self.constant(name, values.astype(np.float32).reshape(shape))
 
-    def constant(self, name: str, value: np.ndarray) -> str:
+    def constant(self, name: str, value: Array) -> str:
         self.graph.initializer.append(numpy_helper.from_array(value, f"trtkit_{name}"))
         return f"trtkit_{name}"
 

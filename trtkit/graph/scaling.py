@@ -45,7 +45,8 @@ def own_scaling(graph: onnx.GraphProto, image: str, channels: int) -> OwnScaling
         for attribute in node.attribute
         if node.op_type == "Constant" and attribute.name == "value"
     }
-    factor, offset = np.ones(channels), np.zeros(channels)
+    factor: Array = np.ones(channels)
+    offset: Array = np.zeros(channels)
     steps, value = 0, image
     while True:
         readers = [node for node in graph.node if value in node.input]

@@ -322,4 +322,4 @@ def _check_room(
             f"The frozen blocks' outputs take {human_bytes(more)}, but the disk of {store.folder} has "
             f"{human_bytes(free)} free; give a --cache-dir elsewhere, or --no-feature-store."
         )
-    return needed
+    return int(needed)

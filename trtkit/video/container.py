@@ -102,7 +102,8 @@ def rate_of(stream: VideoStream, first: Packet[VideoStream] | None) -> Fraction 
     `first`: the first packet.
     """
     if not timeless(first):
-        return stream.average_rate or stream.guessed_rate
+        rate = stream.average_rate or stream.guessed_rate
+        return Fraction(rate.numerator, rate.denominator) if rate else None
     return 1 / (first.duration * unit(stream)) if first is not None and first.duration else None
 
 

@@ -135,7 +135,7 @@ class _Opinion:
     def verdict(self) -> Verdict:
         if self._sum is None:
             raise TrtkitError("An object without a classified picture has no verdict.")
-        label = int(self._sum.argmax()) if self._label is None else self._label
+        label = int(np.argmax(self._sum)) if self._label is None else self._label
         return Verdict(label, float(self._sum[label]) / self._count)
 
 
