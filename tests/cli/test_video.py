@@ -7,6 +7,7 @@ import inspect
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -142,11 +143,23 @@ def test_clips_of_answers_and_of_a_source_that_is_gone(trtkit, in_workspace, tmp
     assert len(names) == len(rows) > 0
     assert all(name.startswith("yard_0-00-0") for name in names)
     assert {name.split("_")[2] for name in names} == {f"{row['picture']}.mp4" for row in rows}
+    page = tmp_path / "pages" / "g.html"
+    page.parent.mkdir()
+    assert trtkit(*ask, "--gallery", page).code == 0
+    text = page.read_text()
+    assert {f'href="../clips/{name}"' for name in names} == set(
+        re.findall(r'href="\.\.[^"]*"', text)
+    )
+    assert text.count("<polyline") == text.count("<image") == len(rows)
     copy.unlink()
-    again = trtkit(*ask)
+    again = trtkit(*ask, "--gallery", page)
     assert again.code == 1, "no clip could be cut"
     assert again.out == said.out
-    assert f"missing: {copy} is no longer there; put it back to cut clips of it." in again.err
+    text = page.read_text()
+    assert (text.count("<polyline"), text.count("<image")) == (len(rows), 0)
+    assert f"Paths are drawn without frames: {copy} is no longer there" in text
+    assert 'href=".' not in text
+    assert f"missing: {copy} is no longer there; put it back." in again.err
     none = trtkit(*ask, "--min-confidence", "1", "--from", "4.9")
     assert (none.code, none.out) == (0, "")
     (tmp_path / "file").write_text("")

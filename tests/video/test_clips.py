@@ -138,7 +138,7 @@ def test_missing_sources_are_named_and_the_others_are_cut(tmp_path: Path) -> Non
     assert [file is not None for file in report.files] == [True, False, False, False, False]
     assert not report.failed
     assert list(report.sentences()) == [
-        f"2 clips are missing: {tmp_path}/gone.mp4 is no longer there; put it back to cut clips of it.",
+        f"2 clips are missing: {tmp_path}/gone.mp4 is no longer there; put it back.",
         f"1 clip is missing: {tmp_path}/changed.mp4 has changed since it was ingested.",
         "1 clip is missing: rtsp://yard/1 is a stream, which cannot be read again.",
     ]

@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from trtkit.video.answers import MOST_THUMBNAILS, Answer, gallery
+from trtkit.video.answers import MOST_THUMBNAILS, Answer
+from trtkit.video.answers import gallery as page_of
 from trtkit.video.detections import Box
+from trtkit.video.scenes import PathView
 
 
 class Page(HTMLParser):
@@ -42,6 +44,15 @@ class Page(HTMLParser):
 
 def crop(number: int) -> bytes:
     return b"JPEG of %d" % number
+
+
+def crops(number: int) -> list[bytes]:
+    return [crop(number)]
+
+
+def gallery(label, answers, crops=crops, summary="", **more):
+    parts = {"scenes": {}, "clips": {}, "notes": {}, **more}
+    return page_of(label, answers, crops, summary, **parts)
 
 
 def seen(
@@ -89,7 +100,7 @@ def test_a_path_is_the_centres_of_its_first_and_last_box() -> None:
 
 
 def test_nothing_is_loaded_from_anywhere() -> None:
-    text = gallery("car", [seen(0, 1, 1, 2)], crop, "1 appearance")
+    text = gallery("car", [seen(0, 1, 1, 2)], crops, "1 appearance")
     assert "http" not in text
     assert "url(" not in text
     assert "@import" not in text
@@ -104,7 +115,7 @@ def test_nothing_is_loaded_from_anywhere() -> None:
 
 def test_names_are_shown_as_they_are() -> None:
     evil = "<script>\"&'</script>"
-    text = gallery(evil, [seen(0, 1, camera=evil + "1", when=evil + "2")], crop, evil + "3")
+    text = gallery(evil, [seen(0, 1, camera=evil + "1", when=evil + "2")], crops, evil + "3")
     assert "<script" not in text
     page = Page(text)
     assert not page.all("script")
@@ -116,25 +127,25 @@ def test_names_are_shown_as_they_are() -> None:
 
 
 def test_bars_lie_where_they_were_in_percent() -> None:
-    page = Page(gallery("car", [seen(10, 12), seen(15, 20), seen(20, 30)], crop, ""))
+    page = Page(gallery("car", [seen(10, 12), seen(15, 20), seen(20, 30)], crops, ""))
     assert [(left, width) for _, left, width in bars(page)] == [(0, 10), (25, 25), (50, 50)]
     assert "10.0 s" in page.text
     assert "30.0 s" in page.text
 
 
 def test_the_end_is_that_of_the_one_that_ends_last() -> None:
-    page = Page(gallery("car", [seen(0, 100), seen(10, 20)], crop, ""))
+    page = Page(gallery("car", [seen(0, 100), seen(10, 20)], crops, ""))
     assert [(left, width) for _, left, width in bars(page)] == [(0, 100), (10, 10)]
 
 
 @pytest.mark.parametrize("at", [0.0, 5.0])
 def test_a_single_moment_has_a_bar(at: float) -> None:
-    assert bars(Page(gallery("car", [seen(at, at)], crop, ""))) == [("#a0-0", 0, 0)]
+    assert bars(Page(gallery("car", [seen(at, at)], crops, ""))) == [("#a0-0", 0, 0)]
 
 
 def test_each_bar_leads_to_its_pictures() -> None:
     found = [seen(5, 6, 50), seen(1, 2, 10), seen(3, 4, 30, camera="yard")]
-    page = Page(gallery("car", found, crop, ""))
+    page = Page(gallery("car", found, crops, ""))
     places = [str(item["id"]) for item in page.all("li")]
     assert [link for link, _, _ in bars(page)] == [f"#{place}" for place in places]
     assert len(set(places)) == 3
@@ -146,26 +157,26 @@ def test_each_bar_leads_to_its_pictures() -> None:
 
 
 def test_thumbnails_are_the_crops_and_the_page_says_how_many_more_there_are() -> None:
-    text = gallery("car", [seen(0, 1, *range(MOST_THUMBNAILS + 3))], crop, "")
+    text = gallery("car", [seen(0, 1, *range(MOST_THUMBNAILS + 3))], crops, "")
     assert pictures(Page(text)) == [crop(number) for number in range(MOST_THUMBNAILS)]
     assert "and 3 more" in text
-    assert "more</span>" not in gallery("car", [seen(0, 1, *range(MOST_THUMBNAILS))], crop, "")
+    assert "more</span>" not in gallery("car", [seen(0, 1, *range(MOST_THUMBNAILS))], crops, "")
 
 
 def test_a_crop_that_is_missing_is_left_out() -> None:
-    text = gallery("car", [seen(0, 1, 1, 2, 3)], lambda n: None if n == 2 else crop(n), "")
+    text = gallery("car", [seen(0, 1, 1, 2, 3)], lambda n: [] if n == 2 else [crop(n)], "")
     assert pictures(Page(text)) == [crop(1), crop(3)]
 
 
 def test_what_is_said_of_each() -> None:
-    page = Page(gallery("car", [seen(0, 1, when="noon")], crop, "1 appearance"))
+    page = Page(gallery("car", [seen(0, 1, when="noon")], crops, "1 appearance"))
     assert "noon to noon" in page.text
     assert "confidence 0.750" in page.text
     assert "1 appearance" in page.text
 
 
 def test_nothing_found_is_a_page_that_says_so() -> None:
-    page = Page(gallery("car", [], crop, "0 appearances"))
+    page = Page(gallery("car", [], crops, "0 appearances"))
     assert "0 appearances" in page.text
     assert not page.all("img")
     assert not page.open
@@ -174,7 +185,49 @@ def test_nothing_found_is_a_page_that_says_so() -> None:
 def test_files_of_one_camera_have_lines_of_their_own() -> None:
     morning = seen(0, 1, camera="gate")
     evening = replace(morning, source="evening.mp4")
-    page = Page(gallery("car", [morning, evening], crop, ""))
+    page = Page(gallery("car", [morning, evening], crops, ""))
     assert [text for text in page.text if "gate, " in text] == [
         "gate, evening.mp4", "gate, gate.mp4",
     ]  # fmt: skip
+
+
+def test_an_object_alone_has_several_pictures_and_joined_ones_their_best() -> None:
+    def several(number: int) -> list[bytes]:
+        return [b"%d of %d" % (place, number) for place in range(3)]
+
+    text = gallery("car", [seen(0, 1, 4), seen(2, 3, 5, 6)], several)
+    assert pictures(Page(text)) == [b"0 of 4", b"1 of 4", b"2 of 4", b"0 of 5", b"0 of 6"]
+
+
+def test_a_path_is_drawn_on_its_frame_in_pixels_of_the_frame() -> None:
+    drawn = PathView(640, 480, (((10, 20), (30, 45)), ((5, 6),)), b"frame")
+    page = Page(gallery("car", [seen(0, 1, 4), seen(2, 3, 5)], scenes={4: drawn}))
+    assert [svg["viewbox"] for svg in page.all("svg")] == ["0 0 640 480"]
+    assert [line["points"] for line in page.all("polyline")] == ["10,20 30,45 ", "5,6 "]
+    assert [(dot["cx"], dot["cy"]) for dot in page.all("circle")] == [("30", "45"), ("5", "6")]
+    (image,) = page.all("image")
+    assert (image["width"], image["height"]) == ("640", "480")
+    assert image["href"] == "data:image/jpeg;base64," + base64.b64encode(b"frame").decode()
+    assert not page.open
+
+
+def test_without_frames_paths_have_a_plain_background_and_the_page_says_why() -> None:
+    plain = PathView(64, 48, (((1, 2), (3, 4)),), None)
+    page = Page(gallery("car", [seen(0, 1, 4)], scenes={4: plain}, notes={"gate.mp4": "<gone>."}))
+    assert len(page.all("polyline")) == 1 and not page.all("image")
+    assert "Paths are drawn without frames: <gone>." in page.text
+
+
+def test_each_answer_leads_to_its_clip() -> None:
+    links = {5: 'clips/a%20"b.mp4'}
+    page = Page(gallery("car", [seen(0, 1, 4), seen(2, 3, 5)], clips=links))
+    assert [link["href"] for link in page.all("a") if link.get("class") == "clip"] == [links[5]]
+
+
+def test_two_files_of_one_camera_are_apart_whatever_other_cameras_have() -> None:
+    answers = [
+        seen(0, 1, 1, camera="gate"),
+        replace(seen(0, 1, 2, camera="gate"), source="b.mp4"),
+        replace(seen(0, 1, 3, camera="yard"), source="b.mp4"),
+    ]
+    assert len(Page(gallery("car", answers)).all("h2")) == 3

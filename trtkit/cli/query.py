@@ -52,7 +52,8 @@ def query(
         Path | None, typer.Option(metavar="FILE", help="Write the answers there.")
     ] = None,
     gallery: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page of thumbnails there.")
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write a page of pictures and paths there."),
     ] = None,
     clip: Annotated[
         Path | None,
@@ -91,7 +92,7 @@ def query(
         for line in () if clips is None else clips.sentences():
             note(line)
         if gallery is not None:
-            answers.gallery(written, gallery, sentence)
+            answers.gallery(written, gallery, sentence, clips)
         if explain:
             for line in explained(answers.explanation):
                 note(line)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from trtkit.atomic import whole_file
 from trtkit.contents import ContentRecord
@@ -15,16 +17,17 @@ from trtkit.serialization import to_plain
 from trtkit.video.clips import ClipReport, ClipRequest, cut_clips
 from trtkit.video.detections import Box
 from trtkit.video.footage.database import Database
-from trtkit.video.footage.reading import jpeg_of
-from trtkit.video.footage.writing import source_rows
+from trtkit.video.footage.reading import jpeg_of, pictures_of, sightings_of
+from trtkit.video.footage.writing import SourceRow, source_rows
 from trtkit.video.frames import MICROSECONDS
 from trtkit.video.ingest import CONTENTS
 from trtkit.video.judging import Judge
 from trtkit.video.query import Appearance, Explanation, Question, Search, class_index
+from trtkit.video.scenes import PathRequest, PathView, scenes_of
 from trtkit.video.tails import ExpensiveTail
 from trtkit.video.times import clock, moment
 
-# Objects of one appearance that the page shows; it tells how many more there are.
+# Pictures of one answer that the page shows; it tells how many more objects there are.
 MOST_THUMBNAILS = 6
 
 _PAGE = """\
@@ -43,13 +46,17 @@ li { display: flex; gap: 1rem; align-items: center; border-top: 1px solid #ccc; 
 li:target { background: #ffd; }
 li div:first-child { min-width: 15rem; }
 img { height: 72px; border: 1px solid #999; }
+svg { height: 160px; border: 1px solid #999; background: #eee; }
+polyline { fill: none; stroke: #f30; stroke-width: 3; vector-effect: non-scaling-stroke; }
+circle { fill: #f30; }
 </style></head><body>
 <h1>{{ label }}</h1>
 <p>{{ summary }}</p>
-{% for name, entries, low, high in lines %}
+{% for name, entries, low, high, note in lines %}
 {% set line = loop.index0 %}
 {% set length = [high - low, 1e-6] | max %}
 <h2>{{ name }}</h2>
+{% if note %}<p>Paths are drawn without frames: {{ note }}</p>{% endif %}
 <div class="line">
 {%- for entry in entries -%}
 <a href="#a{{ line }}-{{ loop.index0 }}" title="{{ entry.times | join(" to ") }}" style="left:
@@ -61,10 +68,23 @@ img { height: 72px; border: 1px solid #999; }
 <ol>
 {% for entry in entries %}
 <li id="a{{ line }}-{{ loop.index0 }}"><div>{{ entry.times | join(" to ") }}<br>confidence
-{{- " %.3f" | format(entry.confidence) }}</div>
-{%- for number in entry.objects[:most] %}{% set jpeg = crop(number) %}
-{%- if jpeg %}<img alt="object {{ number }}" src="data:image/jpeg;base64,{{ jpeg }}">{% endif %}
+{{- " %.3f" | format(entry.confidence) }}
+{%- if entry.picture in clips %}<br><a class="clip" href="{{ clips[entry.picture] }}">clip</a>
+{%- endif %}</div>
+{%- for number, jpeg in thumbnails(entry) -%}
+<img alt="object {{ number }}" src="data:image/jpeg;base64,{{ jpeg | encoded }}">
 {%- endfor %}
+{%- if entry.picture in scenes %}{% set scene = scenes[entry.picture] -%}
+<svg viewBox="0 0 {{ scene.width }} {{ scene.height }}">
+{%- if scene.frame -%}
+<image width="{{ scene.width }}" height="{{ scene.height }}" href="data:image/jpeg;base64,
+{{- scene.frame | encoded }}"></image>
+{%- endif %}
+{%- for path in scene.paths if path -%}
+<polyline points="{% for x, y in path %}{{ x }},{{ y }} {% endfor %}"></polyline>
+{{- "" }}<circle cx="{{ path[-1][0] }}" cy="{{ path[-1][1] }}" r="{{ scene.width // 60 + 1 }}"></circle>
+{%- endfor -%}
+</svg>{% endif %}
 {%- set more = entry.objects | length - most %}
 {%- if more > 0 %}<span>and {{ more }} more</span>{% endif %}</li>
 {% endfor %}
@@ -138,11 +158,23 @@ class Query:
     def explanation(self) -> Explanation:
         return self._search.explanation
 
-    def gallery(self, answers: Sequence[Answer], path: Path, summary: str) -> None:
-        """Write a page of thumbnails on a time line. Raises TrtkitError when it cannot be written."""
-        page = gallery(
-            self._label, answers, lambda number: jpeg_of(self._database, number), summary
-        )
+    def gallery(
+        self, answers: Sequence[Answer], path: Path, summary: str, clips: ClipReport | None = None
+    ) -> None:
+        """Write a page of thumbnails and paths on a time line.
+
+        `clips`: what `clips` gave for the same answers, to be linked. Raises TrtkitError when the page
+        cannot be written.
+        """
+        scenes, notes = self._scenes(answers)
+        files = clips.files if clips is not None else ()
+        folder = path.absolute().parent
+        links = {
+            answer.picture: quote(os.path.relpath(file.absolute(), folder))
+            for answer, file in zip(answers, files, strict=clips is not None)
+            if file is not None
+        }
+        page = gallery(self._label, answers, self._pictures, summary, scenes, links, notes)
         with whole_file(path) as part:
             part.write_text(page, encoding="utf-8")
 
@@ -152,10 +184,9 @@ class Query:
         A source that moved or changed, or is a stream, leaves its clips out and is in the report. Raises
         TrtkitError when the folder cannot be made.
         """
-        rows = {(row.camera, row.location): row for row in self._sources.values()}
         requests = [
             ClipRequest(
-                rows[answer.camera, answer.source],
+                self._row(answer),
                 round(answer.start * MICROSECONDS),
                 round(answer.end * MICROSECONDS),
                 answer.picture,
@@ -167,6 +198,31 @@ class Query:
 
     def __iter__(self) -> Iterator[Answer]:
         return map(self._answer, self._search.appearances())
+
+    def _row(self, answer: Answer) -> SourceRow:
+        return next(
+            row
+            for row in self._sources.values()
+            if (row.camera, row.location) == (answer.camera, answer.source)
+        )
+
+    def _pictures(self, number: int) -> list[bytes]:
+        places = range(len(pictures_of(self._database, [number])[number]))
+        jpegs = (jpeg_of(self._database, number, place) for place in places)
+        return [jpeg for jpeg in jpegs if jpeg is not None]
+
+    def _scenes(self, answers: Sequence[Answer]) -> tuple[dict[int, PathView], dict[str, str]]:
+        """Scenes by the number of the answer's picture, and why a source's frames cannot be read."""
+        requests = []
+        for answer in answers:
+            sightings = sightings_of(self._database, answer.objects)
+            best = pictures_of(self._database, [answer.picture])[answer.picture][0]
+            paths = [sightings[number] for number in answer.objects]
+            requests.append(PathRequest(self._row(answer), best.sighting.time_us, paths))
+        with ContentRecord(self._database.folder / CONTENTS) as record:
+            scenes, reasons = scenes_of(requests, record.digest)
+        by_picture = {answer.picture: scene for answer, scene in zip(answers, scenes, strict=True)}
+        return by_picture, {self._sources[source].location: why for source, why in reasons.items()}
 
     def close(self) -> None:
         self._judge.close()
@@ -197,18 +253,25 @@ class Query:
 
 
 def gallery(
-    label: str, answers: Sequence[Answer], crop_of: Callable[[int], bytes | None], summary: str
+    label: str,
+    answers: Sequence[Answer],
+    crops_of: Callable[[int], Sequence[bytes]],
+    summary: str,
+    scenes: Mapping[int, PathView],
+    clips: Mapping[int, str],
+    notes: Mapping[str, str],
 ) -> str:
-    """The page, self-contained: a time line per camera with its appearances and their thumbnails.
+    """The page: a time line per camera with its answers, their thumbnails, paths and clips.
 
-    Files of one camera begin at 0 each, so they have lines of their own. `crop_of` gives the picture of
-    an object, JPEG. Nothing is loaded from elsewhere.
+    Files of one camera begin at 0 each, so they have lines of their own. `crops_of` gives the pictures
+    of an object, JPEG, best first. `scenes` and `clips`, which are relative links, are by the number of an
+    answer's picture; `notes`: by location why frames are missing. Nothing but clips is loaded from
+    elsewhere.
     """
     import jinja2
 
-    several = len({answer.source for answer in answers}) > len(
-        {answer.camera for answer in answers}
-    )
+    sources = {(answer.camera, answer.source) for answer in answers}
+    several = len(sources) > len({camera for camera, _ in sources})
 
     def line(answer: Answer) -> str:
         return f"{answer.camera}, {answer.source}" if several else answer.camera
@@ -217,15 +280,26 @@ def gallery(
     lines = []
     for name, group in groupby(ordered, key=line):
         on_line = list(group)
-        lines.append((name, on_line, on_line[0].start, max(answer.end for answer in on_line)))
-    page = jinja2.Environment(
+        end = max(answer.end for answer in on_line)
+        lines.append((name, on_line, on_line[0].start, end, notes.get(on_line[0].source)))
+
+    def thumbnails(answer: Answer) -> Iterator[tuple[int, bytes]]:
+        most = MOST_THUMBNAILS if len(answer.objects) == 1 else 1
+        for number in answer.objects[:MOST_THUMBNAILS]:
+            for jpeg in crops_of(number)[:most]:
+                yield number, jpeg
+
+    environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
-    ).from_string(_PAGE)  # fmt: skip
-    return page.render(
+    )  # fmt: skip
+    environment.filters["encoded"] = lambda jpeg: base64.b64encode(jpeg).decode()
+    return environment.from_string(_PAGE).render(
         label=label,
         summary=summary,
         lines=lines,
         most=MOST_THUMBNAILS,
-        crop=lambda number: base64.b64encode(crop_of(number) or b"").decode(),
+        thumbnails=thumbnails,
+        scenes=scenes,
+        clips=clips,
     )

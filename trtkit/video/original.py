@@ -31,7 +31,7 @@ def open_original(row: SourceRow, digest: Callable[[Path], str]) -> Footage:
     except OSError:
         folder = exists = False
     if not exists:
-        raise TrtkitError(f"{row.location} is no longer there; put it back to cut clips of it.")
+        raise TrtkitError(f"{row.location} is no longer there; put it back.")
     source = Source(row.camera, row.location, "frames" if folder else "video")
     # What it says about rates was said when it was ingested.
     with reporting(Silent()):
