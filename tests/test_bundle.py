@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_locked_is_an_error(tmp_path, monkeypatch, error
     def refuse(self):
         raise error
 
-    monkeypatch.setattr(publishing.FileLock, "acquire", refuse)
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
     reason = "Permission denied" if isinstance(error, OSError) else "no flock"
     with pytest.raises(TrtkitError, match=rf"cannot be written \({reason}\); free space there"):
         publish(tmp_path, "one")

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
-
 from trtkit.atomic import scratch_folder, sync
 from trtkit.bundle import MANIFEST, Manifest
 from trtkit.errors import TrtkitError, os_reason
@@ -39,6 +37,8 @@ def publish(folder: Path, staged: Path, manifest: Manifest) -> None:
     another process that is in here: two builds of one bundle would otherwise each sweep away files that
     the other is putting there.
     """
+    from filelock import FileLock
+
     # For all users of a shared folder, whoever made the file.
     lock = FileLock(folder.parent / LOCK, mode=0o666)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -150,6 +149,9 @@ class Pipeline:
 
     async def aclassify(self, pictures: Any, *, top: int = DEFAULT_TOP) -> Any:
         """As calling the pipeline, without blocking the event loop: `await pipeline.aclassify(data)`."""
+        # It takes longer to load than a bundle's manifest.
+        import asyncio
+
         return await asyncio.to_thread(self, pictures, top=top)
 
     def stream(

@@ -6,8 +6,7 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-
-from filelock import BaseFileLock, FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from trtkit.errors import TrtkitError
 from trtkit.sqlite import is_damage
@@ -15,6 +14,9 @@ from trtkit.store.append import Appender
 from trtkit.store.codec import HEADER_BYTES
 from trtkit.store.index import DamagedIndex, Index, create_index, move_aside, open_index
 from trtkit.store.segment import scan, segment_numbers, segment_path
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 log = logging.getLogger("trtkit.store")
 
@@ -24,6 +26,9 @@ def lock_for_writing(folder: Path) -> BaseFileLock:
 
     Raises a TrtkitError when another writer holds it or the folder cannot be written to.
     """
+    # It loads asyncio, which a pipeline without a cache needs not wait for.
+    from filelock import FileLock, Timeout
+
     # Not bound to a thread: whoever closes the store may be another one than opened it.
     lock = FileLock(folder / "writer.lock", thread_local=False)
     try:

@@ -12,10 +12,9 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from filelock import BaseFileLock
 
 from trtkit.errors import TrtkitError, listed
 from trtkit.store.append import Appender, StoreLimits
@@ -35,6 +34,9 @@ from trtkit.store.index import DamagedIndex, Index, IndexPool, UnreadableIndex, 
 from trtkit.store.opening import lock_for_writing, opened_for_writing
 from trtkit.store.segment import SegmentReader
 from trtkit.store.writer import BackgroundWriter
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 log = logging.getLogger("trtkit.store")
 
