@@ -77,6 +77,15 @@ def test_packets_are_copied_where_they_can_be(tmp_path: Path, monkeypatch) -> No
         assert next(container.decode(video=0)).rotation in (90, -90)
 
 
+def test_a_clip_does_not_begin_long_before_its_object(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", TIMES_MS, gop=250)
+    row = row_of(VideoFile(path))
+    _, copied, _ = shown(cut(row, 5.5, 6.0, tmp_path / "copied").files[0])
+    assert copied[0] == 0 and copied[-1] >= 175
+    _, encoded, _ = shown(cut(row, 6.2, 6.5, tmp_path / "encoded").files[0])
+    assert encoded == list(range(130, 188))
+
+
 def test_times_that_do_not_begin_at_zero(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mkv", [5000 + time for time in TIMES_MS])
     _, numbers, _ = shown(cut(row_of(VideoFile(path)), 3.0, 4.0, tmp_path / "clips").files[0])

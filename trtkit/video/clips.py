@@ -1,7 +1,8 @@
 """Cutting clips out of the footage that a store was made from.
 
-The packets of a video file are copied as they are, from the keyframe before the start on. What cannot be
-copied is encoded: folders of frames, files without times, files whose clock goes back.
+The packets of a video file are copied as they are, from the keyframe before the start on. Everything else
+is encoded: folders of frames, files without times, files whose clock goes back, keyframes long before the
+start.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _IN_MP4: Final = ("h264", "hevc", "mpeg4", "av1")
 _ENCODERS: Final = (("libx264", ".mp4", "yuv420p"), ("mjpeg", ".mkv", "yuvj420p"))
 # How far before the start a keyframe is looked for when there was none, in microseconds.
 _BACK_US: Final = tuple(seconds * MICROSECONDS for seconds in (0, 2, 10, 60))
+# A keyframe further before the start would hide what the clip is about.
+_MOST_LEAD_US: Final = 5 * MICROSECONDS
 _LONGEST_NAME: Final = 80
 _MILLISECOND: Final = Fraction(1, 1000)
 
@@ -134,7 +137,7 @@ def _cut(footage: Footage, request: ClipRequest, folder: Path) -> Path:
             try:
                 return _copy(footage, bounds[0], bounds[1], path)
             except (av.FFmpegError, ValueError):
-                # A container that does not take this stream as it is.
+                # No keyframe is near, or the container does not take this stream as it is.
                 pass
     try:
         return _encode(footage, start_us, end_us, path)
@@ -185,6 +188,8 @@ def _stretch(
         sound = (packet for packet in packets(container, stream) if packet is not None)
         key = next((packet for packet in sound if packet.is_keyframe), None)
         if key is not None and key.pts is not None and key.pts <= start:
+            if key.pts < start - ticks(_MOST_LEAD_US):
+                raise ValueError("no keyframe near the start")
             last = key.pts
             for packet in chain([key], sound):
                 pts, dts = packet.pts, packet.dts
