@@ -6,8 +6,9 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from shutil import get_terminal_size
 from typing import TextIO
 
 from trtkit.cli.output import csv_cell, note, printable
@@ -21,7 +22,8 @@ from trtkit.video.times import clock
 # Seconds between two reports: on a terminal, where a line changes, and elsewhere, where lines add up.
 LIVE_SECONDS, LINE_SECONDS = 0.5, 10.0
 COLUMNS = ("camera", "start", "end", "confidence", "object", "frames", "path", "source")
-WIDTHS = (12, 13, 13, 10, 8, 6, 20, 0)
+# What a narrow terminal does without, first to last.
+SPARED = ("source", "frames", "path", "object")
 
 
 class IngestDisplay(Lines):
@@ -93,8 +95,39 @@ def _writer(format: str, target: TextIO) -> Callable[[Answer], object]:
         writer = csv.writer(target)
         writer.writerow(COLUMNS)
         return lambda answer: writer.writerow(map(csv_cell, _row(answer)))
-    target.write(_line(COLUMNS, target))
-    return lambda answer: target.write(_line(_row(answer), target))
+    if target.isatty():
+        return _TerminalTable(target).write
+    target.write("\t".join(COLUMNS) + "\n")
+    return lambda answer: target.write("\t".join(map(printable, _row(answer))) + "\n")
+
+
+class _TerminalTable:
+    """Columns as wide as the first row needs, and as many as the terminal has room for."""
+
+    def __init__(self, target: TextIO) -> None:
+        self._target = target
+        self._widths: dict[int, int] = {}
+
+    def write(self, answer: Answer) -> None:
+        cells = [*map(printable, _row(answer))]
+        if not self._widths:
+            self._widths = _fitting([*map(len, cells)], get_terminal_size().columns)
+            self._line(COLUMNS)
+        self._line(cells)
+
+    def _line(self, cells: Sequence[str]) -> None:
+        padded = (cells[place].ljust(width) for place, width in self._widths.items())
+        self._target.write("  ".join(padded).rstrip() + "\n")
+
+
+def _fitting(lengths: Sequence[int], columns: int) -> dict[int, int]:
+    """The width of each column by its place, without those that a terminal has no room for."""
+    widths = {place: max(length, len(COLUMNS[place])) for place, length in enumerate(lengths)}
+    for name in SPARED:
+        if sum(widths.values()) + 2 * (len(widths) - 1) <= columns:
+            break
+        del widths[COLUMNS.index(name)]
+    return widths
 
 
 def _row(answer: Answer) -> tuple[str, ...]:
@@ -102,15 +135,6 @@ def _row(answer: Answer) -> tuple[str, ...]:
         answer.camera, *answer.times, f"{answer.confidence:.3f}", " ".join(map(str, answer.objects)),
         str(len(set(answer.frames))), answer.path, answer.source,
     )  # fmt: skip
-
-
-def _line(cells: Iterable[str], target: TextIO) -> str:
-    """Columns on a terminal, tabs when piped."""
-    cells = map(printable, cells)
-    if not target.isatty():
-        return "\t".join(cells) + "\n"
-    pairs = zip(cells, WIDTHS, strict=True)
-    return "  ".join(cell.ljust(width) for cell, width in pairs).rstrip() + "\n"
 
 
 def summary(explanation: Explanation, label: str) -> str:
