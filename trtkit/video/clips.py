@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from trtkit.atomic import whole_file
+from trtkit.atomic import scratch_folder, whole_file
 from trtkit.errors import TrtkitError, os_reason
 from trtkit.extras import require
 from trtkit.video.container import open_container, packets
@@ -84,14 +84,16 @@ class ClipReport:
 
 
 def clip_folder(folder: Path) -> Path:
-    """The folder for clips, made if it is missing. Raises TrtkitError when it cannot be made."""
+    """The folder for clips, made if it is missing. Raises TrtkitError unless it can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(folder):
+            pass
     except FileExistsError as error:
         raise TrtkitError(f"{folder} is a file; --clip takes a folder.") from error
     except OSError as error:
         raise TrtkitError(
-            f"The folder {folder} cannot be made ({os_reason(error)}); choose another one for --clip."
+            f"Clips cannot be written to {folder} ({os_reason(error)}); choose another folder for --clip."
         ) from error
     return folder
 
