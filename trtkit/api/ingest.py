@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trtkit.video.detectors import detector_name, make_detector
 from trtkit.video.footage.maps import DEFAULT_BYTES
 from trtkit.video.ingest import (
     DEFAULT_STORE,
@@ -40,6 +42,7 @@ def ingest(
     map_bytes: int = DEFAULT_BYTES,
     frame_rate: float | None = None,
     seconds: float | None = None,
+    detector: str | Path | None = None,
     workspace: str | Path | None = None,
 ) -> IngestReport:
     """Index footage with the cheap tail of a bundle and keep its feature maps, for `query`.
@@ -49,18 +52,24 @@ def ingest(
     else 25. `bundle`: by default the one that the store was made with, else
     the one built last; `tail`: its cheap tail, by default the first. `options`: by default
     `ingest_options(store)`. `map_bytes`: of feature maps kept for each source. `seconds`: of footage
-    after which each source ends. The same call continues where an earlier one stopped. A source that
-    cannot be read is in `failed`; the others are ingested. Raises TrtkitError when nothing can be.
+    after which each source ends. `detector`: an ONNX file that finds objects in the place of motion. The
+    same call continues where an earlier one stopped. A source that cannot be read is in `failed`; the
+    others are ingested. Raises TrtkitError when nothing can be.
 
         report = trtkit.ingest(["gate.mp4", "yard=rtsp://10.0.0.7/1"], store="video-store")
         print(report.sources[0].objects, report.failed)
     """
     folder = Path(store)
     chosen = options if options is not None else ingest_options(folder)
+    own = None if detector is None else Path(detector)
+    if own is not None:
+        chosen = replace(chosen, detector=detector_name(own))
+        # Refused before anything is loaded.
+        make_detector(chosen, path=own)
     unparsed: dict[str, str] = {}
     footage = find_sources(sources, unparsed)
     place = Workspace.at(workspace).find_bundle(bundle if bundle is not None else bundle_of(folder))
     return ingest_all(
         folder, footage, place, tail, chosen, map_bytes=map_bytes, frame_rate=frame_rate,
-        seconds=seconds, unparsed=unparsed,
+        seconds=seconds, detector=own, unparsed=unparsed,
     )  # fmt: skip

@@ -38,6 +38,16 @@ def ingest(
         Literal["mog2", "knn", "gmg"], typer.Option(help="The background model.")
     ] = "mog2",
     motion_width: Annotated[int, typer.Option(help="Pixels of the frames it looks at.")] = 480,
+    detector: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.onnx", help="Find objects by this network, not by motion."),
+    ] = None,
+    detector_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Its least score, 0 to 1.")
+    ] = 0.3,
+    detector_class: Annotated[
+        list[str] | None, typer.Option(help="Only objects of this class of it; can be repeated.")
+    ] = None,
     min_size: Annotated[int, typer.Option(help="Pixels; smaller objects are dropped.")] = 20,
     margin: Annotated[float, typer.Option(help="Around an object, as a share of it.")] = 0.2,
     pictures: Annotated[int, typer.Option(help="Pictures that are kept of each object.")] = 3,
@@ -85,6 +95,7 @@ def ingest(
 
     options = ingest_options(
         store, clusters=clusters, motion=motion, motion_width=motion_width, min_size=min_size,
+        detector_confidence=detector_confidence, detector_classes=tuple(detector_class or ()),
         margin=margin, pictures=pictures, picture_side=picture_side, lost_seconds=lost,
         least_seconds=least, least_travel=travel, segment_seconds=segment, top=top, maps=maps,
         map_dtype=map_dtype, map_codec=map_codec,
@@ -93,7 +104,7 @@ def ingest(
         report = run(
             sources, store=store, bundle=bundle, tail=tail, options=options,
             map_bytes=parse_size(map_size, "feature maps"), frame_rate=frame_rate,
-            seconds=duration, workspace=workspace,
+            seconds=duration, detector=detector, workspace=workspace,
         )  # fmt: skip
     for line in ingest_summary(report):
         note(line)

@@ -35,19 +35,26 @@ class GraphProbe:
     """A graph on ONNX Runtime's CPU provider, its memory limited to MEMORY.
 
     `model` is the graph, or its file; `name` is the file that messages speak of, `tensors` are those of a
-    graph to be seen beside its outputs. Raises TrtkitError when ONNX Runtime cannot load it.
+    graph to be seen beside its outputs. `often`: it is run many times, so that optimising it pays. Raises
+    TrtkitError when ONNX Runtime cannot load it.
 
         GraphProbe(model, "a.onnx").run({"x": images}, ["logits"])["logits"]
     """
 
     def __init__(
-        self, model: onnx.ModelProto | Path, name: str, tensors: Sequence[str] = ()
+        self,
+        model: onnx.ModelProto | Path,
+        name: str,
+        tensors: Sequence[str] = (),
+        *,
+        often: bool = False,
     ) -> None:
         self._name = name
         options = onnxruntime.SessionOptions()
         options.log_severity_level = FATAL_ONLY
-        # All optimisations would only change sums, and take longer than the few runs.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        if not often:
+            # All optimisations would only change sums, and take longer than the few runs.
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         # What the graph says, in fp32 between the Q/DQ pairs of a quantized one.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.use_per_session_threads = not shared_pool()
@@ -64,6 +71,28 @@ class GraphProbe:
                 f"ONNX Runtime cannot load {name} ({reason(error)}); export it again with operators "
                 "and an opset that ONNX Runtime knows."
             ) from error
+
+    @property
+    def inputs(self) -> list[tuple[str, str, list[int | None]]]:
+        """Name, numpy dtype and shape of each input; sizes that only a run shows are None."""
+        return [
+            (
+                value.name,
+                NUMPY_TYPES.get(value.type, "float32"),
+                [size if isinstance(size, int) else None for size in value.shape],
+            )
+            for value in self._session.get_inputs()
+        ]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the outputs."""
+        return [value.name for value in self._session.get_outputs()]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says about itself."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
 
     def run(self, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
         """The graph's outputs of these names. Raises TrtkitError when it cannot be run."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -59,6 +60,7 @@ class SourceIngest:
         options: IngestOptions,
         maps: MapWriter,
         progress: IngestProgress,
+        detector: Path | None = None,
     ) -> None:
         self._database = database
         self._row = row
@@ -82,8 +84,9 @@ class SourceIngest:
         self._evidence = Evidence(options.pictures, options.picture_side, options.margin)
         likeness = Likeness(self._evidence, tail.embed) if tail.gives_vectors else None
         self._tracker = MotionTracker(options.tracking, likeness)
-        detector, tracker, evidence = unpack(writing.handover_of(database, row.id))
-        self._detector = make_detector(options, detector)
+        self._own_detector = detector
+        background, tracker, evidence = unpack(writing.handover_of(database, row.id))
+        self._detector = make_detector(options, background, path=detector)
         if tracker:
             self._tracker.restore(tracker)
             self._evidence.restore(evidence)
@@ -99,7 +102,7 @@ class SourceIngest:
         """Ingest to the end, or for so many seconds of footage. Raises TrtkitError."""
         if self._row.frames:
             self.progress.resumed_us = self._row.end_us
-        if self._footage.seekable and self._since == 0:
+        if self._footage.seekable and self._since == 0 and self._own_detector is None:
             self._prime()
         try:
             with closing(self._read(self._since)) as items:
@@ -175,8 +178,9 @@ class SourceIngest:
             # A file ends with a whole chunk: the rest of a committed one is never read again.
             if self._footage.seekable and self._time_is_up(moment, seconds):
                 return False
-            # A new one, as after an interruption.
-            self._detector = make_detector(self._options, self._detector.state())
+            if self._own_detector is None:
+                # A new one, as after an interruption.
+                self._detector = make_detector(self._options, self._detector.state())
             self._number = number
             self._chunk = self._new_chunk(number)
         chunk = self._chunk

@@ -65,6 +65,7 @@ def ingest_all(
     map_bytes: int = DEFAULT_BYTES,
     frame_rate: float | None = None,
     seconds: float | None = None,
+    detector: Path | None = None,
     unparsed: Mapping[str, str] | None = None,
 ) -> IngestReport:
     """Index every source with the tail `tail` of the bundle in that folder.
@@ -89,7 +90,7 @@ def ingest_all(
                 with closing(footage):
                     progress = ingest(
                         store, cheap, source.camera, footage, options, map_bytes=map_bytes,
-                        seconds=seconds,
+                        seconds=seconds, detector=detector,
                     )  # fmt: skip
             except TrtkitError as error:
                 if len(sources) == 1 and not unparsed:
@@ -109,10 +110,12 @@ def ingest(
     *,
     map_bytes: int = DEFAULT_BYTES,
     seconds: float | None = None,
+    detector: Path | None = None,
 ) -> IngestProgress:
     """Index what is left of `footage`, the source called `camera`, into the store in that folder.
 
-    `map_bytes`: of feature maps that are kept on disk. `seconds`: of footage after which it ends; a file
+    `map_bytes`: of feature maps that are kept on disk. `detector`: the ONNX file that the options name, if
+    any. `seconds`: of footage after which it ends; a file
     ends with the running chunk. Raises TrtkitError; what was committed before is kept and not done again.
     """
     with Database.create(store) as database:
@@ -128,7 +131,8 @@ def ingest(
             if row.complete:
                 return progress
             with closing(MapWriter(store, row.id, options, map_bytes)) as maps:
-                SourceIngest(database, row, tail, footage, options, maps, progress).run(seconds)
+                parts = (database, row, tail, footage, options, maps, progress, detector)
+                SourceIngest(*parts).run(seconds)
     return progress
 
 

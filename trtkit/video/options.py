@@ -28,6 +28,9 @@ class IngestOptions:
     of a track, at most `picture_side` pixels wide and high; `margin`: around the object on each side, as a
     share of its longer side.
 
+    `detector`: the user's detector in the place of a background model, its file's name and digest; `motion`
+    if empty. `detector_confidence`: its least score, 0 to 1; `detector_classes`: only these, all if empty.
+
     `segment_seconds`: length of a chunk, which is committed at once. `top`: best classes of an object that
     go into the index. `cluster`: the distance (0 to 2, between features of length 1) up to which an object
     joins a cluster; None makes no clusters. `active_clusters`: how many of a camera can be joined, the most
@@ -37,6 +40,9 @@ class IngestOptions:
 
     motion: Method = "mog2"
     motion_width: int = 480
+    detector: str = ""
+    detector_confidence: float = 0.3
+    detector_classes: tuple[str, ...] = ()
     min_size: int = 20
     lost_seconds: float = 2.0
     least_seconds: float = 0.5
@@ -61,6 +67,7 @@ class IngestOptions:
             ("motion_width", 16), ("min_size", 1), ("top", 1), ("active_clusters", 1),
             ("margin", 0), ("pictures", 1), ("picture_side", 16), ("segment_seconds", 0.001),
             ("lost_seconds", 0), ("least_seconds", 0), ("least_travel", 0),
+            ("detector_confidence", 0),
         ):  # fmt: skip
             _at_least(name, getattr(self, name), least)
         if self.cluster is not None and not 0 <= self.cluster <= 2:
