@@ -31,7 +31,18 @@ from trtkit.cli.progress import terminal_reporter
 from trtkit.cpu import own_process
 
 Measure = Callable[..., None]
-MODULES = ("mainjob", "store", "cuts", "transfer", "contests", "int8", "video", "tree", "published")
+MODULES = (
+    "mainjob",
+    "store",
+    "cuts",
+    "transfer",
+    "contests",
+    "int8",
+    "video",
+    "tracks",
+    "tree",
+    "published",
+)
 CASES: dict[str, Measure] = {}
 CELLS = ("what", "measured", "compared", "target", "met")
 # Options of every case, which the command on record leaves out.

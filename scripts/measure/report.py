@@ -22,6 +22,7 @@ PACKAGES = (
     "trtkit", "numpy", "onnxruntime", "onnxruntime-gpu", "simplejpeg",
     "opencv-contrib-python-headless", "blake3", "lz4", "zstandard", "onnx", "torch", "torchvision",
     "nvidia-modelopt", "tensorrt-rtx-cu13-bindings", "cuda-python", "cuda-bindings",
+    "motmetrics",
 )  # fmt: skip
 COLUMNS = ("figure", "measured", "compared", "target", "")
 VERDICTS = {True: "met", False: "**NOT met**", None: ""}

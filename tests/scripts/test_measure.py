@@ -6,6 +6,7 @@ They share workspaces: photos, exports and trainings that one test made are ther
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ RESULTS = ROOT / "docs" / "results"
 NAMES = (
     "accuracy", "baselines", "chain", "cuts", "endtoend", "features", "int8", "int8-accuracy",
     "int8-calibration", "memory", "overhead", "overlap", "published", "reuse", "saved", "startup", "store",
-    "transfer", "tree", "video", "warm",
+    "tracks", "transfer", "tree", "video", "warm",
 )  # fmt: skip
 
 
@@ -316,6 +317,31 @@ def test_int8_accuracy(place: Path) -> None:
         assert score["gate"]["images"] == 28
         assert 0 <= score["gate"]["kept_flops_share"] < 1
     assert met(result) == [None, None, True, True]
+
+
+def test_tracks_say_which_judge_they_need(tmp_path: Path) -> None:
+    # Stands before the real one, where there is one.
+    (tmp_path / "motmetrics.py").write_text("raise ImportError")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, str(MEASURE), "tracks"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and not done.stdout
+    assert "pip install --group tracks" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_tracks(place: Path) -> None:
+    pytest.importorskip("motmetrics", reason="motmetrics is not installed")
+    small = ("--size", "320x240", "--seconds", 6, "--most-switches", 10)
+    result = measured("tracks", place, *small, networks="thin")
+    score, frames = result["score"], result["ingest"]["frames"]
+    assert 0 < score["people_with_track"] <= score["people"] == len(score["shares"])
+    assert score["boxes"] > score["misses"] and 0 < score["idf1"] <= 1
+    assert frames == 180 and len(result["on_boxes"]) == 5
+    # Only what has a target was judged.
+    assert [value is not None for value in met(result)].count(True) == 3
 
 
 def video(place: Path, *parts: str) -> dict[str, Any]:
