@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import simplejpeg
 
 from tests.video.pictures import Pixels
+from trtkit.tensors import Array
 from trtkit.video.detections import Box, Detections
 from trtkit.video.evidence import APART_US, Evidence, Likeness, cut_out
 from trtkit.video.frames import Frame
@@ -114,7 +116,7 @@ def test_likeness_is_the_highest_of_any_two_pictures() -> None:
         for track in (1, 2)
         for picture in evidence.best(track)
     }
-    likeness = Likeness(evidence, lambda crops: np.float32([by_jpeg[crop] for crop in crops]))
+    likeness = Likeness(evidence, Listed(by_jpeg))
     assert likeness(1, 2) == pytest.approx(0.8)
     assert likeness(1, 3) is None
 
@@ -124,3 +126,42 @@ def test_a_cut_out_is_square_and_inside() -> None:
     assert cut_out(pixels, Box(10, 20, 30, 60), 0.0).shape == (60, 60, 3)
     np.testing.assert_array_equal(cut_out(pixels, Box(0, 0, 40, 40), 0.5), pixels[:80, :80])
     assert cut_out(pixels, Box(0, 0, 300, 230), 0.5).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_each_picture_is_embedded_once() -> None:
+    evidence = Evidence(3, 320, 0.2)
+    for track, left in ((1, 40), (2, 180)):
+        for number in (0, 10):
+            look(evidence, number + track, Box(left, 60, 60 - number, 60), track=track)
+    embedder = Counting()
+    likeness = Likeness(evidence, embedder)
+    first = likeness(1, 2)
+    assert first == pytest.approx(1.0) and len(embedder.crops) == 4
+    assert likeness(1, 2) == first and len(embedder.crops) == 4
+    look(evidence, 20, Box(40, 60, 55, 55))
+    likeness(1, 2)
+    assert len(embedder.crops) == 5, "only the new picture"
+    likeness.forget(1)
+    likeness(1, 2)
+    assert len(embedder.crops) == 8, "the three of the track that was forgotten"
+
+
+class Listed:
+    """An embedder with the vector of each picture."""
+
+    def __init__(self, vectors: Mapping[bytes, Sequence[float]]) -> None:
+        self._vectors = vectors
+
+    def embed(self, crops: Sequence[bytes]) -> Array:
+        return np.float32([self._vectors[crop] for crop in crops])
+
+
+class Counting:
+    """An embedder to which all pictures are alike, and which keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.crops: list[bytes] = []
+
+    def embed(self, crops: Sequence[bytes]) -> Array:
+        self.crops += crops
+        return np.full((len(crops), 4), 0.5, np.float32)

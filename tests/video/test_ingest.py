@@ -32,6 +32,7 @@ from trtkit.video.footage import writing
 from trtkit.video.footage.database import Database, unpack_sightings, unpack_top, unpack_vector
 from trtkit.video.footage.maintenance import verify
 from trtkit.video.footage.maps import MapWriter
+from trtkit.video.handover import pack, unpack
 from trtkit.video.progress import IngestProgress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +127,7 @@ def test_what_is_stored_of_an_object(tmp_path: Path) -> None:
     for place, picture in enumerate(stored["pictures"]):
         _, at, key, jpeg, frame, time_us, *box, own_top, own_vector = picture
         crop = simplejpeg.decode_jpeg(jpeg)
-        # Its margin is 0.2 on each side; larger ones shrink to the side that was asked for.
+        # The margin is 0.2 on each side, and `picture_side` limits the crop.
         assert crop.shape[0] == crop.shape[1] == 32
         assert abs(crop[12:20, 12:20].astype(int).mean((0, 1)) - still.colour).max() < 12
         assert np.abs(crop[0].astype(int) - 100).mean() < 40, "a margin of background"
@@ -528,6 +529,30 @@ def test_other_footage_and_options_are_refused(tmp_path: Path) -> None:
     # Another camera may look through the same file.
     run(tmp_path, FakeFootage(fingerprint="f2"), camera="yard")
     assert set(content(tmp_path)) == {GATE, "yard gate.mp4"}
+
+
+@pytest.mark.parametrize("part", ["all", "tracker", "pictures"])
+def test_the_handover_of_another_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, advance=stopping(30, KeyboardInterrupt()))
+    handed_over = writing.handover_of
+
+    def other(database: Database, source: int) -> bytes:
+        detector, tracker, pictures = unpack(handed_over(database, source))
+        return {
+            "all": b"another form",
+            "tracker": pack(detector, b"\x93\x01\x02\x03", pictures),
+            "pictures": pack(detector, tracker, {"images": []}),
+        }[part]
+
+    monkeypatch.setattr(writing, "handover_of", other)
+    with pytest.raises(
+        TrtkitError,
+        match=r"^gate was ingested up to 0:00:0\d\.\d+ by a version of trtkit that this one",
+    ):
+        run(tmp_path)
 
 
 def test_what_was_broken_off_before_its_first_commit_binds_nobody(tmp_path: Path) -> None:

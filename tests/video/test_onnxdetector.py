@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from tests.video.fakes import OPTIONS, FakeFootage, Patch, content, run
 from tests.video.pictures import Pixels
 from trtkit.errors import TrtkitError
 from trtkit.video.detections import Box
-from trtkit.video.detectors import detector_name
+from trtkit.video.detectors import detector_name, with_detector
 from trtkit.video.frames import Frame
 from trtkit.video.onnxdetector import OnnxDetector
 
@@ -206,13 +207,27 @@ def test_a_file_that_is_no_network(tmp_path: Path) -> None:
 def test_footage_is_ingested_by_it(tmp_path: Path) -> None:
     # It finds the same two boxes on every frame, so that they are tracks that go nowhere.
     path = write(tmp_path / "d.onnx", FORMS["final"])
-    options = replace(OPTIONS, detector=detector_name(path), detector_classes=("person", "car"))
+    options, detector = with_detector(replace(OPTIONS, detector_classes=("person", "car")), path)
+    assert options.detector == detector_name(path)
     footage = FakeFootage(30, (Patch(0, 29, (20, 20), (1, 0)),))
-    progress = run(tmp_path / "store", footage, options, detector=path)
+    progress = run(tmp_path / "store", footage, options, detector=detector)
     assert (progress.objects, progress.sightings) == (2, 60)
     (stored,) = content(tmp_path / "store").values()
     assert [row[2:4] for row in stored["objects"]] == [(0, 2_900_000)] * 2
     again = write(tmp_path / "other.onnx", FORMS["final"])
-    other = replace(options, detector=detector_name(again))
+    other, detector = with_detector(options, again)
     with pytest.raises(TrtkitError, match="with other options"):
-        run(tmp_path / "store", footage, other, detector=again)
+        run(tmp_path / "store", footage, other, detector=detector)
+
+
+@pytest.mark.parametrize(
+    ("changed", "option"),
+    [
+        ({"detector_confidence": 0.5}, "--detector-confidence"),
+        ({"detector_classes": ("car",)}, "--detector-class"),
+    ],
+)
+def test_options_of_a_missing_detector_are_refused(changed: dict[str, Any], option: str) -> None:
+    with pytest.raises(TrtkitError, match=f"^{option} has no effect without --detector; "):
+        with_detector(replace(OPTIONS, **changed), None)
+    assert with_detector(OPTIONS, None) == (OPTIONS, None)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trtkit.video.detectors import detector_name, make_detector
+from trtkit.video.detectors import with_detector
 from trtkit.video.footage.maps import DEFAULT_BYTES
 from trtkit.video.ingest import (
     DEFAULT_STORE,
@@ -61,11 +60,7 @@ def ingest(
     """
     folder = Path(store)
     chosen = options if options is not None else ingest_options(folder)
-    own = None if detector is None else Path(detector)
-    if own is not None:
-        chosen = replace(chosen, detector=detector_name(own))
-        # Refused before anything is loaded.
-        make_detector(chosen, path=own)
+    chosen, own = with_detector(chosen, None if detector is None else Path(detector))
     unparsed: dict[str, str] = {}
     footage = find_sources(sources, unparsed)
     place = Workspace.at(workspace).find_bundle(bundle if bundle is not None else bundle_of(folder))

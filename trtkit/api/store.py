@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from trtkit.errors import TrtkitError, listed
 from trtkit.video.footage import maintenance
-from trtkit.video.footage.database import FILE, KIND, Database
+from trtkit.video.footage.database import KIND, Database
 from trtkit.video.footage.export import export
 from trtkit.video.footage.maintenance import VideoStoreInfo, VideoStoreReport
 from trtkit.video.footage.mot import export_mot
@@ -44,11 +44,7 @@ def store_upgrade(store: str | Path = DEFAULT_STORE) -> int:
 
     assert trtkit.store_upgrade("video-store") >= 3
     """
-    folder = Path(store)
-    if not (folder / FILE).is_file():
-        # For its message.
-        Database.open(folder).close()
-    Database.create(folder).close()
+    Database.upgrade(Path(store))
     return KIND.version
 
 

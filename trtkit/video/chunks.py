@@ -11,14 +11,13 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from trtkit.errors import TrtkitError
 from trtkit.reporting import message
 from trtkit.tensors import Array
 from trtkit.video.clusters import Cluster, Clusters, normalised
-from trtkit.video.detectors import make_detector
 from trtkit.video.evidence import Evidence, Likeness, TrackPicture
 from trtkit.video.footage import writing
 from trtkit.video.footage.database import Database
@@ -26,10 +25,10 @@ from trtkit.video.footage.maps import MapWriter
 from trtkit.video.footage.writing import ChunkRecord, IndexedObject, IndexedPicture, SourceRow
 from trtkit.video.frames import MICROSECONDS, Footage, Frame, Gap, read_ahead
 from trtkit.video.handover import pack, unpack
-from trtkit.video.motion import small_picture, typical
+from trtkit.video.motion import MotionDetector, small_picture, typical
 from trtkit.video.options import IngestOptions
 from trtkit.video.progress import IngestProgress
-from trtkit.video.protocols import Track, TrackUpdate
+from trtkit.video.protocols import Detector, Track, Tracker, TrackUpdate
 from trtkit.video.tails import IndexEntry, VideoTail
 from trtkit.video.times import clock
 from trtkit.video.tracking.tracker import MotionTracker
@@ -48,7 +47,9 @@ BLIND = "everything moved: the camera, or the light changed"
 class SourceIngest:
     """Indexes what is left of `footage`, whose lock is held, into the store.
 
-    `run` goes through it; `progress` is kept up to date and reported.
+    `run` goes through it; `progress` is kept up to date and reported. `detector`: the one that the options
+    name; None for a background model. Raises TrtkitError for a source that another version of trtkit began
+    and this one cannot continue.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class SourceIngest:
         options: IngestOptions,
         maps: MapWriter,
         progress: IngestProgress,
-        detector: Path | None = None,
+        detector: Detector | None = None,
     ) -> None:
         self._database = database
         self._row = row
@@ -82,14 +83,11 @@ class SourceIngest:
         self._since = self._number * options.segment_us if footage.seekable else 0
         self._gaps: list[Gap] = []
         self._evidence = Evidence(options.pictures, options.picture_side, options.margin)
-        likeness = Likeness(self._evidence, tail.embed) if tail.gives_vectors else None
-        self._tracker = MotionTracker(options.tracking, likeness)
-        self._own_detector = detector
-        background, tracker, evidence = unpack(writing.handover_of(database, row.id))
-        self._detector = make_detector(options, background, path=detector)
-        if tracker:
-            self._tracker.restore(tracker)
-            self._evidence.restore(evidence)
+        self._likeness = Likeness(self._evidence, tail) if tail.gives_vectors else None
+        self._tracker: Tracker = MotionTracker(options.tracking, self._likeness)
+        self._learns = detector is None
+        background = self._restore(writing.handover_of(database, row.id))
+        self._detector: Detector = detector or MotionDetector(options, background)
         self._crowded = False
         # Since when nothing can be detected, and until when.
         self._blind: tuple[int, int] | None = None
@@ -98,11 +96,28 @@ class SourceIngest:
         self._begun: int | None = self._since if footage.seekable else None
         self._started = time.perf_counter()
 
+    def _restore(self, handover: bytes) -> list[Array]:
+        """Continue from what the chunk before handed over; the pictures of the empty scene in it."""
+        import msgspec
+
+        try:
+            background, tracker, evidence = unpack(handover)
+            if tracker:
+                self._tracker.restore(tracker)
+                self._evidence.restore(evidence)
+            return MotionDetector.empty_in(background)
+        except (msgspec.MsgspecError, KeyError, ValueError) as error:
+            raise TrtkitError(
+                f"{self._row.camera} was ingested up to {clock(self._row.end_us)} by a version of trtkit "
+                "that this one cannot continue; continue with that version, or ingest the source into a "
+                "new store."
+            ) from error
+
     def run(self, seconds: float | None) -> None:
         """Ingest to the end, or for so many seconds of footage. Raises TrtkitError."""
         if self._row.frames:
             self.progress.resumed_us = self._row.end_us
-        if self._footage.seekable and self._since == 0 and self._own_detector is None:
+        if self._footage.seekable and self._since == 0 and self._learns:
             self._prime()
         try:
             with closing(self._read(self._since)) as items:
@@ -143,7 +158,7 @@ class SourceIngest:
                     break
                 if item.time_us >= len(pictures) * _PRIMED_STEP_US:
                     pictures.append(small_picture(item, self._options.motion_width))
-        self._detector = make_detector(self._options, b"", typical(pictures))
+        self._detector = MotionDetector(self._options, typical(pictures))
 
     def _time_is_up(self, moment: int, seconds: float | None) -> bool:
         begun = moment if self._begun is None else self._begun
@@ -170,7 +185,7 @@ class SourceIngest:
         return self._number + (start is not None and time_us - start >= length)
 
     def _frame(self, frame: Frame, seconds: float | None) -> bool:
-        """Find objects on a frame, or learn the background from it; False when the time is up."""
+        """Take in a frame, in a new chunk where one begins; False when the time is up."""
         moment = self._time(frame)
         number = self._chunk_of(moment)
         if number > self._number:
@@ -178,9 +193,10 @@ class SourceIngest:
             # A file ends with a whole chunk: the rest of a committed one is never read again.
             if self._footage.seekable and self._time_is_up(moment, seconds):
                 return False
-            if self._own_detector is None:
+            if self._learns:
                 # A new one, as after an interruption.
-                self._detector = make_detector(self._options, self._detector.state())
+                empty = MotionDetector.empty_in(self._detector.state())
+                self._detector = MotionDetector(self._options, empty)
             self._number = number
             self._chunk = self._new_chunk(number)
         chunk = self._chunk
@@ -213,13 +229,23 @@ class SourceIngest:
         """Take what a frame did to the tracks into the evidence and the chunk."""
         for later, earlier in update.joined:
             self._evidence.join(later, earlier)
+            self._forget(later)
         for dropped in update.dropped:
-            self._evidence.take(dropped)
+            self._pictures_of(dropped)
         for track in update.ended:
-            pictures = self._evidence.take(track.id)
+            pictures = self._pictures_of(track.id)
             # One that was never in the picture for long enough shows nothing.
             if pictures:
                 self._chunk.tracks.append((track, pictures))
+
+    def _pictures_of(self, track: int) -> list[TrackPicture]:
+        """The pictures of a track that has ended, which nothing else keeps."""
+        self._forget(track)
+        return self._evidence.take(track)
+
+    def _forget(self, track: int) -> None:
+        if self._likeness is not None:
+            self._likeness.forget(track)
 
     def _note_blind(self, moment: int, *, blind: bool) -> None:
         """Report a stretch of more than one frame in which nothing can be detected."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, cast
 from trtkit.atomic import scratch_folder, whole_file
 from trtkit.errors import TrtkitError, os_reason
 from trtkit.extras import require
+from trtkit.reporting import message
 from trtkit.video.container import open_container, packets
 from trtkit.video.footage.writing import SourceRow
 from trtkit.video.frames import MICROSECONDS, Footage, Frame
@@ -138,9 +139,8 @@ def _cut(footage: Footage, request: ClipRequest, folder: Path) -> Path:
         if bounds[0] is not None and bounds[1] is not None:
             try:
                 return _copy(footage, bounds[0], bounds[1], path)
-            except (av.FFmpegError, ValueError):
-                # No keyframe is near, or the container does not take this stream as it is.
-                pass
+            except (av.FFmpegError, ValueError) as error:
+                message(f"{path.name} is encoded, not copied: {error}.")
     try:
         return _encode(footage, start_us, end_us, path)
     except (av.FFmpegError, ValueError) as error:
@@ -170,7 +170,7 @@ def _copy(footage: VideoFile, start: int, end: int, path: Path) -> Path:
                     packet.stream = copied
                     output.mux(packet)
             if first is None:
-                raise ValueError("no packet")
+                raise ValueError("no packet was read")
     return target
 
 
@@ -191,12 +191,12 @@ def _stretch(
         key = next((packet for packet in sound if packet.is_keyframe), None)
         if key is not None and key.pts is not None and key.pts <= start:
             if key.pts < start - ticks(_MOST_LEAD_US):
-                raise ValueError("no keyframe near the start")
+                raise ValueError("the footage has no keyframe near its start")
             last = key.pts
             for packet in chain([key], sound):
                 pts, dts = packet.pts, packet.dts
                 if pts is None or dts is None:
-                    raise ValueError("a packet without times")
+                    raise ValueError("a packet has no times")
                 if dts > max(end, last):
                     return
                 if dts <= end or pts < last:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from trtkit.photos.antialias import reduced
 from trtkit.tensors import Array
 from trtkit.video.detections import UNTRACKED, Box, Detections, Sighting
 from trtkit.video.frames import Frame
+from trtkit.video.protocols import Embedder
 
 JPEG_QUALITY = 90
 # Frames are looked at for pictures this often: faster ones show the same again.
@@ -51,15 +52,15 @@ class Evidence:
         self._side = side
         self._margin = margin
         self._pictures: dict[int, list[TrackPicture]] = {}
-        self._looked_us: int | None = None
+        self._step: int | None = None
 
     def look(self, frame: Frame, number: int, current: Detections) -> None:
         """Take pictures of the tracks on a frame, where they are better than those so far."""
         step = frame.time_us // STEP_US
         tracked = np.flatnonzero(current.tracks != UNTRACKED).tolist()
-        if not tracked or step == self._looked_us:
+        if not tracked or step == self._step:
             return
-        self._looked_us = step
+        self._step = step
         pixels: Array | None = None
         size = (frame.picture.width, frame.picture.height)
         for place in tracked:
@@ -110,7 +111,7 @@ class Evidence:
     def state(self) -> dict[str, Any]:
         """Everything that later pictures depend on, of plain values and bytes."""
         return {
-            "looked": self._looked_us,
+            "step": self._step,
             "pictures": [
                 (track, [(p.value, p.sighting.frame, p.sighting.time_us, *p.sighting.box, p.jpeg)
                          for p in kept])
@@ -120,7 +121,7 @@ class Evidence:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from the `state` of another run."""
-        self._looked_us = state["looked"]
+        self._step = state["step"]
         self._pictures = {
             track: [
                 TrackPicture(value, Sighting(frame, time_us, Box(*box)), jpeg)
@@ -131,24 +132,34 @@ class Evidence:
 
 
 class Likeness:
-    """How alike the pictures of two tracks are to an embedder."""
+    """How alike the pictures of two tracks are to an embedder, which gets each picture once."""
 
-    def __init__(self, evidence: Evidence, embed: Callable[[Sequence[bytes]], Array]) -> None:
+    def __init__(self, evidence: Evidence, embedder: Embedder) -> None:
         self._evidence = evidence
-        self._embed = embed
+        self._embedder = embedder
+        self._vectors: dict[int, dict[bytes, Array]] = {}
 
     def __call__(self, earlier: int, track: int) -> float | None:
         """The highest cosine similarity of a picture of each, -1 to 1; None where one has no picture."""
-        before, now = (self._vectors(number) for number in (earlier, track))
-        if not len(before) or not len(now):
+        before, now = (self._vectors_of(number) for number in (earlier, track))
+        if not before or not now:
             return None
-        return float((before @ now.T).max())
+        return float((np.stack(before) @ np.stack(now).T).max())
 
-    def _vectors(self, track: int) -> Array:
+    def forget(self, track: int) -> None:
+        """Forget the vectors of a track that has ended."""
+        self._vectors.pop(track, None)
+
+    def _vectors_of(self, track: int) -> list[Array]:
+        known = self._vectors.get(track, {})
+        pictures = [picture.jpeg for picture in self._evidence.best(track)]
         # One at a time: the last bits of a vector depend on its batch, and a resumed run has other batches.
-        pictures = self._evidence.best(track)
-        vectors = [self._embed([picture.jpeg])[0] for picture in pictures]
-        return np.stack(vectors) if vectors else np.empty((0, 1), np.float32)
+        vectors = {
+            jpeg: known[jpeg] if jpeg in known else self._embedder.embed([jpeg])[0]
+            for jpeg in pictures
+        }
+        self._vectors[track] = vectors
+        return list(vectors.values())
 
 
 def cut_out(pixels: Array, box: Box, margin: float) -> Array:

@@ -13,10 +13,9 @@ def pack(detector: bytes, tracker: bytes, evidence: dict[str, Any]) -> bytes:
 
 
 def unpack(packed: bytes) -> tuple[bytes, bytes, dict[str, Any]]:
-    """The states in what `pack` made; empty ones of nothing."""
+    """The states in what `pack` made; empty ones of nothing. Raises MsgspecError for other bytes."""
     import msgspec
 
     if not packed:
         return b"", b"", {}
-    detector, tracker, evidence = msgspec.msgpack.decode(packed)
-    return detector, tracker, evidence
+    return msgspec.msgpack.decode(packed, type=tuple[bytes, bytes, dict[str, Any]])

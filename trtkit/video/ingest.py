@@ -25,6 +25,7 @@ from trtkit.video.footage.settings import (
 from trtkit.video.frames import Footage
 from trtkit.video.options import IngestOptions
 from trtkit.video.progress import IngestProgress
+from trtkit.video.protocols import Detector
 from trtkit.video.sources import Source, open_source
 from trtkit.video.tails import VideoTail
 
@@ -65,12 +66,13 @@ def ingest_all(
     map_bytes: int = DEFAULT_BYTES,
     frame_rate: float | None = None,
     seconds: float | None = None,
-    detector: Path | None = None,
+    detector: Detector | None = None,
     unparsed: Mapping[str, str] | None = None,
 ) -> IngestReport:
     """Index every source with the tail `tail` of the bundle in that folder.
 
-    `unparsed`: why other sources cannot be read, for the report. A source that cannot be read is in
+    `detector`: the one that the options name; None for a background model. `unparsed`: why other sources
+    cannot be read, for the report. A source that cannot be read is in
     `failed` of the report, unless it is the only one. Raises TrtkitError.
     """
     done, failed = [], dict(unparsed or {})
@@ -110,13 +112,13 @@ def ingest(
     *,
     map_bytes: int = DEFAULT_BYTES,
     seconds: float | None = None,
-    detector: Path | None = None,
+    detector: Detector | None = None,
 ) -> IngestProgress:
     """Index what is left of `footage`, the source called `camera`, into the store in that folder.
 
-    `map_bytes`: of feature maps that are kept on disk. `detector`: the ONNX file that the options name, if
-    any. `seconds`: of footage after which it ends; a file
-    ends with the running chunk. Raises TrtkitError; what was committed before is kept and not done again.
+    `map_bytes`: of feature maps that are kept on disk. `seconds`: of footage after which it ends; a file
+    ends with the running chunk. `detector`: the one that the options name; None for a background model.
+    Raises TrtkitError; what was committed before is kept and not done again.
     """
     with Database.create(store) as database:
         source = (camera, footage.location, footage.fingerprint, options.to_json())

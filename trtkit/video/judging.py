@@ -27,7 +27,7 @@ from trtkit.video.footage.maps import MapReader
 from trtkit.video.footage.reading import StoredPicture, jpeg_of, pictures_of
 from trtkit.video.footage.settings import verdicts_key
 
-# From this mean score on, the pictures that are left hardly ever change the best class.
+# From this mean score on, a verdict counts as decided.
 SURE = 0.9
 
 
@@ -111,7 +111,7 @@ class _Opinion:
 
     @property
     def decided(self) -> bool:
-        """Whether the other pictures cannot, or hardly, change the verdict."""
+        """Whether the verdict stands: the score is high, or the other pictures cannot change it."""
         if self._sum is None:
             return False
         left = len(self._pictures) - self._count

@@ -228,7 +228,7 @@ def test_a_store_of_an_earlier_format_is_brought_forward(tmp_path: Path, version
         TrtkitError, match=f"has format {version}, .* `trtkit store upgrade --store .*` moves it"
     ):
         Database.open(folder)
-    Database.create(folder).close()
+    Database.upgrade(folder)
     with Database.open(folder) as database:
         assert verify(database).problems == ()
         assert [item.object for item in candidates(database, 2, Span(1), 3, 0.5)] == [1, 2]
@@ -236,8 +236,11 @@ def test_a_store_of_an_earlier_format_is_brought_forward(tmp_path: Path, version
             assert picture.sighting == Sighting(0, 0, Box(1, 2, 30, 40))
             assert jpeg_of(database, number) == b"jpeg %d" % number
         assert len(sightings_of(database, [2])[2]) == 2
-        # Options that there are no more do not bind the rest of the source.
+        # Removed options do not bind the rest of the source.
         assert source_rows(database)[0].options == OPTIONS.to_json()
+    with pytest.raises(TrtkitError, match="^No footage store"):
+        Database.upgrade(tmp_path / "missing")
+    assert not (tmp_path / "missing").exists()
     if version == 1:
         Database.create(old_store(tmp_path / "other", 2)).close()
         assert rows_of(folder) == rows_of(tmp_path / "other")

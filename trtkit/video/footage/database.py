@@ -79,6 +79,16 @@ class Database:
             return cls(folder, connection)
 
     @classmethod
+    def upgrade(cls, folder: Path) -> None:
+        """Move the store in `folder` to the current format.
+
+        Raises TrtkitError when there is none, and while another process ingests into it.
+        """
+        if not (folder / FILE).is_file():
+            raise _missing(folder)
+        cls.create(folder).close()
+
+    @classmethod
     def open(cls, folder: Path) -> Database:
         """The store in `folder`, for reading alone where it cannot be written.
 

@@ -151,7 +151,7 @@ ALTER TABLE segments ADD COLUMN since_us INTEGER;
 UPDATE segments SET since_us = start_us
 """
 
-# Options of ingest that there are no more.
+# Options that ingest had in earlier versions.
 _OBSOLETE: Final = ("duplicate", "warmup_seconds")
 # In `tallies`, in the place of a class: the rows of these tables, those of `segments` by their source.
 SOURCES, SETTINGS, SEGMENTS = -1, -2, -3
