@@ -111,22 +111,6 @@ def test_this_machine():
 
 
 @pytest.mark.parametrize(
-    ("machine", "flags", "exact"),
-    [
-        ("x86_64", "flags\t\t: avx2 avx512f avx512_vnni", True),
-        ("x86_64", "flags\t\t: avx2 avx_vnni", True),
-        ("AMD64", "flags\t\t: avx2 avx512f", False),
-        ("x86_64", "", False),
-        ("aarch64", "Features\t: asimd", True),
-    ],
-)
-def test_whether_products_of_bytes_are_added_exactly(system, monkeypatch, machine, flags, exact):
-    system(CPU_INFO=flags)
-    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
-    assert cpu.adds_byte_products_exactly() is exact
-
-
-@pytest.mark.parametrize(
     ("files", "quota"),
     [
         ({}, None),

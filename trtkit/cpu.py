@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
-# Of /proc/cpuinfo's flags.
-BYTE_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8")
 BOARD = Path("/proc/device-tree/model")
 # Of a container, in the two forms that Linux has had.
 MEMORY_LIMITS = (
@@ -91,18 +89,6 @@ def processor_features() -> str:
         if line.lower().startswith(("flags", "features"))
     }
     return "; ".join([platform.machine(), processor_name(), *sorted(extensions)])
-
-
-def adds_byte_products_exactly() -> bool:
-    """Whether int8 kernels here add products in 32 bits; without, two of them may saturate 16 bits.
-
-    That is so on x86 before VNNI, by ONNX Runtime's page on quantization (section "Data type
-    selection"). Where the system does not say, as on x86 without Linux, it is taken to be old.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64", "i686"):
-        return True
-    flags = set(_text(CPU_INFO).split())
-    return bool(flags.intersection(BYTE_PRODUCTS))
 
 
 def total_memory() -> int | None:

@@ -21,7 +21,7 @@ from stock import DIGITS, INT8_PHOTOS, LIGHT, RANDOM, adam, in_batches, photo_fi
 from trtkit import load
 from trtkit.bundle import read_manifest
 from trtkit.costs.caching import entry_bytes
-from trtkit.cpu import adds_byte_products_exactly
+from trtkit.cpu import processor_features
 from trtkit.identity import file_digest
 from trtkit.quantization.photos import CalibrationPhoto, CalibrationPhotos, Int8Options
 from trtkit.store.cache import CacheOptions
@@ -75,6 +75,8 @@ def speed(lab: Lab, name: str, batch: int, rounds: int) -> None:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
+    # As trtkit runs them: without overflow on processors without VNNI.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     bundles = {FP32: lab.stock.built([name], 0, "fp32"), INT8: lab.stock.built([name], 0, "int8")}
     images = prepared(lab.stock.photos(batch), read_manifest(bundles[FP32]).preprocessing)
     competitors, kernels, logits, sizes = {}, {}, {}, {}
@@ -92,7 +94,7 @@ def speed(lab: Lab, name: str, batch: int, rounds: int) -> None:
             (logits[form],) = competitors[form]()
         title = f"{name}, batch {batch}, one thread"
         ratios = lab.contest(title, competitors, rounds)
-    vnni = adds_byte_products_exactly()
+    vnni = "vnni" in processor_features()
     for form, ratio in ratios.items():
         error = float(np.median(relative_errors(logits[form], logits[FP32])))
         integer, convolutions = kernels[form]
@@ -119,7 +121,6 @@ def other_forms(lab: Lab, name: str, folder: Path) -> dict[str, Path]:
     graph = load_model(name, workspace.export_path(name)).graph
     name_nodes(graph.graph)
     forms = {
-        "int8, 7-bit weights": replace(quantize.UNSIGNED, weight_max=quantize.REDUCED_MAX),
         "int8, signed activations": replace(symmetric, own_placement=True, stored=True),
         "int8, NVIDIA's form": symmetric,
     }

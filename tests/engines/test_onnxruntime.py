@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import helper, numpy_helper
 
 from tests.graph.onnx_graphs import classifier, run
 from trtkit.engines.base import StageBuild
@@ -153,3 +154,39 @@ def test_a_cut_costs_no_fusion(exports, tmp_path, precision):
     build_sides(backend, sides, precision, tmp_path)
     chain = sum(adds_left(backend, tmp_path / f"{name}.onnx", tmp_path) for name in "pt")
     assert chain <= adds_left(backend, exports / "resnet18.onnx", tmp_path)
+
+
+def test_sums_of_byte_products_do_not_overflow(tmp_path):
+    """Two products of 255 and 127 overflow 16 bits, in which x86 without VNNI adds them."""
+    channels, largest = 8, 255 * 127 * 8
+    number, zero = numpy_helper.from_array, {kind: kind(0) for kind in (np.uint8, np.int8)}
+    constants = {
+        "one": np.float32(1), "step": np.float32(largest / 255), "zero": zero[np.uint8],
+        "zero_weight": zero[np.int8], "weight": np.full((1, channels, 1, 1), 127, np.int8),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["x_q"]),
+        helper.make_node("DequantizeLinear", ["x_q", "one", "zero"], ["x_d"]),
+        helper.make_node("DequantizeLinear", ["weight", "one", "zero_weight"], ["weight_d"]),
+        helper.make_node("Conv", ["x_d", "weight_d"], ["sum"]),
+        helper.make_node("QuantizeLinear", ["sum", "step", "zero"], ["sum_q"]),
+        helper.make_node("DequantizeLinear", ["sum_q", "step", "zero"], ["y"]),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", depth, 4, 4])
+        for name, depth in (("x", channels), ("y", 1))
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "products",
+        values[:1],
+        values[1:],
+        [number(np.asarray(v), k) for k, v in constants.items()],
+    )
+    path = tmp_path / "products.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
+    x = np.full((1, channels, 4, 4), 255, np.float32)
+    outputs = OnnxRuntimeBackend().load(path).run({"x": x})
+    np.testing.assert_array_equal(outputs["y"].numpy(), np.full((1, 1, 4, 4), largest, np.float32))

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 def run(model: onnx.ModelProto, value: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # What the graph says: int8 kernels saturate on some processors.
+    # What the graph says: int8 kernels round in other places.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

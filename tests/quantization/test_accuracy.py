@@ -186,7 +186,7 @@ def test_one_class_of_a_single_photo_says_nothing(tmp_path, make_gate):
 
 
 @pytest.mark.parametrize(("form", "exact"), [(SYMMETRIC, True), (UNSIGNED, False)])
-def test_a_processor_that_saturates_is_left_out_of_what_tensorrt_computes(
+def test_tensorrts_form_is_judged_without_the_processors_int8_kernels(
     tmp_path, make_gate, monkeypatch, form, exact
 ):
     flags = []

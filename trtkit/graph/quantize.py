@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -31,8 +31,6 @@ NONNEGATIVE_OF_ALL = ("Add", "Mul", "Concat", "Max")
 
 INT8_MAX = 127
 UINT8_MAX = 255
-# With 7 bits two products of a uint8 and a weight fit the int16 that processors without VNNI add in.
-REDUCED_MAX = 63
 INT32_MAX = 2**31 - 1
 
 Edges = Mapping[str, tuple[int, ...]]
@@ -45,24 +43,20 @@ class Form:
     `unsigned`: activations are uint8, from 0 where they are never negative, else around 128; else
     int8. `own_placement`: which inputs are quantized is for the graph's operators to say (KERNELS),
     not for the quantizer. `stored`: weights are kept as int8, biases as int32; else as floats in front
-    of a pair, as TensorRT before 10 needs it. `weight_max`: the largest quantized weight.
+    of a pair, as TensorRT before 10 needs it.
     """
 
     name: str
     unsigned: bool
     own_placement: bool
     stored: bool
-    weight_max: int = INT8_MAX
 
 
 # NVIDIA's: explicit quantization of TensorRT, all versions.
 SYMMETRIC = Form("symmetric", unsigned=False, own_placement=False, stored=False)
 # ONNX Runtime's CPU kernels: signed activations take several times as long (docs/results/int8.md).
 UNSIGNED = Form("unsigned", unsigned=True, own_placement=True, stored=True)
-
-# For processors whose int8 kernels saturate.
-UNSIGNED_7_BITS = replace(UNSIGNED, name="unsigned-7-bits", weight_max=REDUCED_MAX)
-FORMS = {form.name: form for form in (SYMMETRIC, UNSIGNED, UNSIGNED_7_BITS)}
+FORMS = {form.name: form for form in (SYMMETRIC, UNSIGNED)}
 
 
 def data_edges(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[int, ...]:
@@ -240,7 +234,7 @@ class _Writer:
         others = tuple(place for place in range(values.ndim) if place != axis)
         largest = np.abs(values).max(axis=others, initial=0.0).astype(np.float32)
         # A dead channel is 0 at every scale.
-        return np.where(largest > 0, largest / np.float32(self._form.weight_max), np.float32(1.0))
+        return np.where(largest > 0, largest / np.float32(INT8_MAX), np.float32(1.0))
 
     def _weight(self, name: str, values: Array, scales: Array, axis: int) -> str:
         if (name, axis) in self._channels:
@@ -253,8 +247,7 @@ class _Writer:
         if self._form.stored:
             shape = [1] * values.ndim
             shape[axis] = -1
-            limit = self._form.weight_max
-            rounded = np.rint(values / scales.reshape(shape)).clip(-limit, limit)
+            rounded = np.rint(values / scales.reshape(shape)).clip(-INT8_MAX, INT8_MAX)
             source = self._constant(source, rounded.astype(np.int8))
         else:
             source = fresh_name(source, self._names)

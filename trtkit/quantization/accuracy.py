@@ -85,7 +85,7 @@ class AccuracyGate:
         """Decode the photos and run the model on them, in `folder`. Raises TrtkitError."""
         self._classes = model.card.classes
         self._scoring = model.card.scores
-        # TensorRT computes the graph exactly; the processor's kernels may saturate, also here.
+        # TensorRT computes the graph exactly; the processor's kernels round in other places, also here.
         self._exact = not form.unsigned
         self._folder = folder
         # From all of them: the first few may be of one class.
