@@ -15,6 +15,7 @@ import pytest
 import trtkit as package
 from scripts.footage import render_clip
 from trtkit.cli.ingest import ingest
+from trtkit.video.footage.database import Database
 from trtkit.video.options import IngestOptions
 
 
@@ -110,6 +111,34 @@ def verdicts(trtkit, store: Path, folder: Path) -> set[str]:
     return set(asked)
 
 
+def test_answers_have_the_time_of_the_camera(trtkit, in_workspace, tmp_path):
+    store = tmp_path / "store"
+    trtkit(*INGEST, "--store", store)
+    with Database.open(store) as database, database.transaction() as sql:
+        # 1:30 in Berlin.
+        sql.execute("UPDATE sources SET start_us = 1772325000000000")
+    trtkit("query", "class 0", "--store", store)
+    label = min(verdicts(trtkit, store, tmp_path))
+    ask = ("query", label, "--store", store, "--format", "jsonl")
+    for zone, begun in (
+        (None, "2026-03-01T00:30:0"), ("Europe/Berlin", "2026-03-01T01:30:0"),
+        ("-05:00", "2026-02-28T19:30:0"),
+    ):  # fmt: skip
+        if zone:
+            assert trtkit(*INGEST, "--store", store, "--zone", zone).code == 0
+        answers = [json.loads(line) for line in trtkit(*ask).out.splitlines()]
+        assert answers and all(
+            answer[key].startswith(begun[:-1])
+            and answer[key].endswith({None: "+00:00", "Europe/Berlin": "+01:00"}.get(zone, zone))
+            for answer in answers
+            for key in ("start_time", "end_time")
+        )
+    # The hour before the footage, in that zone.
+    none = trtkit(*ask, "--from", "2026-02-28T18:30", "--to", "2026-02-28T19:29:59")
+    assert none.out == "" and "no time zone" not in none.err
+    assert trtkit(*ask, "--from", "2026-02-28T19:30").out.splitlines()
+
+
 def test_what_cannot_be_remembered_is_answered_all_the_same(
     trtkit, in_workspace, tmp_path, monkeypatch
 ):
@@ -194,6 +223,7 @@ def test_there_is_no_store(trtkit, tmp_path):
         (("ingest", "gate.mp4", "--lost", "-1"), "--lost -1 is too small; choose 0 or more"),
         (("ingest", "gate.mp4", "--top", "0"), "--top 0 is too small; choose 1 or more"),
         (("ingest", "gate.mp4", "gate.mp4"), "named twice"),
+        (("ingest", "gate.mp4", "--zone", "Europe/Berlyn"), "'Europe/Berlyn' is not a time zone"),
         (("query", "class 1", "--store", "nowhere"), "No footage store in nowhere"),
         (("tune", "--recall", "1.5", "--store", "nowhere"), "--recall 1.5 is out of range"),
         (("store", "info", "--store", "nowhere"), "No footage store in nowhere"),

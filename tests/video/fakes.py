@@ -122,7 +122,7 @@ class FakeFootage:
         self.count, self.patches, self.gaps = frames, tuple(patches), tuple(gaps)
         self.seekable, self.location, self.fingerprint = seekable, location, fingerprint
         self.former_fingerprint = f"former {fingerprint}"
-        self.start_us = start_us
+        self.start_us, self.frame_rate, self.zone = start_us, float(FPS), ""
         self.duration_us = frames * STEP_US if seekable else None
         self._delay, self._fails_at = delay, fails_at
         self._error = error or TrtkitError("The stream dropped and did not come back.")
@@ -282,6 +282,7 @@ def _of_source(database: Database, maps: MapReader, row: Any) -> dict[str, Any]:
             row.fingerprint, row.options, row.start_us, row.next_segment, row.frames, row.end_us,
             row.complete,
         ),
+        "facts": (row.width, row.height, row.frame_rate, row.zone),
         "segments": rows(
             "SELECT number, start_us, end_us, frames, objects, since_us FROM segments WHERE source = ? "
             "ORDER BY number"

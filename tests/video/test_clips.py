@@ -178,6 +178,8 @@ def test_names_are_safe_and_other_files_stay(tmp_path: Path) -> None:
     assert (tmp_path / "a.mp4").read_bytes() == before
     dated = ClipRequest(replace(row, camera="...", start_us=1_772_353_800 * SECOND), 0, 1, 3)
     assert dated.stem == "camera_20260301T083000.000_3"
+    local = replace(dated, source=replace(dated.source, zone="America/New_York"))
+    assert local.stem == "camera_20260301T033000.000_3"
 
 
 def test_a_clip_that_cannot_be_written_is_missing(tmp_path: Path) -> None:
@@ -207,3 +209,14 @@ def test_footage_of_an_earlier_store_is_known_by_what_it_had_for_a_fingerprint(
     footage = VideoFile(write_clip(tmp_path / "a.mp4", TIMES_MS[:10]))
     row = replace(row_of(footage), fingerprint=footage.former_fingerprint)
     assert open_original(row, file_digest).location == footage.location
+
+
+def test_footage_is_opened_at_the_rate_that_it_was_ingested_with(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.h264", TIMES_MS[:20], b_frames=0)
+    # No number of frames and no length leads to this rate.
+    footage = VideoFile(path, 23.976023976)
+    row = replace(row_of(footage, frames=20), frame_rate=footage.frame_rate)
+    opened = open_original(row, file_digest)
+    assert isinstance(opened, VideoFile) and opened.frame_rate == 23.976023976
+    with pytest.raises(TrtkitError, match=r"a.h264 has changed since it was ingested\.$"):
+        open_original(replace(row, frame_rate=24.0), file_digest)

@@ -169,6 +169,7 @@ def test_segments_and_numbers(whole: dict[str, Any], brief_whole: dict[str, Any]
         assert since_us == min([start_us, *(row[2] for row in own)])
         assert all(start_us - 300_000 <= row[3] <= end_us for row in own)
     assert found["source"][3:] == (4, 80, 7_900_000, True)
+    assert found["facts"] == (160, 120, 10.0, "")
     # Frames that are missing have no numbers; times are what they are.
     broken, there = brief_whole[GATE], brief().numbers()
     assert [row[:4] for row in broken["segments"]] == [
@@ -288,6 +289,29 @@ def test_a_gap_before_the_first_frame_is_kept(tmp_path: Path) -> None:
 def test_when_a_file_was_taken_is_kept(tmp_path: Path) -> None:
     run(tmp_path, FakeFootage(25, start_us=1_700_000_000_000_000))
     assert content(tmp_path)[GATE]["source"][2] == 1_700_000_000_000_000
+
+
+def test_the_zone_of_a_camera(tmp_path: Path) -> None:
+    def zone() -> str:
+        with Database.open(tmp_path) as database:
+            return writing.source_rows(database)[0].zone
+
+    footage = FakeFootage(25)
+    run(claimed(tmp_path), footage, zone="Europe/Berlin")
+    assert zone() == "Europe/Berlin"
+    # What a file states does not replace what was set, even once it is complete; another option does.
+    footage.zone = "+02:00"
+    assert run(tmp_path, footage).up_to_date
+    assert zone() == "Europe/Berlin"
+    run(tmp_path, footage, zone="UTC")
+    assert zone() == "UTC"
+    with Database.open(tmp_path) as database:
+        writing.set_zone(database, 1, "")
+    # As in a store that an earlier version made.
+    run(tmp_path, footage)
+    assert zone() == "+02:00"
+    with Database.open(tmp_path) as database:
+        assert verify(database).problems == ()
 
 
 # Options

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -14,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.reports import recorded
 from tests.video.footage.records import with_one_picture
 from trtkit.errors import TrtkitError
 from trtkit.preprocessing import Preprocessing
@@ -515,3 +519,28 @@ def test_a_time_that_ends_before_it_begins_is_refused(since: str, until: str) ->
     with pytest.raises(TrtkitError, match=f"from {since} to {until} ends before it begins"):
         module.spans_of([row], (), since, until)
     assert module.spans_of([row], (), until, since)[0].source == 1
+
+
+def test_dates_without_a_zone_are_in_that_of_each_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        midnight = round(datetime(2026, 3, 1, tzinfo=timezone.utc).timestamp()) * 1_000_000
+        row = SourceRow(1, "gate", "gate.mp4", "f", "{}", midnight, 1, 10, 10, True)
+        berlin = replace(row, id=2, camera="yard", zone="Europe/Berlin")
+        with recorded() as reports:
+            spans = module.spans_of([row, berlin], (), "2026-03-01T09:30", "2026-03-01T09:30Z")
+        hour = 3_600_000_000
+        assert [span.start_us for span in spans] == [hour // 2, 8 * hour + hour // 2]
+        assert [span.end_us for span in spans] == [9 * hour + hour // 2] * 2
+        (sentence,) = reports.messages
+        assert sentence.startswith(
+            "2026-03-01T09:30 has no time zone and is taken as this machine's, JST (UTC+0900), for gate; "
+        )
+        with recorded() as reports:
+            module.spans_of([row, berlin], ("yard",), "2026-03-01", "2026-03-02")
+            module.spans_of([row, berlin], (), "90", "100")
+        assert reports.messages == []
+    finally:
+        monkeypatch.undo()
+        time.tzset()

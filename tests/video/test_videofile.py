@@ -389,6 +389,31 @@ class TestAbout:
         expected = None if seconds is None else seconds * 1_000_000
         assert VideoFile(path).start_us == expected
 
+    @pytest.mark.parametrize(
+        ("text", "zone"),
+        [
+            ("2024-01-02T05:04:05+0200", "+02:00"), ("2024-01-01T23:34:05-03:30", "-03:30"),
+            ("2024-01-02T03:04:05Z", ""), ("2024-01-02", ""),
+        ],
+    )  # fmt: skip
+    def test_the_zone_that_phones_state(self, tmp_path: Path, text: str, zone: str) -> None:
+        key = "com.apple.quicktime.creationdate"
+        stated = {key: text, "creation_time": "2024-01-02T03:04:05.000000Z"}
+        tags = {"movflags": "use_metadata_tags"}
+        path = write_clip(tmp_path / "c.mov", STEADY[:2], metadata=stated, container_options=tags)
+        video = VideoFile(path)
+        assert (video.start_us, video.zone) == (1_704_164_645_000_000, zone)
+
+    @pytest.mark.parametrize(
+        ("ending", "rate", "expected"),
+        [("mp4", None, 25.0), ("h264", None, 25.0), ("h264", 23.976023976, 23.976023976)],
+    )
+    def test_its_frame_rate(
+        self, tmp_path: Path, ending: str, rate: float | None, expected: float
+    ) -> None:
+        path = write_clip(tmp_path / f"c.{ending}", [0, 40, 80], b_frames=0)
+        assert VideoFile(path, rate).frame_rate == expected
+
     def test_no_creation_time(self, clip: Path) -> None:
         assert VideoFile(clip).start_us is None
 

@@ -76,6 +76,12 @@ def ingest(
         float | None,
         typer.Option(help="Frames a second of folders and of files without times. Default: 25."),
     ] = None,
+    zone: Annotated[
+        str | None,
+        typer.Option(
+            help="Time zone of the cameras, as Europe/Berlin or +01:00. Default: as a source states."
+        ),
+    ] = None,
     duration: Annotated[
         float | None, typer.Option(help="Seconds of footage after which it ends, for streams.")
     ] = None,
@@ -104,7 +110,7 @@ def ingest(
         report = run(
             sources, store=store, bundle=bundle, tail=tail, options=options,
             map_bytes=parse_size(map_size, "feature maps"), frame_rate=frame_rate,
-            seconds=duration, detector=detector, workspace=workspace,
+            seconds=duration, detector=detector, zone=zone, workspace=workspace,
         )  # fmt: skip
     for line in ingest_summary(report):
         note(line)

@@ -202,6 +202,7 @@ class SourceIngest:
         chunk = self._chunk
         if chunk.start_us is None:
             chunk.start_us = moment
+            chunk.size = (frame.picture.width, frame.picture.height)
         chunk.end_us = moment
         self._track(frame if moment == frame.time_us else Frame(moment, frame.picture))
         chunk.frames += 1
@@ -331,7 +332,9 @@ class SourceIngest:
         )
         first_run = self._footage.seekable or not self._row.frames
         start_us = self._footage.start_us if first_run else None
-        writing.commit_chunk(self._database, self._row.id, record, start_us=start_us, last=last)
+        writing.commit_chunk(
+            self._database, self._row.id, record, start_us=start_us, size=chunk.size, last=last
+        )
         self._gaps = later
         self._frames += chunk.frames
         self._objects += len(chunk.indexed)
@@ -368,6 +371,7 @@ class _Chunk:
     frames: int = 0
     start_us: int | None = None
     end_us: int = 0
+    size: tuple[int, int] | None = None
 
     @property
     def waiting(self) -> int:

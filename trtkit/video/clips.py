@@ -60,8 +60,8 @@ class ClipRequest:
     def stem(self) -> str:
         """The file's name without its ending: camera, time and object, of safe characters alone."""
         camera = re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.camera).strip("-")[:_LONGEST_NAME]
-        begun = moment(self.source.start_us, self.start_us)
-        time = re.sub(r"[-:]|\+00:00$", "", begun) if begun else clock(self.start_us)
+        begun = moment(self.source.start_us, self.start_us, self.source.zone)
+        time = re.sub(r"[+-]\d\d:\d\d$|[-:]", "", begun) if begun else clock(self.start_us)
         return f"{camera or 'camera'}_{time.replace(':', '-')}_{self.object}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -28,6 +29,9 @@ _MEBIBYTE: Final = 1 << 20
 _FAILURES: Final = 16
 # No video file is older; cameras whose clock was never set write 1904, 1970 or 1980.
 _OLDEST: Final = datetime(1990, 1, 1, tzinfo=timezone.utc)
+# Phones state the local time there, "2026-03-01T08:30:00+0100".
+_LOCAL_TIME: Final = "com.apple.quicktime.creationdate"
+_OFFSET: Final = re.compile(r".*T.*([+-]\d{2}):?(\d{2})")
 # A misspelt name is compared with this many names of its folder, which may hold millions.
 _COMPARED: Final = 10_000
 
@@ -166,16 +170,23 @@ def correction(path: Path) -> str:
     )
 
 
-def creation_time(container: InputContainer, stream: VideoStream) -> int | None:
-    """When the recording began, in microseconds since 1970 in UTC; None if missing or implausible."""
+def recording_time(container: InputContainer, stream: VideoStream) -> tuple[int | None, str]:
+    """When the recording began, in microseconds since 1970 in UTC, and the camera's offset from UTC.
+
+    The time is None if it is missing or implausible. The offset, such as `+01:00`, is empty if it is not
+    stated: `creation_time` is in UTC wherever the camera is.
+    """
+    offset = _OFFSET.fullmatch(container.metadata.get(_LOCAL_TIME, ""))
+    zone = f"{offset[1]}:{offset[2]}" if offset else ""
     text = container.metadata.get("creation_time") or stream.metadata.get("creation_time")
     try:
         # Python 3.10 knows no Z.
         time = datetime.fromisoformat((text or "").replace("Z", "+00:00"))
     except ValueError:
-        return None
+        return None, zone
     if time.tzinfo is None:
         time = time.replace(tzinfo=timezone.utc)
     if not _OLDEST <= time <= datetime.now(timezone.utc) + timedelta(days=1):
-        return None
-    return (time - datetime.fromtimestamp(0, timezone.utc)) // timedelta(microseconds=1)
+        return None, zone
+    epoch = datetime.fromtimestamp(0, timezone.utc)
+    return (time - epoch) // timedelta(microseconds=1), zone

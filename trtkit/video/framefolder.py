@@ -21,13 +21,14 @@ class FrameFolder:
     """The images of a folder and those below it, in the order of their names, numbers by their value.
 
     `frame_rate`: images a second, 25 by default, any number above 0. `location`: the folder as given.
-    `start_us` is None. `duration_us`: the number of images over the rate. `fingerprint`: BLAKE3, in
-    hex, of the names, the contents and the rate; `digest` gives the contents' digests.
+    `start_us` is None, `zone` empty. `duration_us`: the number of images over the rate. `fingerprint`:
+    BLAKE3, in hex, of the names, the contents and the rate; `digest` gives the contents' digests.
 
     Raises TrtkitError when there is no such folder or it holds no images.
     """
 
     seekable = True
+    zone = ""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class FrameFolder:
     ) -> None:
         self.location = str(folder)
         self.start_us: int | None = None
+        self.frame_rate: float | None = frame_rate
         self._rate = frame_rate
         self._paths = _images(Path(folder))
         self.duration_us: int | None = self._time_us(len(self._paths))

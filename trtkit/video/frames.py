@@ -93,16 +93,20 @@ class Gap:
 class Footage(Protocol):
     """An opened source.
 
-    `seekable`: whether it can be read again from any time: files can, cameras cannot. `start_us`: when
-    the first frame was taken, in microseconds since 1970 in UTC, None if unknown. `duration_us`: its
-    length, None for a stream. `fingerprint`: equal for the same footage in a later run;
-    `former_fingerprint`: what earlier versions had for it, which told less footage apart.
+    `seekable`: whether it can be read again from any time: files can, cameras cannot. `start_us`: when the
+    first frame was taken, in microseconds since 1970 in UTC, None if unknown. `duration_us`: its length,
+    None for a stream. `frame_rate`: frames a second, as stated, or as set or assumed for footage without
+    times; None if unknown. `zone`: the camera's time zone, a name or an offset, empty if the source states
+    none. `fingerprint`: equal for the same footage in a later run; `former_fingerprint`: what earlier
+    versions had for it, which told less footage apart.
     """
 
     location: str
     seekable: bool
     start_us: int | None
     duration_us: int | None
+    frame_rate: float | None
+    zone: str
     fingerprint: str
     former_fingerprint: str
 

@@ -67,13 +67,14 @@ def ingest_all(
     frame_rate: float | None = None,
     seconds: float | None = None,
     detector: Detector | None = None,
+    zone: str = "",
     unparsed: Mapping[str, str] | None = None,
 ) -> IngestReport:
     """Index every source with the tail `tail` of the bundle in that folder.
 
-    `detector`: the one that the options name; None for a background model. `unparsed`: why other sources
-    cannot be read, for the report. A source that cannot be read is in
-    `failed` of the report, unless it is the only one. Raises TrtkitError.
+    `detector`: the one that the options name; None for a background model. `zone`: the cameras' time zone,
+    by default what a source states. `unparsed`: why other sources cannot be read, for the report. A source
+    that cannot be read is in `failed` of the report, unless it is the only one. Raises TrtkitError.
     """
     done, failed = [], dict(unparsed or {})
     with closing(VideoTail(bundle, tail)) as cheap:
@@ -92,7 +93,7 @@ def ingest_all(
                 with closing(footage):
                     progress = ingest(
                         store, cheap, source.camera, footage, options, map_bytes=map_bytes,
-                        seconds=seconds, detector=detector,
+                        seconds=seconds, detector=detector, zone=zone,
                     )  # fmt: skip
             except TrtkitError as error:
                 if len(sources) == 1 and not unparsed:
@@ -113,22 +114,31 @@ def ingest(
     map_bytes: int = DEFAULT_BYTES,
     seconds: float | None = None,
     detector: Detector | None = None,
+    zone: str = "",
 ) -> IngestProgress:
     """Index what is left of `footage`, the source called `camera`, into the store in that folder.
 
     `map_bytes`: of feature maps that are kept on disk. `seconds`: of footage after which it ends; a file
     ends with the running chunk. `detector`: the one that the options name; None for a background model.
+    `zone`: the camera's time zone, which replaces another one of a source that was ingested before.
     Raises TrtkitError; what was committed before is kept and not done again.
     """
     with Database.create(store) as database:
         source = (camera, footage.location, footage.fingerprint, options.to_json())
-        row = writing.register(database, *source, former=footage.former_fingerprint)
+        row = writing.register(
+            database, *source, former=footage.former_fingerprint, frame_rate=footage.frame_rate,
+            zone=footage.zone,
+        )  # fmt: skip
+        if zone:
+            writing.set_zone(database, row.id, zone)
         progress = IngestProgress(camera, duration_us=footage.duration_us, up_to_date=row.complete)
         if row.complete:
             return progress
         with source_lock(store, row.id, footage.location):
             # Another process may have continued or finished it meanwhile.
-            row = writing.register(database, *source, locked=True)
+            row = writing.register(
+                database, *source, locked=True, frame_rate=footage.frame_rate, zone=footage.zone
+            )
             progress.up_to_date = row.complete
             if row.complete:
                 return progress

@@ -46,7 +46,11 @@ def open_original(row: SourceRow, digest: Callable[[Path], str]) -> Footage:
 
 
 def _rates(row: SourceRow) -> Iterator[float]:
-    """The frame rates that the source's number of frames and length can come from: `--frame-rate`."""
-    if row.end_us > 0 and row.frames > 1:
+    """The frame rate of the source; if it is unknown, as in stores that earlier versions made, all that its
+    number of frames and its length can come from.
+    """
+    if row.frame_rate is not None:
+        yield row.frame_rate
+    elif row.end_us > 0 and row.frames > 1:
         exact = (row.frames - 1) * MICROSECONDS / row.end_us
         yield from dict.fromkeys(round(exact, places) for places in range(_MOST_PLACES + 1))

@@ -6,10 +6,12 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from operator import itemgetter
 
-from trtkit.errors import TrtkitError, available
+from trtkit.errors import TrtkitError, available, listed
 from trtkit.labels import clean_label
+from trtkit.reporting import message
 from trtkit.scores import HOLDS, Scoring
 from trtkit.video.detections import Sighting
 from trtkit.video.footage.database import Database
@@ -293,10 +295,15 @@ def spans_of(
         if camera not in names:
             raise TrtkitError(f"Camera {camera!r} not found; {available(camera, names)}.")
     low, high = (None if text is None else parse_time(text) for text in (since, until))
+    selected = [row for row in rows if not cameras or row.camera in cameras]
+    for text, when in ((since, low), (until, high)):
+        _report_zone(text, when, selected)
     spans = tuple(
-        Span(row.id, *(since_start(when, row.start_us, row.camera) for when in (low, high)))
-        for row in rows
-        if not cameras or row.camera in cameras
+        Span(
+            row.id,
+            *(since_start(when, row.start_us, row.camera, row.zone) for when in (low, high)),
+        )
+        for row in selected
     )
     for span in spans:
         if span.start_us is not None and span.end_us is not None and span.start_us > span.end_us:
@@ -304,3 +311,16 @@ def spans_of(
                 f"The time from {since} to {until} ends before it begins; give the earlier time first."
             )
     return spans
+
+
+def _report_zone(text: str | None, when: int | datetime | None, rows: Sequence[SourceRow]) -> None:
+    """Say that a date without a zone is in this machine's, for the cameras whose zone is unknown."""
+    if not isinstance(when, datetime) or when.tzinfo is not None:
+        return
+    cameras = list(dict.fromkeys(row.camera for row in rows if not row.zone))
+    if cameras:
+        message(
+            f"{text} has no time zone and is taken as this machine's, {when.astimezone():%Z (UTC%z)}, for "
+            f"{listed(cameras)}; write Z or +01:00 behind it for another one, or set that of the cameras "
+            "with `trtkit ingest --zone`."
+        )

@@ -36,13 +36,16 @@ class LiveStream:
     """A camera by its number, as "0", or a stream by its URL.
 
     A frame's time is that of its arrival by `clock`, which gives seconds since 1970 (`time.time` by
-    default). `duration_us` is None, and `start_us` until the first frame arrives. `fingerprint`: BLAKE3,
-    in hex, of the location alone. A stream that drops is opened again after pauses that grow from half
-    a second to ten; it is given up after `patience` seconds of pauses (60 by default). For tests: `sleep`
-    waits so many seconds, and `open_capture` opens the location as `cv2.VideoCapture` does.
+    default). `duration_us` and `frame_rate` are None, `zone` is empty, and `start_us` until the first frame
+    arrives. `fingerprint`: BLAKE3, in hex, of the location alone. A stream that drops is opened again after
+    pauses that grow from half a second to ten; it is given up after `patience` seconds of pauses (60 by
+    default). For tests: `sleep` waits so many seconds, and `open_capture` opens the location as
+    `cv2.VideoCapture` does.
     """
 
     seekable = False
+    frame_rate: float | None = None
+    zone = ""
 
     def __init__(
         self,

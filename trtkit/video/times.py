@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 
-from trtkit.errors import TrtkitError
-from trtkit.reporting import message
+from trtkit.errors import TrtkitError, available
 from trtkit.video.frames import MICROSECONDS
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s?")
+_OFFSET = re.compile(r"([+-]\d{2}):?(\d{2})")
 # A thousand years: far less than what the store's numbers hold.
 _LONGEST_SECONDS = 1000 * 366 * 86400
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -19,7 +19,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 def parse_time(text: str) -> int | datetime:
     """Microseconds since the beginning for `90`, `1:30` or `0:01:30.5`, a datetime for an ISO date.
 
-    A date without a zone is in this machine's, which is reported. Raises TrtkitError for anything else.
+    It has the zone of the text, if any. Raises TrtkitError for anything else.
     """
     try:
         seconds = _seconds(text.strip())
@@ -27,18 +27,42 @@ def parse_time(text: str) -> int | datetime:
             return round(seconds * MICROSECONDS)
         # Python 3.10 does not know Z.
         written = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text.strip()))
-        local = written.astimezone()
+        # The first and the last day of the calendar are beyond it in some zones.
+        written.astimezone()
     except (ValueError, OverflowError) as error:
         raise TrtkitError(
             f"{text!r} is not a time; write seconds or H:MM:SS from the beginning, or a date and time such "
             "as 2026-03-01T08:30."
         ) from error
-    if written.tzinfo is None:
-        message(
-            f"{text.strip()} has no time zone and is taken as this machine's, {local:%Z (UTC%z)}; write "
-            "Z or +01:00 behind it for another one."
+    return written
+
+
+def zone_named(name: str) -> tzinfo:
+    """The time zone of a name such as `Europe/Berlin`, or of an offset such as `+01:00`.
+
+    Raises TrtkitError for any other text.
+    """
+    from zoneinfo import ZoneInfo, available_timezones
+
+    offset = _OFFSET.fullmatch(name)
+    try:
+        if offset:
+            minutes = timedelta(minutes=int(f"{name[0]}{offset[2]}"))
+            return timezone(timedelta(hours=int(offset[1])) + minutes)
+        # UTC needs no database.
+        return timezone.utc if name in ("UTC", "Z") else ZoneInfo(name)
+    # ZoneInfo raises OSError for a folder of zones; its own error is a KeyError.
+    except (KeyError, ValueError, OSError) as error:
+        names = sorted(available_timezones())
+        known = (
+            available(name, names)
+            if names
+            else "this machine has no names of time zones, which `pip install tzdata` installs"
         )
-    return local
+        raise TrtkitError(
+            f"{name!r} is not a time zone; write a name such as Europe/Berlin or an offset such as "
+            f"+01:00; {known}."
+        ) from error
 
 
 def _seconds(text: str) -> float | None:
@@ -55,10 +79,13 @@ def _seconds(text: str) -> float | None:
     return value
 
 
-def since_start(moment: int | datetime | None, start_us: int | None, camera: str) -> int | None:
+def since_start(
+    moment: int | datetime | None, start_us: int | None, camera: str, zone: str = ""
+) -> int | None:
     """A time in microseconds since the beginning of a source, whose own is `start_us` since 1970.
 
-    Raises TrtkitError for a date and time if it is unknown when the source was taken.
+    A date without a zone is in the camera's `zone`, or in this machine's if that is empty. Raises
+    TrtkitError for a date and time if it is unknown when the source was taken.
     """
     if moment is None or isinstance(moment, int):
         return moment
@@ -67,6 +94,8 @@ def since_start(moment: int | datetime | None, start_us: int | None, camera: str
             f"{moment.isoformat()} cannot be located in {camera}, whose footage does not say when it was "
             "taken; write seconds or H:MM:SS from its beginning."
         )
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone_named(zone)) if zone else moment.astimezone()
     return (moment - _EPOCH) // timedelta(microseconds=1) - start_us
 
 
@@ -78,8 +107,14 @@ def clock(time_us: int) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}.{rest // 1000:03}"
 
 
-def moment(start_us: int | None, time_us: int) -> str | None:
-    """ISO date and time, UTC, of a time in a source; None if it is unknown when that was taken."""
+def moment(start_us: int | None, time_us: int, zone: str = "") -> str | None:
+    """ISO date and time of a time in a source, in that zone, or in UTC if it is empty.
+
+    None if it is unknown when the source was taken.
+    """
     if start_us is None:
         return None
-    return (_EPOCH + timedelta(microseconds=start_us + time_us)).isoformat(timespec="milliseconds")
+    local = (_EPOCH + timedelta(microseconds=start_us + time_us)).astimezone(
+        zone_named(zone) if zone else timezone.utc
+    )
+    return local.isoformat(timespec="milliseconds")

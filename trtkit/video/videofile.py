@@ -21,12 +21,12 @@ from trtkit.reporting import message
 from trtkit.tensors import Array
 from trtkit.video.container import (
     USUAL_RATE,
-    creation_time,
     duration_us,
     fingerprints,
     open_container,
     packets,
     rate_of,
+    recording_time,
     timeless,
     unit,
 )
@@ -88,10 +88,10 @@ class VideoFile:
     """A video file as footage, decoded by FFmpeg on all cores.
 
     `location`: the path as given. `start_us`: the creation time in the container, None if it is missing,
-    before 1990 or in the future. `duration_us`: the container's, None if it is missing. `fingerprint`:
-    the content's digest, which `digest` gives, in hex. No file stays open between two readings;
-    several may run at once. `frame_rate`: frames a second, above 0, of a stream without times (raw H.264,
-    HEVC, MJPEG), by default what the stream states, else 25, which is reported.
+    before 1990 or in the future. `duration_us`: the container's, None if it is missing. `fingerprint`: the
+    content's digest, which `digest` gives, in hex. No file stays open between two readings; several may run
+    at once. `zone`: the offset that phones state. `frame_rate`: frames a second, above 0, of a stream
+    without times (raw H.264, HEVC, MJPEG), by default what the stream states, else 25, which is reported.
 
     Raises TrtkitError when PyAV is missing or the file is no video that can be decoded.
     """
@@ -113,7 +113,7 @@ class VideoFile:
         self._steady: bool | None = None
         with self._open() as (container, stream):
             self._unit = unit(stream)
-            self.start_us = creation_time(container, stream)
+            self.start_us, self.zone = recording_time(container, stream)
             self.duration_us = duration_us(container, stream)
             # Only MP4 states its length and the times of all frames apart from the frames themselves.
             mp4 = "mp4" in container.format.name.split(",")
@@ -122,7 +122,7 @@ class VideoFile:
                 self._steady = True
             first = next(filter(None, packets(container, stream)), None)
             self.timeless = timeless(first)
-            rate = self._rate(rate_of(stream, first), frame_rate, timeless=self.timeless)
+            rate = self._rate(rate_of(stream, first), frame_rate)
             self.step = max(1, round(1 / (rate * self._unit)))
             cut_short = is_cut_short(self._path)
             if cut_short and stream.frames and self.duration_us is not None:
@@ -156,10 +156,11 @@ class VideoFile:
                 continue
             return
 
-    def _rate(
-        self, stated: Fraction | None, frame_rate: float | None, *, timeless: bool
-    ) -> Fraction:
-        if timeless and frame_rate is not None:
+    def _rate(self, stated: Fraction | None, frame_rate: float | None) -> Fraction:
+        rate = stated or (USUAL_RATE if self.timeless else None)
+        self.frame_rate = None if rate is None else float(rate)
+        if self.timeless and frame_rate is not None:
+            self.frame_rate = frame_rate
             # Other times are other footage.
             self.fingerprint, self.former_fingerprint = (
                 blake3(f"{content} {frame_rate}".encode()).hexdigest()
@@ -168,7 +169,7 @@ class VideoFile:
             return Fraction(frame_rate).limit_denominator(MICROSECONDS)
         if frame_rate is not None:
             message(f"--frame-rate has no effect on {self.location}, which has times of its own.")
-        elif timeless and stated is None:
+        elif self.timeless and stated is None:
             message(
                 f"{self.location} has no times; {USUAL_RATE} frames a second are assumed, --frame-rate "
                 "sets their number."

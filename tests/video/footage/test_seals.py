@@ -237,7 +237,9 @@ def test_a_store_of_an_earlier_format_is_brought_forward(tmp_path: Path, version
             assert jpeg_of(database, number) == b"jpeg %d" % number
         assert len(sightings_of(database, [2])[2]) == 2
         # Removed options do not bind the rest of the source.
-        assert source_rows(database)[0].options == OPTIONS.to_json()
+        (row,) = source_rows(database)
+        assert row.options == OPTIONS.to_json()
+        assert (row.width, row.height, row.frame_rate, row.zone) == (None, None, None, "")
     with pytest.raises(TrtkitError, match="^No footage store"):
         Database.upgrade(tmp_path / "missing")
     assert not (tmp_path / "missing").exists()

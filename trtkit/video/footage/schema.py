@@ -107,7 +107,7 @@ CREATE INDEX objects_by_cluster ON objects (cluster, segment, start_us, end_us, 
 
 # An object is a track and has several pictures, the best one first. It is committed with the chunk in
 # which it ends, so that a chunk says since when its objects are there. `handovers` holds what a chunk hands
-# to the next one.
+# to the next one. What is unknown of a source is null or empty; its frame rate is text, to be exact.
 _TRACKS: Final = """
 CREATE TABLE pictures (
     object INTEGER NOT NULL,
@@ -148,7 +148,13 @@ DROP TABLE crops;
 DROP TRIGGER segments_seal_new;
 DROP TRIGGER segments_seal_changed;
 ALTER TABLE segments ADD COLUMN since_us INTEGER;
-UPDATE segments SET since_us = start_us
+UPDATE segments SET since_us = start_us;
+DROP TRIGGER sources_seal_new;
+DROP TRIGGER sources_seal_changed;
+ALTER TABLE sources ADD COLUMN width INTEGER;
+ALTER TABLE sources ADD COLUMN height INTEGER;
+ALTER TABLE sources ADD COLUMN frame_rate TEXT NOT NULL DEFAULT '';
+ALTER TABLE sources ADD COLUMN zone TEXT NOT NULL DEFAULT ''
 """
 
 # Options that ingest had in earlier versions.
@@ -252,6 +258,11 @@ _FORMAT_2: Final = _by_name(
 )  # fmt: skip
 _TRACKED: Final = _by_name(
     _Seal(
+        "sources", ("id",), ("id", "next_segment", "frames", "end_us", "complete"),
+        text=("camera", "location", "fingerprint", "options", "frame_rate", "zone"),
+        nullable=("start_us", "width", "height"),
+    ),
+    _Seal(
         "segments", ("source", "number"),
         ("source", "number", "start_us", "end_us", "frames", "objects", "since_us"),
     ),
@@ -265,11 +276,7 @@ _TRACKED: Final = _by_name(
     ),
     _Seal("handovers", ("source",), ("source",), bytes=("packed",)),
 )  # fmt: skip
-_ALL: Final = {
-    **{name: seal for name, seal in _FORMAT_2.items() if name != "crops"},
-    **_TRACKED,
-}
-
+_ALL: Final = {**{name: seal for name, seal in _FORMAT_2.items() if name != "crops"}, **_TRACKED}
 
 _COUNTED_RANK: Final = (
     "INSERT OR IGNORE INTO tallies (class, source, count) VALUES (NEW.class, NEW.source, 0); "
@@ -364,10 +371,8 @@ def _add_tracks(sql: sqlite3.Connection) -> None:
     for number, text in sql.execute("SELECT id, options FROM sources").fetchall():
         # How equal pictures were told before.
         options = {name: value for name, value in json.loads(text).items() if name not in _OBSOLETE}
-        sql.execute(
-            "UPDATE sources SET options = ? WHERE id = ?",
-            (json.dumps(options, sort_keys=True), number),
-        )
+        changed = json.dumps(options, sort_keys=True)
+        sql.execute("UPDATE sources SET options = ? WHERE id = ?", (changed, number))
 
 
 def _seal(sql: sqlite3.Connection, name: str, seal: _Seal) -> None:

@@ -30,7 +30,8 @@ class SourceRow:
 
     `next_segment`: the first chunk that is not committed; `frames`: how many come before it; `end_us`:
     the time of the last one; `start_us`: when the first one was taken, microseconds since 1970, None if
-    unknown.
+    unknown. `width` and `height` of frames in pixels, and `frame_rate`: see `Footage`; None if unknown.
+    `zone`: the camera's time zone, a name or an offset, empty if unknown.
     """
 
     id: int
@@ -43,6 +44,10 @@ class SourceRow:
     frames: int
     end_us: int
     complete: bool
+    width: int | None = None
+    height: int | None = None
+    frame_rate: float | None = None
+    zone: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class ChunkRecord:
 def _source_query(database: Database) -> str:
     return (
         "SELECT id, camera, location, fingerprint, options, start_us, next_segment, frames, end_us, "
-        f"complete, {database.sound('sources', 's')} FROM sources s"
+        f"complete, width, height, frame_rate, zone, {database.sound('sources', 's')} FROM sources s"
     )
 
 
@@ -126,10 +131,13 @@ def register(
     *,
     locked: bool = False,
     former: str | None = None,
+    frame_rate: float | None = None,
+    zone: str = "",
 ) -> SourceRow:
     """The source's row, made the first time.
 
-    `former`: what earlier versions took for the fingerprint, which is replaced.
+    `former`: what earlier versions took for the fingerprint, which is replaced. `frame_rate` and `zone`, if
+    known, are taken into a row in which they are unknown.
     `locked`: its lock is held, and it has this fingerprint and these options from now on. Raises
     TrtkitError when a part of it was ingested from other footage or with other options.
     """
@@ -142,13 +150,23 @@ def register(
             "UPDATE sources SET fingerprint = ? WHERE camera = ? AND location = ? AND fingerprint = ?",
             (fingerprint, camera, location, former),
         )
+        rate = "" if frame_rate is None else repr(frame_rate)
         if locked:
             # An ingest that was interrupted before its first commit does not bind the next one.
             sql.execute(
-                "UPDATE sources SET fingerprint = ?, options = ? "
+                "UPDATE sources SET fingerprint = ?, options = ?, frame_rate = ? "
                 "WHERE camera = ? AND location = ? AND frames = 0 AND complete = 0",
-                (fingerprint, options, camera, location),
+                (fingerprint, options, rate, camera, location),
             )
+        # Other footage is refused below.
+        own = (camera, location, fingerprint)
+        for column, value in (("frame_rate", rate), ("zone", zone)):
+            if value:
+                sql.execute(
+                    f"UPDATE sources SET {column} = ? WHERE camera = ? AND location = ? "
+                    f"AND fingerprint = ? AND {column} = ''",
+                    (value, *own),
+                )
         query = f"{_source_query(database)} WHERE camera = ? AND location = ?"
         (row,) = map(_source, database.sound_rows(query, (camera, location)))
     if row.frames or row.complete:
@@ -176,6 +194,12 @@ def _differing(earlier: str, current: str) -> str:
     return ", ".join(
         f"{name} {before[name]}" for name in before if name not in now or before[name] != now[name]
     )
+
+
+def set_zone(database: Database, source: int, zone: str) -> None:
+    """Set the time zone of a source, which may be complete."""
+    with database.transaction() as sql:
+        sql.execute("UPDATE sources SET zone = ? WHERE id = ?", (zone, source))
 
 
 def known_clusters(database: Database, source: int, limit: int) -> list[Cluster]:
@@ -206,12 +230,14 @@ def commit_chunk(
     record: ChunkRecord,
     *,
     start_us: int | None = None,
+    size: tuple[int, int] | None = None,
     last: bool = False,
 ) -> None:
     """Write a chunk's objects and what it hands on, in one transaction. New clusters get their ids.
 
-    `start_us`: when the source's first frame was taken, microseconds since 1970; ignored where the store
-    has it already. `last`: the source ends with this chunk.
+    `start_us`: when the source's first frame was taken, microseconds since 1970; `size`: width and height
+    of its frames; both are ignored where the store has them already. `last`: the source ends with this
+    chunk.
     """
     new_clusters = [item.cluster for item in record.objects if item.cluster.id is None]
     try:
@@ -236,9 +262,13 @@ def commit_chunk(
                 )
             sql.execute(
                 "UPDATE sources SET next_segment = ?, frames = frames + ?, end_us = ?, complete = ?, "
-                "start_us = coalesce(start_us, ?) WHERE id = ?",
-                (record.number + 1, record.frames, record.end_us, last, start_us, source),
-            )
+                "start_us = coalesce(start_us, ?), width = coalesce(width, ?), "
+                "height = coalesce(height, ?) WHERE id = ?",
+                (
+                    record.number + 1, record.frames, record.end_us, last, start_us,
+                    *(size or (None, None)), source,
+                ),
+            )  # fmt: skip
     except BaseException:
         for cluster in new_clusters:
             cluster.id = None
@@ -253,7 +283,9 @@ def complete(database: Database, source: int, gaps: Sequence[Gap]) -> None:
 
 
 def _source(row: tuple[Any, ...]) -> SourceRow:
-    return replace(SourceRow(*row), complete=bool(row[-1]))
+    source = SourceRow(*row)
+    rate = float(source.frame_rate) if source.frame_rate else None
+    return replace(source, complete=bool(source.complete), frame_rate=rate)
 
 
 def _write_gaps(sql: sqlite3.Connection, source: int, gaps: Sequence[Gap]) -> None:
