@@ -60,7 +60,8 @@ class Detections:
     detector's confidence, 0 to 1; `tracks`: int64 N, the track of each, `UNTRACKED` before a tracker saw
     them; `merged`: bool N, whether other tracks share the same stretch of picture, so that the box is an
     estimate. `foreground`: uint8 h x w, not 0 where something moves, at any scale; None of detectors that
-    do not have it. `size`: width and height of the frame, in pixels.
+    do not have it. `picture`: the frame at that scale, uint8 h x w x 3, RGB. `size`: width and height of
+    the frame, in pixels.
     `blind`: whether nothing could be detected, because the camera moved or the light changed.
 
     Raises TrtkitError for arrays of different lengths.
@@ -76,6 +77,7 @@ class Detections:
     foreground: Array | None = None
     size: tuple[int, int] = (0, 0)
     blind: bool = False
+    picture: Array | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -98,6 +100,7 @@ class Detections:
         foreground: Array | None = None,
         size: tuple[int, int] = (0, 0),
         blind: bool = False,
+        picture: Array | None = None,
     ) -> Detections:
         """Detections of any sequences; scores are 1, tracks `UNTRACKED` and nothing merged by default."""
         places = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -110,6 +113,7 @@ class Detections:
             foreground,
             size,
             blind,
+            picture,
         )
 
     def __len__(self) -> int:
@@ -127,6 +131,15 @@ class Detections:
             tracks=self.tracks[kept],
             merged=self.merged[kept],
         )
+
+    def window(self, box: Array) -> tuple[slice, slice]:
+        """Where a box (x, y, width, height) is in `foreground` and `picture`: rows and columns."""
+        if self.foreground is None:
+            return slice(0, 0), slice(0, 0)
+        scale = np.array(self.size, np.float64) / self.foreground.shape[1::-1]
+        left, top = (max(0, int(value)) for value in box[:2] / scale)
+        right, bottom = (int(np.ceil(value)) for value in (box[:2] + box[2:]) / scale)
+        return slice(top, max(top, bottom)), slice(left, max(left, right))
 
     def box(self, place: int) -> Box:
         """One box in whole pixels."""

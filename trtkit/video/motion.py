@@ -65,10 +65,10 @@ class MotionDetector:
                 self._apply(empty[number % len(empty)], 1 / (number + 1))
 
     def detect(self, frame: Frame) -> Detections:
-        """What moves, from top to bottom, with the foreground; nothing where all of the picture does."""
+        """What moves, from top to bottom, with foreground and picture; nothing where everything does."""
         import cv2
 
-        mask = self._mask(frame)
+        mask, small = self._mask(frame)
         size = (frame.picture.width, frame.picture.height)
         learning = frame.time_us < self._blind_until_us
         if learning or np.count_nonzero(mask) > MOST_MOVING * mask.size:
@@ -94,7 +94,7 @@ class MotionDetector:
             if max(box.width, box.height) >= self._options.min_size:
                 boxes.append(box)
         ordered = sorted(boxes, key=lambda box: (box.y, box.x, box.width, box.height))
-        return Detections.of(ordered, foreground=np.asarray(mask), size=size)
+        return Detections.of(ordered, foreground=np.asarray(mask), size=size, picture=small)
 
     def state(self) -> bytes:
         """What a detector of the next stretch of footage starts from: pictures of the empty scene."""
@@ -111,7 +111,8 @@ class MotionDetector:
         pictures = msgspec.msgpack.decode(zlib.decompress(state)) if state else []
         return [np.frombuffer(pixels, np.uint8).reshape(shape) for shape, pixels in pictures]
 
-    def _mask(self, frame: Frame) -> Array:
+    def _mask(self, frame: Frame) -> tuple[Array, Array]:
+        """Where something moves, and the picture in the light of the first one, of the same size."""
         import cv2
 
         small = self._lit(small_picture(frame, self._options.motion_width), frame.time_us)
@@ -119,7 +120,7 @@ class MotionDetector:
         if frame.time_us // _EMPTY_STEP_US != self._step:
             self._step = frame.time_us // _EMPTY_STEP_US
             self._keep(small, marked)
-        return np.asarray(cv2.threshold(marked, FOREGROUND, 255, cv2.THRESH_BINARY)[1])
+        return np.asarray(cv2.threshold(marked, FOREGROUND, 255, cv2.THRESH_BINARY)[1]), small
 
     def _lit(self, small: Array, time_us: int) -> Array:
         """A picture in the light of the first one: clouds and dusk change all of it alike."""

@@ -22,9 +22,15 @@ class Walker:
     """A rectangle that is at `start` on frame 0 and moves by `step`."""
 
     def __init__(
-        self, start: tuple[float, float], step: tuple[float, float], size=(16, 40), gone=()
+        self,
+        start: tuple[float, float],
+        step: tuple[float, float],
+        size=(16, 40),
+        gone=(),
+        colour=(90, 90, 90),
     ) -> None:
         self.start, self.step, self.size, self.gone = start, step, size, gone
+        self.colour = colour
 
     def box(self, frame: int) -> Box | None:
         if frame in self.gone:
@@ -38,12 +44,14 @@ def scene(walkers: Sequence[Walker], frame: int) -> Detections:
     import cv2
 
     mask = np.zeros(SIZE[::-1], np.uint8)
+    picture = np.full((*mask.shape, 3), 200, np.uint8)
     for walker in walkers:
         box = walker.box(frame)
         if box is not None:
-            mask[max(0, box.y) : box.y + box.height, max(0, box.x) : box.x + box.width] = 255
+            own = np.s_[max(0, box.y) : box.y + box.height, max(0, box.x) : box.x + box.width]
+            mask[own], picture[own] = 255, walker.colour
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    return Detections.of(stats[1:, :4], foreground=mask, size=SIZE)
+    return Detections.of(stats[1:, :4], foreground=mask, size=SIZE, picture=picture)
 
 
 def tracked(
@@ -103,6 +111,65 @@ def test_two_that_walk_together_for_a_while_are_two() -> None:
 
     tracks, _ = tracked([Meeting((0, 0), (0, 0)), Meeting((0, 1), (0, 0))], 45)
     assert sorted(len(track.sightings) for track in tracks) == [45, 45]
+
+
+RED, BLUE, DARK = (180, 40, 40), (40, 60, 170), (30, 30, 30)
+
+
+class Meeting(Walker):
+    """Walks to the middle, stays there among others from frame 12 to 30, and goes where it came from."""
+
+    def box(self, frame: int) -> Box:
+        away = max(12 - frame, frame - 30, 0)
+        x, y = (a + away * b for a, b in zip(self.start, self.step, strict=True))
+        return Box(round(x), round(y), *self.size)
+
+
+@pytest.mark.parametrize("colours", [(RED, BLUE), (BLUE, RED), (RED, DARK), (DARK, BLUE)])
+def test_two_that_meet_and_turn_back_are_told_apart_by_their_colours(
+    colours: tuple[tuple[int, int, int], ...],
+) -> None:
+    # By motion alone each would go on in the direction in which it came.
+    walkers = [
+        Meeting((150, 90), (-5, 0), colour=colours[0]),
+        Meeting((158, 92), (5, 0.5), colour=colours[1]),
+    ]
+    tracks, updates = tracked(walkers, 43)
+    assert any(update.current.merged.any() for update in updates)
+    assert len(tracks) == 2
+    for track, walker in zip(
+        sorted(tracks, key=lambda track: track.sightings[0].box.x), walkers, strict=True
+    ):
+        for frame in (0, 8, 38, 42):
+            (sighting,) = (own for own in track.sightings if own.frame == frame)
+            assert sighting.box.overlap(walker.box(frame)) > 0.7
+
+
+def test_what_came_as_one_and_goes_side_by_side_is_two() -> None:
+    # They touch until frame 15, and are a few pixels apart from then on.
+    class Beside(Walker):
+        def box(self, frame: int) -> Box:
+            apart = 4 if frame >= 15 else 0
+            return Box(20 + 4 * frame + (16 + apart) * self.start[0], 80, 16, 40)
+
+    walkers = [Beside((0, 0), (0, 0), colour=RED), Beside((1, 0), (0, 0), colour=BLUE)]
+    tracks, _ = tracked(walkers, 50)
+    first, second = sorted(tracks, key=lambda track: len(track.sightings), reverse=True)
+    assert [sighting.frame for sighting in first.sightings] == list(range(50))
+    # After half a second.
+    assert [sighting.frame for sighting in second.sightings] == list(range(20, 50))
+    last = {track.sightings[-1].box for track in tracks}
+    assert all(any(box.overlap(walker.box(49)) > 0.8 for box in last) for walker in walkers)
+
+
+def test_a_sign_in_front_of_a_thing_makes_no_two_of_it() -> None:
+    # For a second only what is above and below of the sign can be seen.
+    others = [*range(10), *range(20, 40)]
+    whole = Walker((10, 80), (3, 0), gone=range(10, 20))
+    head = Walker((10, 80), (3, 0), size=(16, 14), gone=others)
+    legs = Walker((10, 104), (3, 0), size=(16, 16), gone=others)
+    tracks, _ = tracked([whole, head, legs], 40)
+    assert [len(track.sightings) for track in tracks] == [40]
 
 
 def test_a_pole_does_not_break_a_track() -> None:
@@ -211,11 +278,11 @@ def test_a_restored_tracker_continues_as_if_nothing_happened(
     walkers = [
         Walker(
             (rng.uniform(0, 300), rng.uniform(0, 200)), (rng.uniform(-6, 6), rng.uniform(-4, 4)),
-            gone=set(rng.integers(0, 40, 6).tolist()),
+            gone=set(rng.integers(0, 40, 6).tolist()), colour=rng.integers(0, 256, 3).tolist(),
         )
         for _ in range(count)
     ]  # fmt: skip
-    whole, _ = tracked(walkers, 40)
+    whole, updates = tracked(walkers, 40)
     tracker, broken = MotionTracker(TrackingOptions()), []
     for n in range(40):
         if n in stops:
@@ -229,6 +296,42 @@ def test_a_restored_tracker_continues_as_if_nothing_happened(
     for track in whole:
         frames = [sighting.frame for sighting in track.sightings]
         assert frames == sorted(set(frames)), "one sighting a frame"
+    check_ids(updates)
+
+
+def check_ids(updates: Sequence[TrackUpdate]) -> None:
+    """An id is of one track: it ends once, is not used afterwards, and is on a frame once."""
+    gone: set[int] = set()
+    for update in updates:
+        current = update.current.tracks.tolist()
+        assert len(set(current)) == len(current)
+        over = [later for later, _ in update.joined]
+        over += [track.id for track in update.ended] + [*update.dropped]
+        assert len(set(over)) == len(over)
+        assert not gone & {*over, *current}
+        assert not {*over} & {*current}
+        assert not gone & {earlier for _, earlier in update.joined}
+        gone |= {*over}
+    # A track that is not dropped is ended in the end.
+    assert {number for update in updates for number in update.current.tracks.tolist()} <= gone
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 8), cut=st.integers(1, 60))
+def test_ids_are_never_used_again(seed: int, count: int, cut: int) -> None:
+    rng = np.random.default_rng(seed)
+    tracker, updates = MotionTracker(TrackingOptions(lost_seconds=0.5)), []
+    for n in range(60):
+        # Blobs anywhere: what is likely does not matter.
+        walkers = [
+            Walker(rng.uniform(-20, 300, 2), (0, 0), rng.integers(4, 60, 2), colour=colour)
+            for colour in rng.integers(0, 256, (rng.integers(0, count + 1), 3)).tolist()
+        ]
+        updates.append(tracker.update(n, n * STEP_US, scene(walkers, n)))
+        if n == cut:
+            updates.append(tracker.finish())
+    updates.append(tracker.finish())
+    check_ids(updates)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2])

@@ -100,6 +100,10 @@ class BoxFilter:
         self.height += gain * (height - self.height)
         self.size *= 1 - gain
 
+    def place_at(self, x: float, y: float, width: float, height: float) -> None:
+        """Take a box as it is, and keep the speed."""
+        self.x, self.y, self.width, self.height = x, y, width, height
+
     def slow(self, share: float) -> None:
         """Keep only a share of the speed: what is not seen may have stopped."""
         self.across *= share

@@ -62,3 +62,19 @@ def union(boxes: Sequence[Array]) -> Array:
     low = stacked[:, :2].min(axis=0)
     high = (stacked[:, :2] + stacked[:, 2:]).max(axis=0)
     return np.concatenate([low, high - low])
+
+
+def side_by_side(boxes: Sequence[Array], least: float) -> list[Array]:
+    """Boxes that do not overlap across, each the union of those above one another, from left to right.
+
+    Only those whose height is at least the share `least` of all.
+    """
+    columns: list[list[Array]] = []
+    for box in sorted(boxes, key=lambda box: float(box[0])):
+        if columns and box[0] < max(own[0] + own[2] for own in columns[-1]):
+            columns[-1].append(box)
+        else:
+            columns.append([box])
+    height = union(boxes)[3]
+    unions = [union(column) for column in columns]
+    return [box for box in unions if box[3] >= least * height]

@@ -10,6 +10,7 @@ import numpy as np
 from trtkit.tensors import Array
 from trtkit.video.detections import Box, Sighting
 from trtkit.video.frames import MICROSECONDS
+from trtkit.video.tracking.colours import Colours
 from trtkit.video.tracking.kalman import BoxFilter
 from trtkit.video.tracking.matching import areas, centres
 from trtkit.video.tracking.options import TrackingOptions
@@ -24,7 +25,8 @@ _PARTS = 5
 class RunningTrack:
     """`measured`: how many of its sightings count; those behind are guesses among other tracks.
 
-    `merged`: whether others shared its detection on the last frame.
+    `merged`: whether others shared its detection on the last frame. `colours`: of pictures of it alone.
+    `apart_us`: since when it is detected as several things side by side.
     """
 
     id: int
@@ -32,6 +34,8 @@ class RunningTrack:
     sightings: list[Sighting] = field(default_factory=list)
     measured: int = 0
     merged: bool = False
+    colours: Colours = field(default_factory=Colours)
+    apart_us: int | None = None
 
     @property
     def confirmed(self) -> bool:

@@ -17,8 +17,17 @@ from trtkit.tensors import Array
 from trtkit.video.detections import Box, Detections
 from trtkit.video.frames import MICROSECONDS
 from trtkit.video.protocols import Track, TrackUpdate
+from trtkit.video.tracking.colours import UNSURE, Colours, colours_of, differences
 from trtkit.video.tracking.kalman import BoxFilter
-from trtkit.video.tracking.matching import areas, assigned, centres, inside, overlaps, union
+from trtkit.video.tracking.matching import (
+    areas,
+    assigned,
+    centres,
+    inside,
+    overlaps,
+    side_by_side,
+    union,
+)
 from trtkit.video.tracking.merging import parts
 from trtkit.video.tracking.options import TrackingOptions
 from trtkit.video.tracking.running import CONFIRMED, RunningTrack
@@ -37,6 +46,13 @@ _FADING = 0.25
 # begins within this many lengths, and as many more for each second.
 _ALIKE = 0.5
 _REACH = 1.5
+# What the difference of colours costs, in overlaps.
+_COLOURS = 2.0
+# A track learns the colours of detections that are at most so many times as large, or as small.
+_OWN_SIZE = 1.5
+# What came as one and then is side by side for so long is several things, each of this share of the height.
+_APART_US = 500_000
+_UPRIGHT = 0.6
 
 
 @dataclass
@@ -77,10 +93,11 @@ class MotionTracker:
         ended = [track for track in self._tracks if time_us - track.measured_us > lost_us]
         self._tracks = [track for track in self._tracks if track not in ended]
         self._predict(time_us)
-        groups = self._groups(detections, time_us)
+        colours = colours_of(detections)
+        groups = self._groups(detections, colours, time_us)
         current: list[tuple[RunningTrack, Array]] = []
         whole: dict[int, list[Array]] = {}
-        for box, members in zip(detections.boxes, groups, strict=True):
+        for box, shares, members in zip(detections.boxes, colours, groups, strict=True):
             if len(members) > 1:
                 current += self._shared(frame, time_us, detections, box, members)
             else:
@@ -88,11 +105,12 @@ class MotionTracker:
                 if not members:
                     self._tracks.append(track)
                 whole.setdefault(track.id, []).append(box)
+                if not track.merged and _alike_in_size(track, box):
+                    track.colours.learn(shares)
         by_id = {track.id: track for track in self._tracks}
-        current += [
-            self._alone(frame, time_us, by_id[number], union(boxes))
-            for number, boxes in whole.items()
-        ]
+        for number, boxes in whole.items():
+            for track, box in self._divided(by_id[number], boxes, time_us):
+                current.append(self._alone(frame, time_us, track, box))
         missed = [t for t in self._tracks if t.last_us < time_us and not t.confirmed]
         self._tracks = [track for track in self._tracks if track not in missed]
         joined = self._joined(time_us)
@@ -136,6 +154,24 @@ class MotionTracker:
         self._next += 1
         return RunningTrack(self._next - 1, BoxFilter.at(x, y, float(box[2]), float(box[3])))
 
+    def _divided(
+        self, track: RunningTrack, boxes: Sequence[Array], time_us: int
+    ) -> list[tuple[RunningTrack, Array]]:
+        """A track with its box; more where what came as one has long been several, side by side."""
+        columns = side_by_side(boxes, _UPRIGHT)
+        if len(columns) < 2:
+            track.apart_us = None
+        elif track.apart_us is None:
+            track.apart_us = time_us
+        if track.apart_us is None or time_us - track.apart_us < _APART_US:
+            return [(track, union(boxes))]
+        first, *others = sorted(columns, key=lambda box: -float(box[2] * box[3]))
+        track.filter.place_at(*centres(first[None])[0].tolist(), *first[2:].tolist())
+        track.colours, track.apart_us = Colours(), None
+        begun = [self._begin(box) for box in others]
+        self._tracks += begun
+        return [(track, first), *zip(begun, others, strict=True)]
+
     def _alone(
         self, frame: int, time_us: int, track: RunningTrack, box: Array
     ) -> tuple[RunningTrack, Array]:
@@ -157,24 +193,28 @@ class MotionTracker:
         members: Sequence[RunningTrack],
     ) -> list[tuple[RunningTrack, Array]]:
         """Take in a detection of several tracks: each keeps its size and moves with its own part."""
-        middles = parts(detections, box, [track.expected for track in members])
+        colours = [track.colours for track in members]
+        middles = parts(detections, box, [track.expected for track in members], colours)
         for track, middle in zip(members, middles, strict=True):
             if middle is not None:
                 # Where one ends and the other begins is not sure.
                 track.filter.correct(float(middle[0]), float(middle[1]), 2.0)
-            track.merged = True
+            track.merged, track.apart_us = True, None
             own = _whole(track.expected)
             track.see(frame, time_us, own, self._frames, sure=middle is not None)
         return [(track, track.expected) for track in members]
 
-    def _groups(self, detections: Detections, time_us: int) -> list[list[RunningTrack]]:
+    def _groups(
+        self, detections: Detections, colours: Array, time_us: int
+    ) -> list[list[RunningTrack]]:
         """The tracks of each detection: usually one, none of a new thing, several where things meet."""
         boxes = detections.boxes
         groups: list[list[RunningTrack]] = [[] for _ in range(len(boxes))]
         if not len(boxes) or not self._tracks:
             return groups
         expected = np.stack([track.expected for track in self._tracks])
-        pairs = assigned(self._costs(expected, boxes, time_us))
+        unlike = differences(np.stack([track.colours.shares for track in self._tracks]), colours)
+        pairs = assigned(self._costs(expected, boxes, unlike, time_us))
         for row, place in pairs:
             groups[place].append(self._tracks[row])
         if detections.foreground is None:
@@ -198,7 +238,7 @@ class MotionTracker:
                 groups[place].append(track)
         return groups
 
-    def _costs(self, expected: Array, boxes: Array, time_us: int) -> Array:
+    def _costs(self, expected: Array, boxes: Array, unlike: Array, time_us: int) -> Array:
         """What it costs to take each detection for each track, infinite where it cannot be.
 
         From 0 for the same box to about 2; more for a track that was not seen for a while.
@@ -215,6 +255,7 @@ class MotionTracker:
         allowed &= (growth < np.log(_MOST_GROWTH)) | tentative[:, None]
         costs = apart + 0.5 * away / lengths[:, None] + 0.3 * growth
         costs += (0.3 * unseen + 0.5 * tentative)[:, None]
+        costs += _COLOURS * (unlike - UNSURE)
         return np.asarray(np.where(allowed, costs, np.inf))
 
     def _joined(self, time_us: int) -> list[tuple[int, int]]:
@@ -278,6 +319,12 @@ class MotionTracker:
             tuple(Track(number, sightings) for number, sightings in complete if sightings),
             tuple(number for number, sightings in complete if not sightings),
         )
+
+
+def _alike_in_size(track: RunningTrack, box: Array) -> bool:
+    """Whether a detection is about as large as its track: not a part of it, and nothing beside it."""
+    growth = float(box[2] * box[3]) / (track.filter.width * track.filter.height)
+    return 1 / _OWN_SIZE < growth < _OWN_SIZE
 
 
 def _whole(box: Array) -> Box:
