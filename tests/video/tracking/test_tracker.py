@@ -162,6 +162,42 @@ def test_what_came_as_one_and_goes_side_by_side_is_two() -> None:
     assert all(any(box.overlap(walker.box(49)) > 0.8 for box in last) for walker in walkers)
 
 
+def test_colours_join_what_motion_cannot() -> None:
+    walkers = [Walker((60, 60), (5, 0), gone=range(20, 90), colour=RED)]
+    # It turned behind a wall.
+    out = Walker((150 + 30 * 5, 110), (-5, 0), gone=range(30), colour=RED)
+    tracks, updates = tracked([*walkers, out], 60)
+    assert [pair for update in updates for pair in update.joined] == [(2, 1)]
+    (track,) = tracks
+    assert [sighting.frame for sighting in track.sightings] == list(range(60))
+    # Another one is not taken for it.
+    out.colour = BLUE
+    tracks, _ = tracked([*walkers, out], 60)
+    assert [len(track.sightings) for track in tracks] == [20, 30]
+
+
+def test_one_that_left_and_one_that_enters_are_two() -> None:
+    left = Walker((220, 80), (5, 0), gone=range(30, 90), colour=RED)
+    enters = Walker((330 + 5 * 20, 110), (-4, 0), gone=range(25), colour=RED)
+    tracks, updates = tracked([left, enters], 60)
+    assert not [pair for update in updates for pair in update.joined]
+    assert len(tracks) == 2
+
+
+def test_what_stands_still_and_becomes_background_piece_by_piece_stays_itself() -> None:
+    # Only the head, then only the feet, can be told from the background while it stands.
+    class Stands(Walker):
+        def box(self, frame: int) -> Box | None:
+            x = 20 + 5 * (min(frame, 15) + max(0, frame - 40))
+            if not 25 <= frame < 40:
+                return Box(x, 80, 16, 40)
+            return Box(x, 80, 16, 9) if frame < 33 else Box(x, 112, 16, 8)
+
+    (track,), _ = tracked([Stands((0, 0), (0, 0))], 60)
+    assert [sighting.frame for sighting in track.sightings] == list(range(60))
+    assert all(sighting.box.height > 35 for sighting in track.sightings)
+
+
 def test_a_sign_in_front_of_a_thing_makes_no_two_of_it() -> None:
     # For a second only what is above and below of the sign can be seen.
     others = [*range(10), *range(20, 40)]
@@ -225,9 +261,9 @@ def test_a_gap_in_the_footage_longer_than_allowed_ends_all() -> None:
 
 
 def test_pictures_join_what_motion_cannot() -> None:
-    # It stops behind a wall and comes out somewhere else, while another one passes.
-    before = Walker((10, 80), (5, 0), gone=range(20, 90))
-    after = Walker((10, 155), (4, 0), gone=range(35))
+    # It stops behind a wall and comes out somewhere else, in other light, while another one passes.
+    before = Walker((10, 80), (5, 0), gone=range(20, 90), colour=RED)
+    after = Walker((10, 155), (4, 0), gone=range(35), colour=DARK)
     other = Walker((100, 20), (3, 0))
     # The other one is higher up, and so the first.
     alike = {(2, 3): 0.95, (1, 3): 0.6}

@@ -82,14 +82,18 @@ class Colours:
             return np.zeros(_BANDS * _COUNT, np.float32)
         return np.frombuffer(self.mean, np.float32)
 
-    def learn(self, shares: Array) -> None:
-        """Take in the colours of a picture on which nothing else is; nothing of zeros."""
+    def learn(self, shares: Array) -> bool:
+        """Take in the colours of a picture on which nothing else is; whether they are known from now on.
+
+        Zeros teach nothing.
+        """
         if not shares.any():
-            return
+            return False
         self.pictures += 1
         before = np.frombuffer(self.mean, np.float32) if self.mean else np.zeros_like(shares)
         weight = np.float32(1 / min(self.pictures, _MEMORY))
         self.mean = (before + weight * (shares - before)).astype(np.float32).tobytes()
+        return self.pictures == _KNOWN
 
     def likelihood(self, numbers: Array) -> Array:
         """How much likelier each of N colours is here than by chance, as logarithms; zeros if unknown."""

@@ -52,6 +52,10 @@ class BoxFilter:
         return sqrt(self.width * self.height)
 
     @property
+    def area(self) -> float:
+        return self.width * self.height
+
+    @property
     def corners(self) -> tuple[float, float, float, float]:
         """Left, top, width and height."""
         return self.x - self.width / 2, self.y - self.height / 2, self.width, self.height

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import hypot
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from trtkit.video.tracking.options import TrackingOptions
 
 # A track with fewer sightings is tentative: it ends when it is not seen once.
 CONFIRMED = 3
+# In lengths a second: people walk more than one.
+_RESTING = 0.3
 # How far a track went is measured between parts of it.
 _PARTS = 5
 
@@ -40,6 +43,12 @@ class RunningTrack:
     @property
     def confirmed(self) -> bool:
         return len(self.sightings) >= CONFIRMED
+
+    @property
+    def rests(self) -> bool:
+        """Whether it stands still, as far as can be told of one that is known for a while."""
+        speed = hypot(self.filter.across, self.filter.down)
+        return self.confirmed and speed < _RESTING * self.filter.length
 
     @property
     def last_us(self) -> int:
@@ -75,6 +84,8 @@ class RunningTrack:
         """Continue as `later`, which turned out to be the same thing."""
         first, *rest = later.sightings
         del self.sightings[self.measured :]
+        while self.sightings[-1].frame >= first.frame:
+            self.sightings.pop()
         self.see(first.frame, first.time_us, first.box, between, sure=True)
         self.sightings += rest
         self.measured = len(self.sightings) - len(later.sightings) + later.measured

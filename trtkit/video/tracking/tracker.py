@@ -18,6 +18,7 @@ from trtkit.video.detections import Box, Detections
 from trtkit.video.frames import MICROSECONDS
 from trtkit.video.protocols import Track, TrackUpdate
 from trtkit.video.tracking.colours import UNSURE, Colours, colours_of, differences
+from trtkit.video.tracking.joining import recognised, resembling
 from trtkit.video.tracking.kalman import BoxFilter
 from trtkit.video.tracking.matching import (
     areas,
@@ -41,15 +42,12 @@ _PART = 0.6
 _MERGES_US = 500_000
 # The speed of a track that is not seen fades by this share a second: it may have stopped.
 _FADING = 0.25
-# Pictures of one thing differ by at most this share of what they differ from those of any other thing. How
-# alike pictures are says nothing by itself: it depends on the model. Where pictures decide, the later track
-# begins within this many lengths, and as many more for each second.
-_ALIKE = 0.5
-_REACH = 1.5
 # What the difference of colours costs, in overlaps.
-_COLOURS = 2.0
+_COLOURS = 3.0
 # A track learns the colours of detections that are at most so many times as large, or as small.
 _OWN_SIZE = 1.5
+# What rests becomes background piece by piece. With less than this share left, it keeps its box.
+_LEFT = 0.5
 # What came as one and then is side by side for so long is several things, each of this share of the height.
 _APART_US = 500_000
 _UPRIGHT = 0.6
@@ -97,6 +95,8 @@ class MotionTracker:
         groups = self._groups(detections, colours, time_us)
         current: list[tuple[RunningTrack, Array]] = []
         whole: dict[int, list[Array]] = {}
+        # Whose colours are known from this frame on.
+        recent: list[RunningTrack] = []
         for box, shares, members in zip(detections.boxes, colours, groups, strict=True):
             if len(members) > 1:
                 current += self._shared(frame, time_us, detections, box, members)
@@ -105,15 +105,15 @@ class MotionTracker:
                 if not members:
                     self._tracks.append(track)
                 whole.setdefault(track.id, []).append(box)
-                if not track.merged and _alike_in_size(track, box):
-                    track.colours.learn(shares)
+                if not track.merged and _alike_in_size(track, box) and track.colours.learn(shares):
+                    recent.append(track)
         by_id = {track.id: track for track in self._tracks}
         for number, boxes in whole.items():
             for track, box in self._divided(by_id[number], boxes, time_us):
                 current.append(self._alone(frame, time_us, track, box))
         missed = [t for t in self._tracks if t.last_us < time_us and not t.confirmed]
         self._tracks = [track for track in self._tracks if track not in missed]
-        joined = self._joined(time_us)
+        joined = self._joined(recent, time_us, detections.size)
         self._frames.append((frame, time_us))
         while self._frames[0][1] < time_us - lost_us:
             self._frames.popleft()
@@ -176,7 +176,10 @@ class MotionTracker:
         self, frame: int, time_us: int, track: RunningTrack, box: Array
     ) -> tuple[RunningTrack, Array]:
         """Take in a detection that is the track's own."""
-        if track.sightings:
+        if track.rests and box[2] * box[3] < _LEFT * track.filter.area:
+            box = track.expected
+            track.filter.slow(0.0)
+        elif track.sightings:
             x, y = centres(box[None])[0].tolist()
             track.filter.correct(x, y)
             track.filter.resize(float(box[2]), float(box[3]))
@@ -232,7 +235,9 @@ class MotionTracker:
         for place in range(len(boxes)):
             row = int(within[place].argmax())
             track = self._tracks[row]
-            if groups[place] or row not in owned or track.id in several:
+            if groups[place] or track.id in several:
+                continue
+            if row not in owned and not track.rests:
                 continue
             if within[place, row] >= _PART:
                 groups[place].append(track)
@@ -258,44 +263,27 @@ class MotionTracker:
         costs += _COLOURS * (unlike - UNSURE)
         return np.asarray(np.where(allowed, costs, np.inf))
 
-    def _joined(self, time_us: int) -> list[tuple[int, int]]:
-        """Join tracks that were just confirmed to lost ones whose pictures are alike."""
-        if self._appearance is None:
-            return []
+    def _joined(
+        self, later: Sequence[RunningTrack], time_us: int, size: tuple[int, int]
+    ) -> list[tuple[int, int]]:
+        """Join tracks that were just confirmed, or whose colours are just known, to what they continue."""
         joined = []
-        for later in [track for track in self._tracks if len(track.sightings) == CONFIRMED]:
-            lost = [track for track in self._tracks if self._may_be(track, later, time_us)]
-            if not lost:
-                continue
-            differences = {
-                track.id: 1 - alike
-                for track in self._tracks
-                if track is not later and track.confirmed
-                and (alike := self._appearance(track.id, later.id)) is not None
-            }  # fmt: skip
-            best = min(differences, key=differences.__getitem__, default=None)
-            others = [value for number, value in differences.items() if number != best]
-            for earlier in lost:
-                if earlier.id == best and others and differences[best] <= _ALIKE * min(others):
-                    earlier.take_over(later, self._frames)
-                    self._tracks.remove(later)
-                    joined.append((later.id, earlier.id))
+        for track in [track for track in self._tracks if len(track.sightings) == CONFIRMED]:
+            if self._appearance is not None:
+                earlier = resembling(track, self._tracks, time_us, self._appearance)
+                joined += self._join(track, earlier)
+        since = time_us - round(self._options.lost_seconds * MICROSECONDS)
+        for track in later:
+            if track in self._tracks and track.sightings[0].time_us >= since:
+                joined += self._join(track, recognised(track, self._tracks, time_us, size))
         return joined
 
-    def _may_be(self, earlier: RunningTrack, later: RunningTrack, time_us: int) -> bool:
-        """Whether a track that is not seen can have come to where another one began."""
-        if not earlier.confirmed or earlier.last_us == time_us:
-            return False
-        first = later.sightings[0]
-        seconds = (first.time_us - earlier.last_us) / MICROSECONDS
-        if seconds <= 0:
-            return False
-        last = earlier.sightings[-1].box
-        away = np.hypot(
-            first.box.x + first.box.width / 2 - last.x - last.width / 2,
-            first.box.y + first.box.height / 2 - last.y - last.height / 2,
-        )
-        return bool(away <= _REACH * (1 + seconds) * later.filter.length)
+    def _join(self, later: RunningTrack, earlier: RunningTrack | None) -> list[tuple[int, int]]:
+        if earlier is None:
+            return []
+        earlier.take_over(later, self._frames)
+        self._tracks.remove(later)
+        return [(later.id, earlier.id)]
 
     def _update(
         self,
@@ -305,7 +293,8 @@ class MotionTracker:
         size: tuple[int, int],
     ) -> TrackUpdate:
         names = dict(joined)
-        missing = {track.id for track in gone}
+        # A track that goes on elsewhere is not where it was guessed.
+        missing = {track.id for track in gone} | {*names.values()}
         kept = [pair for pair in current if pair[0].id not in missing]
         complete = [(track.id, track.complete(self._options)) for track in gone]
         return TrackUpdate(
@@ -323,7 +312,7 @@ class MotionTracker:
 
 def _alike_in_size(track: RunningTrack, box: Array) -> bool:
     """Whether a detection is about as large as its track: not a part of it, and nothing beside it."""
-    growth = float(box[2] * box[3]) / (track.filter.width * track.filter.height)
+    growth = float(box[2] * box[3]) / track.filter.area
     return 1 / _OWN_SIZE < growth < _OWN_SIZE
 
 
