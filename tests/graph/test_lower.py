@@ -49,3 +49,20 @@ def test_other_shapes_stay_as_they_are(sizes, end):
     lower(model)
     np.testing.assert_array_equal(run(model, IMAGES), expected)
     assert "Shape" in [node.op_type for node in model.graph.node]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "opset", "lowered"),
+    [("Relu", 13, 13), ("Relu", 17, 17), ("Relu", 20, 17), ("Gelu", 20, 20)],
+)
+def test_a_newer_opset_becomes_17_where_the_operators_allow_it(op_type, opset, lowered):
+    node = helper.make_node(op_type, ["image"], ["logits"])
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2, 4, 4])
+        for name in ("image", "logits")
+    ]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    lower(model)
+    assert model.opset_import[0].version == lowered
+    assert model.ir_version == (8 if lowered < opset else 9)
