@@ -6,8 +6,10 @@ import random
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx.numpy_helper import to_array
 
 from tests.graph.onnx_graphs import classifier
 from trtkit.errors import TrtkitError
@@ -67,3 +69,56 @@ def test_files_of_other_tools_have_no_seal(tmp_path: Path) -> None:
     with suppress(TrtkitError):
         (tmp_path / "model.onnx").write_bytes(b"")
         read_model(tmp_path / "model.onnx")
+
+
+def with_weights_beside(path: Path, location: str = "weights.bin") -> onnx.ModelProto:
+    """Write a model whose weights lie in a file beside it."""
+    model = classifier()
+    onnx.save(
+        onnx.ModelProto.FromString(model.SerializeToString()), path, save_as_external_data=True,
+        location=location, size_threshold=0,
+    )  # fmt: skip
+    return model
+
+
+def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
+    model = with_weights_beside(tmp_path / "model.onnx")
+    stored = {weight.name: to_array(weight) for weight in model.graph.initializer}
+    read = {
+        weight.name: to_array(weight)
+        for weight in read_model(tmp_path / "model.onnx").graph.initializer
+    }
+    assert stored.keys() == read.keys()
+    for name, value in stored.items():
+        np.testing.assert_array_equal(read[name], value)
+
+
+def test_weights_beside_the_file_that_cannot_be_read(tmp_path: Path) -> None:
+    path, weights = tmp_path / "model.onnx", tmp_path / "weights.bin"
+    with_weights_beside(path)
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(TrtkitError, match=r"^The weights of .*model.onnx .* cannot be read \("):
+        read_model(path)
+    weights.unlink()
+    with pytest.raises(
+        TrtkitError, match=r"keeps its weights in weights.bin, which is not beside it; copy"
+    ):
+        read_model(path)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_weights_outside_the_folder_are_refused(tmp_path: Path, link: bool) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    with_weights_beside(folder / "model.onnx")
+    outside = (folder / "weights.bin").rename(tmp_path / "secret.bin")
+    if link:
+        (folder / "weights.bin").symlink_to(outside)
+    else:
+        model = onnx.load(folder / "model.onnx", load_external_data=False)
+        for weight in model.graph.initializer:
+            for entry in weight.external_data:
+                entry.value = "../secret.bin" if entry.key == "location" else entry.value
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(TrtkitError, match=r"^The weights of .*model.onnx .* cannot be read \("):
+        read_model(folder / "model.onnx")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtkit.atomic import scratch_folder
 from trtkit.building.probe import try_out
 from trtkit.building.verification import LIMITS, STEPS, Limits
 from trtkit.engines.probe import GraphProbe
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from trtkit.graph.scaling import OwnScaling
     from trtkit.graph.source import SourceInput, SourceOutput
 
+# ONNX Runtime has the operators from this opset on.
+OLDEST = 7
 # Two batches tell what of a graph depends on their size.
 FEW, MORE = 2, 3
 
@@ -68,14 +71,19 @@ def adopt_file(
     from trtkit.graph.scaling import own_scaling
     from trtkit.graph.source import choose_output, source_input
 
-    _check_opset(original, name)
+    opset = _checked_opset(original, name)
     model = tidy(original)
     check_sizes(model, name)
+    notes: list[str] = []
+    if opset < OLDEST:
+        model, path = _converted(model, name), None
+        notes.append(f"{name} has opset {opset}, which was converted to {OLDEST}.")
     if path is not None:
         try_out(path)
     source = source_input(model, image_size, name)
     own = None if source.raw else own_scaling(model.graph, source.name, source.channels)
-    notes = () if own is None else (_scaling_note(own, mean is None and std is None, name),)
+    if own is not None:
+        notes.append(_scaling_note(own, mean is None and std is None, name))
     if own is not None and mean is None and std is None:
         mean, std = [0.0] * source.channels, [1 / 255 if own.takes_bytes else 1.0] * source.channels
     scaling = _normalisation(source, mean, std, name)
@@ -92,7 +100,7 @@ def adopt_file(
     limits = LIMITS["fp16" if is_half(original.graph) else "fp32"]
     if has_pairs(original.graph):
         limits = STEPS
-    return Adoption(adopted, lambda images: runs.one_by_one(images, scores), limits, notes)
+    return Adoption(adopted, lambda images: runs.one_by_one(images, scores), limits, tuple(notes))
 
 
 def _scaling_note(own: OwnScaling, applied: bool, name: str) -> str:
@@ -108,8 +116,8 @@ def _scaling_note(own: OwnScaling, applied: bool, name: str) -> str:
     )
 
 
-def _check_opset(model: onnx.ModelProto, name: str) -> None:
-    """Raise TrtkitError for an opset that the installed onnx does not know."""
+def _checked_opset(model: onnx.ModelProto, name: str) -> int:
+    """The opset of a graph. Raises TrtkitError for one that the installed onnx does not know."""
     from onnx.defs import onnx_opset_version
 
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
@@ -118,6 +126,29 @@ def _check_opset(model: onnx.ModelProto, name: str) -> None:
             f"{name} has opset {opset or 'none'}, and the installed onnx knows those up to "
             f"{onnx_opset_version()}; export it with opset 17."
         )
+    return int(opset)
+
+
+def _converted(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """A graph of an older opset in that of `OLDEST`, tried out. Raises TrtkitError."""
+    from trtkit.graph.files import write_model
+    from trtkit.graph.precision import raise_opset
+
+    graph = type(model.graph)(input=model.graph.input)
+    # The converter takes no open batch.
+    for value in model.graph.input:
+        for batch in value.type.tensor_type.shape.dim[:1]:
+            batch.dim_value = batch.dim_value or 1
+    try:
+        raise_opset(model, OLDEST)
+    except TrtkitError as error:
+        raise TrtkitError(f"{name} cannot be run by ONNX Runtime. {error}") from error
+    del model.graph.input[:], model.graph.value_info[:]
+    model.graph.input.extend(graph.input)
+    with scratch_folder() as folder:
+        write_model(model, folder / name)
+        try_out(folder / name)
+    return model
 
 
 def _normalisation(

@@ -101,9 +101,11 @@ def raise_opset(model: onnx.ModelProto, opset: int) -> None:
     try:
         raised = version_converter.convert_version(model, opset)
     except (version_converter.ConvertError, RuntimeError) as error:
+        # Without the converter's own source line.
+        why = str(error).rpartition("failed: ")[2].rstrip(".")
         raise TrtkitError(
-            f"The graph cannot be brought from opset {current} to {opset} ({error}); export it with "
-            f"opset {opset}."
+            f"The graph cannot be brought from opset {current} to {opset} ({why}); export it with opset "
+            f"{opset}."
         ) from error
     model.CopyFrom(raised)
 
