@@ -218,8 +218,8 @@ def test_names_that_are_not_unicode(trtkit, workspace, photos, tmp_path):
         (["infer", "x", "--cache-size", "ten"], "'ten' is not a size for the cache"),
         (["export", "resnet"], "Architecture 'resnet' not found"),
         (
-            ["export", "resnet18", "--mean", "1,1,1"],
-            "--mean is for a foreign .onnx file, not for resnet18; leave it out",
+            ["export", "resnet18", "--output", "logits"],
+            "--output is for a foreign .onnx file, not for resnet18; leave it out",
         ),
         (
             ["export", "x.onnx", "--weights", "random"],

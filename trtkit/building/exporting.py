@@ -106,8 +106,7 @@ def export_model(place: Workspace, model: str | Path, settings: ExportSettings) 
         settings.refuse("weights", model)
         origin = _foreign(source, labels, settings)
     else:
-        for option in ("mean", "std", "output"):
-            settings.refuse(option, model)
+        settings.refuse("output", model)
         weighted = _weighted(str(source), labels, settings)
         origin = _from_torch(weighted, labels, settings)
     images = samples.load(origin.card.preprocessing)
@@ -199,9 +198,9 @@ def _weighted(model: str, labels: list[str] | None, settings: ExportSettings) ->
 def _from_torch(weighted: Weighted, labels: list[str] | None, settings: ExportSettings) -> Origin:
     from trtkit.graph.card import ModelCard
     from trtkit.graph.export import export_graph, reference_logits
-    from trtkit.models.weights import check_finite
+    from trtkit.models.weights import check_finite, normalised_by
 
-    model = weighted.model
+    model = normalised_by(weighted.model, settings.mean, settings.std)
     check_finite(model)
     image = settings.prepared(weighted.preprocessing or Preprocessing(), any_size=True)
     names = _class_names(labels or weighted.classes, model.classes)

@@ -41,10 +41,11 @@ def export(
         typer.Option(min=1, help="Pixels of the square input. Default: 224, or the .onnx file's."),
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="What a .onnx file subtracts, in 0 to 1.")
+        str | None, typer.Option(metavar="R,G,B", help="What is subtracted from photos, in 0 to 1.")
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="What a .onnx file divides by, in 0 to 1.")
+        str | None,
+        typer.Option(metavar="R,G,B", help="What photos are divided by then, in 0 to 1."),
     ] = None,
     scores: Annotated[
         Literal["softmax", "sigmoid", "none"] | None,

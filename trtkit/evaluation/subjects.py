@@ -190,7 +190,7 @@ class CheckpointSubject(Subject):
         self.bytes = path.stat().st_size
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = weighted.model.network.eval().to(self._device)
-        self._normalise = Normalise().to(self._device)
+        self._normalise = Normalise(weighted.model.normalisation).to(self._device)
 
     def _run(self, images: Array, features: bool) -> tuple[Array, None]:
         import torch

@@ -40,7 +40,7 @@ class UInt8Classifier(nn.Module):
                 for layer in model.head.children()
             )
         )
-        self.normalise = Normalise()
+        self.normalise = Normalise(model.normalisation)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x = self.stem(self.normalise(image))

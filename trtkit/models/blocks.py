@@ -15,6 +15,9 @@ from torch import nn
 from trtkit.errors import TrtkitError, first_line
 from trtkit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, LUMA, Preprocessing
 
+# Mean and standard deviation of red, green and blue.
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+IMAGENET: Normalisation = (IMAGENET_MEAN, IMAGENET_STD)
 # What grey is normalised by, and what that leaves of RGB's own normalisation.
 GREY_MEAN, GREY_STD = sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3
 GREY_OFFSET = (
@@ -23,16 +26,20 @@ GREY_OFFSET = (
 
 
 class Normalise(nn.Module):
-    """uint8 N x H x W x 3, RGB, to float32 N x 3 x H x W, normalised as ImageNet is."""
+    """uint8 N x H x W x 3, RGB, to float32 N x 3 x H x W, normalised as ImageNet is by default.
+
+    `values`: mean and standard deviation of each channel, in 0 to 1.
+    """
 
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, values: Normalisation = IMAGENET) -> None:
         super().__init__()
+        self.values = values
         # x / 255 then (x - mean) / std, as one subtraction and one multiplication.
-        mean = 255.0 * torch.tensor(IMAGENET_MEAN, dtype=torch.float64).view(1, 3, 1, 1)
-        scale = 1.0 / (255.0 * torch.tensor(IMAGENET_STD, dtype=torch.float64)).view(1, 3, 1, 1)
+        mean = 255.0 * torch.tensor(values[0], dtype=torch.float64).view(1, 3, 1, 1)
+        scale = 1.0 / (255.0 * torch.tensor(values[1], dtype=torch.float64)).view(1, 3, 1, 1)
         self.register_buffer("mean", mean.float())
         self.register_buffer("scale", scale.float())
 
@@ -90,7 +97,8 @@ class BlockModel:
     """A torchvision network and the view of it as stem, blocks, head.
 
     The three parts share the network's modules: running stem, then every block, then head is
-    running the network. Input: float32 N x 3 x H x W, normalised. Output: logits, N x classes.
+    running the network. Input: float32 N x 3 x H x W, normalised by `normalisation` (mean and standard
+    deviation of each channel, in 0 to 1). Output: logits, N x classes.
     """
 
     architecture: str
@@ -99,6 +107,7 @@ class BlockModel:
     stem_parameters: tuple[str, ...]
     blocks: tuple[Block, ...]
     head: nn.Module
+    normalisation: Normalisation = IMAGENET
 
     @property
     def classes(self) -> int:
@@ -199,6 +208,8 @@ def copy_prefix(source: BlockModel, target: BlockModel, cut: int) -> None:
 def prefix_digest(model: BlockModel, cut: int) -> str:
     """BLAKE3 (hex) of stem and blocks 1 to `cut`: their structure and every bit of their weights."""
     content = blake3()
+    if model.normalisation != IMAGENET:
+        content.update(repr(model.normalisation).encode())
     for module in (model.stem, *(block.module for block in model.blocks[:cut])):
         content.update(repr(module).encode())
     for name, value in model.prefix_state(cut).items():

@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 from trtkit.atomic import not_written, whole_file
 from trtkit.errors import TrtkitError, first_line, listed
 from trtkit.labels import labels_in
-from trtkit.models.blocks import BlockModel
+from trtkit.models.blocks import IMAGENET, BlockModel, Normalisation
 from trtkit.models.contents import find_states
+from trtkit.models.huggingface import hub_config, listed_files
 from trtkit.models.matching import matched_network
 from trtkit.models.naming import named_state
 from trtkit.models.tensorfile import SAVE, is_safetensors, read_content
-from trtkit.models.weights import Weighted, two_classes
+from trtkit.models.weights import Weighted, normalised_by, two_classes
 from trtkit.preprocessing import Preprocessing
 from trtkit.sealing import BLANK, MARK, SealBroken, check_file, seal_file
 from trtkit.serialization import from_plain, to_plain
@@ -41,6 +42,15 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _About:
+    """What the metadata of a checkpoint may say of its model."""
+
+    classes: list[str] | None = None
+    preprocessing: Preprocessing | None = None
+    normalisation: Normalisation | None = None
+
+
 def save_checkpoint(
     path: Path,
     model: BlockModel,
@@ -57,6 +67,7 @@ def save_checkpoint(
         "architecture": model.architecture,
         "classes": classes,
         "preprocessing": to_plain(image),
+        **({} if model.normalisation == IMAGENET else {"normalisation": model.normalisation}),
         **(about or {}),
     }
     write_tensors(path, model.network.state_dict(), metadata)
@@ -117,25 +128,30 @@ def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
         checkpoint.metadata.get("architecture"),
     )
     try:
-        names = from_plain(checkpoint.metadata.get("classes"), list[str] | None)  # type: ignore[arg-type]
-        image = from_plain(checkpoint.metadata.get("preprocessing"), Preprocessing | None)  # type: ignore[arg-type]
+        about = from_plain(checkpoint.metadata, _About)
     except (RuntimeError, ValueError) as error:
         raise TrtkitError(
             f"{checkpoint.path} does not say what it holds in a form that can be read "
             f"({first_line(error)}); copy it again, or save it anew."
         ) from error
-    model = network.model
+    hub = hub_config(checkpoint.path)
+    normalisation = about.normalisation or hub.normalisation or (None, None)
+    model = normalised_by(network.model, *normalisation)
     if model.classes == 1:
         model = two_classes(model)
+    names = about.classes
+    if not names and hub.classes is not None and len(hub.classes) == model.classes:
+        names = hub.classes
+    read = (f"Classes and photos are those of {listed_files(hub.files)}.",) if hub.files else ()
     called = checkpoint.metadata.get("name")
     source = f"{called} ({checkpoint.path.name})" if called else checkpoint.path.name
     return Weighted(
         model=model,
         source=f"checkpoint {source}",
         classes=names or None,
-        preprocessing=image,
+        preprocessing=about.preprocessing or hub.preprocessing,
         trained_on=_trained_on(checkpoint.metadata.get("dataset")),
-        notes=(*checkpoint.notes, *network.notes),
+        notes=(*checkpoint.notes, *network.notes, *read),
     )
 
 

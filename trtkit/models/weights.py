@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import urllib.error
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torchvision import models
 
 from trtkit.errors import TrtkitError
 from trtkit.models.architectures import as_blocks, create
-from trtkit.models.blocks import BlockModel, last_linear
+from trtkit.models.blocks import BlockModel, GreyConv2d, last_linear
 from trtkit.models.names import check_architecture
 from trtkit.preprocessing import Preprocessing
 
@@ -97,7 +98,7 @@ def with_classes(model: BlockModel, classes: int, seed: int) -> BlockModel:
     with torch.no_grad():
         initialise(name, layer, seed)
     setattr(model.network.get_submodule(holder), leaf, layer)
-    return as_blocks(model.architecture, model.network)
+    return _renewed(model)
 
 
 def two_classes(model: BlockModel) -> BlockModel:
@@ -115,7 +116,37 @@ def two_classes(model: BlockModel) -> BlockModel:
             layer.bias.zero_()
             layer.bias[1:] = old.bias
     setattr(model.network.get_submodule(holder), leaf, layer)
-    return as_blocks(model.architecture, model.network)
+    return _renewed(model)
+
+
+def normalised_by(
+    model: BlockModel, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> BlockModel:
+    """`model` for photos that were normalised by another mean or standard deviation, in 0 to 1.
+
+    Raises TrtkitError unless there are three of each, and for a network of one channel.
+    """
+    if mean is None and std is None:
+        return model
+    own = model.normalisation
+    values = tuple(mean or own[0]), tuple(std or own[1])
+    if [len(channels) for channels in values] != [3, 3]:
+        raise TrtkitError(
+            "The weights take three channels; give --mean and --std three numbers with commas, such as "
+            "0.5,0.5,0.5."
+        )
+    if values != own and any(isinstance(part, GreyConv2d) for part in model.network.modules()):
+        raise TrtkitError(
+            f"The {model.architecture} takes one channel, whose normalisation is fixed; leave --mean and "
+            "--std out."
+        )
+    return replace(model, normalisation=values)
+
+
+def _renewed(model: BlockModel) -> BlockModel:
+    """A model whose network was changed in place."""
+    blocks = as_blocks(model.architecture, model.network)
+    return replace(blocks, normalisation=model.normalisation)
 
 
 def check_finite(model: BlockModel) -> None:

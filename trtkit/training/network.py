@@ -33,7 +33,7 @@ class TrainedNetwork:
         blocks = [block.module for block in model.blocks]
         fixed = [] if frozen is None else [model.stem, *blocks[:frozen]]
         learning = [model.stem, *blocks] if frozen is None else blocks[frozen:]
-        self.front = nn.Sequential(Normalise(), *fixed)
+        self.front = nn.Sequential(Normalise(model.normalisation), *fixed)
         self.back = nn.Sequential(*learning, model.head)
         self.front.to(device)
         self.back.to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,8 @@ def starting_model(options: TrainOptions, classes: Sequence[str], place: Workspa
     check_finite(donor.model)
     cut = options.cut or 0
     copy_prefix(donor.model, model, cut)
+    # Two tails on one prefix take the same photos.
+    model = replace(model, normalisation=donor.model.normalisation)
     prefix = {"from": donor.source, "cut": cut, "digest": prefix_digest(model, cut)}
     image = _image_of_prefix(options, donor.preprocessing)
     feature_size(model, image)
