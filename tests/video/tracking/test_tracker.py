@@ -176,6 +176,21 @@ def test_colours_join_what_motion_cannot() -> None:
     assert [len(track.sightings) for track in tracks] == [20, 30]
 
 
+def test_one_that_was_guessed_among_others_is_where_its_colours_come_out() -> None:
+    # The small red one goes behind the large blue one, turns there, and comes out below.
+    large = Walker((100, 74), (4, 0), size=(36, 44), colour=BLUE)
+    small = Walker((60, 80), (6, 0), gone=range(20, 90), colour=RED)
+    on = Walker((216 - 26 * 4, 120 - 26 * 3), (4, 3), gone=[*range(26), *range(46, 90)], colour=RED)
+    tracks, updates = tracked([small, large, on], 50)
+    assert [pair for update in updates for pair in update.joined] == [(3, 2)]
+    assert any(2 in update.current.tracks[update.current.merged] for update in updates)
+    check_ids(updates)
+    (track,) = (track for track in tracks if track.id == 2)
+    boxes = {sighting.frame: sighting.box for sighting in track.sightings}
+    assert sorted(boxes) == list(range(46))
+    assert all(boxes[frame].overlap(on.box(frame)) > 0.9 for frame in range(26, 46))
+
+
 def test_one_that_left_and_one_that_enters_are_two() -> None:
     left = Walker((220, 80), (5, 0), gone=range(30, 90), colour=RED)
     enters = Walker((330 + 5 * 20, 110), (-4, 0), gone=range(25), colour=RED)
@@ -196,6 +211,12 @@ def test_what_stands_still_and_becomes_background_piece_by_piece_stays_itself() 
     (track,), _ = tracked([Stands((0, 0), (0, 0))], 60)
     assert [sighting.frame for sighting in track.sightings] == list(range(60))
     assert all(sighting.box.height > 35 for sighting in track.sightings)
+    # Where a detector knows things, it is as small as it says.
+    tracker = MotionTracker(TrackingOptions())
+    for n in range(20):
+        tracker.update(n, n * STEP_US, Detections.of([Box(50 + n // 9, 80, 16, 40)]))
+    update = tracker.update(20, 20 * STEP_US, Detections.of([Box(52, 100, 16, 18)]))
+    assert update.current.box(0) == Box(52, 100, 16, 18)
 
 
 def test_a_sign_in_front_of_a_thing_makes_no_two_of_it() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from trtkit.tensors import Array
 from trtkit.video.detections import Detections
 
+# Bins of hue, saturation and value, powers of 2: all numbers of both halves fit into a byte.
 _BINS = (8, 4, 4)
 _COUNT = 8 * 4 * 4
 _BANDS = 2
@@ -41,20 +42,22 @@ def colours_of(detections: Detections) -> Array:
         if np.count_nonzero(own) < _LEAST_PIXELS:
             continue
         bands = np.arange(len(own)) * _BANDS // len(own)
-        places = colour_numbers(picture[window]) + (bands * _COUNT)[:, None]
+        places = (
+            colour_numbers(picture[window]) + np.uint8(_COUNT) * bands.astype(np.uint8)[:, None]
+        )
         counts = np.bincount(places[own], minlength=_BANDS * _COUNT)
         shares[place] = counts / counts.sum()
     return shares
 
 
 def colour_numbers(pixels: Array) -> Array:
-    """The bin of each pixel's colour, int64 h x w, of uint8 h x w x 3 in RGB."""
+    """The bin of each pixel's colour, uint8 h x w, of uint8 h x w x 3 in RGB."""
     import cv2
 
     channels = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2HSV_FULL)
-    numbers = np.zeros(channels.shape[:2], np.int64)
+    numbers = np.zeros(channels.shape[:2], np.uint8)
     for channel, bins in enumerate(_BINS):
-        numbers = numbers * bins + channels[:, :, channel].astype(np.int64) * bins // 256
+        numbers = numbers * np.uint8(bins) + channels[:, :, channel] // np.uint8(256 // bins)
     return numbers
 
 

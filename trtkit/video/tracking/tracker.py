@@ -110,7 +110,8 @@ class MotionTracker:
         by_id = {track.id: track for track in self._tracks}
         for number, boxes in whole.items():
             for track, box in self._divided(by_id[number], boxes, time_us):
-                current.append(self._alone(frame, time_us, track, box))
+                fading = detections.foreground is not None and _fades(track, box)
+                current.append(self._alone(frame, time_us, track, box, fading=fading))
         missed = [t for t in self._tracks if t.last_us < time_us and not t.confirmed]
         self._tracks = [track for track in self._tracks if track not in missed]
         joined = self._joined(recent, time_us, detections.size)
@@ -158,7 +159,7 @@ class MotionTracker:
         self, track: RunningTrack, boxes: Sequence[Array], time_us: int
     ) -> list[tuple[RunningTrack, Array]]:
         """A track with its box; more where what came as one has long been several, side by side."""
-        columns = side_by_side(boxes, _UPRIGHT)
+        columns = side_by_side(boxes, _UPRIGHT) if len(boxes) > 1 else boxes
         if len(columns) < 2:
             track.apart_us = None
         elif track.apart_us is None:
@@ -173,10 +174,10 @@ class MotionTracker:
         return [(track, first), *zip(begun, others, strict=True)]
 
     def _alone(
-        self, frame: int, time_us: int, track: RunningTrack, box: Array
+        self, frame: int, time_us: int, track: RunningTrack, box: Array, *, fading: bool
     ) -> tuple[RunningTrack, Array]:
-        """Take in a detection that is the track's own."""
-        if track.rests and box[2] * box[3] < _LEFT * track.filter.area:
+        """Take in a detection that is the track's own; `fading`: only what is left of it."""
+        if fading:
             box = track.expected
             track.filter.slow(0.0)
         elif track.sightings:
@@ -314,6 +315,11 @@ def _alike_in_size(track: RunningTrack, box: Array) -> bool:
     """Whether a detection is about as large as its track: not a part of it, and nothing beside it."""
     growth = float(box[2] * box[3]) / track.filter.area
     return 1 / _OWN_SIZE < growth < _OWN_SIZE
+
+
+def _fades(track: RunningTrack, box: Array) -> bool:
+    """Whether a track stands still and becomes background: only a piece of it is left."""
+    return track.rests and float(box[2] * box[3]) < _LEFT * track.filter.area
 
 
 def _whole(box: Array) -> Box:
