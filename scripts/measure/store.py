@@ -14,7 +14,8 @@ import numpy as np
 from case import Lab, case
 
 from trtkit.benchmark.protocol import timed
-from trtkit.store import FeatureStore, info
+from trtkit.store.maintenance import info
+from trtkit.store.store import FeatureStore
 from trtkit.tensors import Array
 
 SHAPE = (512, 28, 28)

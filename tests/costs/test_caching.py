@@ -23,10 +23,11 @@ from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.models import LoadedModel
 from trtkit.serialization import from_plain, to_plain
 from trtkit.stages import OutputRef
-from trtkit.store import info, segment
+from trtkit.store import segment
 from trtkit.store import store as feature_store
 from trtkit.store.cache import CacheOptions, PrefixCache
 from trtkit.store.costs import CacheCosts
+from trtkit.store.maintenance import info
 
 IMAGE = Preprocessing.for_image_size(32)
 MAPS = np.random.default_rng(0).normal(size=(2, 3, 5, 7)).astype(np.float32)

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trtkit.store import FeatureStore, verify
+from trtkit.store.maintenance import verify
+from trtkit.store.store import FeatureStore
 
 COMMON = """
 import hashlib, resource, sys
 from pathlib import Path
 import numpy as np
-from trtkit.store import FeatureStore
+from trtkit.store.store import FeatureStore
 
 def key_of(number):
     return hashlib.sha256(str(number).encode()).digest()

@@ -15,7 +15,9 @@ import pytest
 
 from tests.reports import recorded
 from trtkit.errors import TrtkitError
-from trtkit.store import FeatureStore, clear, codec, info, verify
+from trtkit.store import codec
+from trtkit.store.maintenance import clear, info, verify
+from trtkit.store.store import FeatureStore
 
 KEYS = [hashlib.sha256(bytes([n])).digest() for n in range(3)]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trtkit.store import FeatureStore, clear, info
+from trtkit.store.maintenance import clear, info
+from trtkit.store.store import FeatureStore
 
 ENTRY = np.zeros((50, 100), np.float16)
 SEGMENT = 3 * (ENTRY.nbytes + 300)

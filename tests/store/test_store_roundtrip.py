@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trtkit.errors import TrtkitError
-from trtkit.store import FeatureStore, info
 from trtkit.store import writer as writer_module
+from trtkit.store.maintenance import info
+from trtkit.store.store import FeatureStore
 
 
 def key_of(name: object) -> bytes:

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from trtkit.errors import TrtkitError
-from trtkit.store import FeatureStore, clear, info, verify
+from trtkit.store.maintenance import clear, info, verify
+from trtkit.store.store import FeatureStore
 
 READER = """
 import hashlib, sys, time
 from pathlib import Path
 import numpy as np
-from trtkit.store import FeatureStore
+from trtkit.store.store import FeatureStore
 
 count, found, deadline = int(sys.argv[2]), 0, time.monotonic() + 25
 with FeatureStore(Path(sys.argv[1]), mode="read") as store:

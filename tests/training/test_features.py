@@ -15,8 +15,8 @@ from tests.reports import recorded
 from trtkit.evaluation.dataset import read_dataset
 from trtkit.models import weights
 from trtkit.preprocessing import Preprocessing
-from trtkit.store import FeatureStore
 from trtkit.store.codec import as_stored
+from trtkit.store.store import FeatureStore
 from trtkit.training import features
 from trtkit.training.augment import PRESETS
 from trtkit.training.batches import PhotoBatches, epoch_order, in_order

@@ -32,7 +32,7 @@ MAP = 64 * 8 * 8 * 2
 HOLDER = """
 import sys
 from pathlib import Path
-from trtkit.store import FeatureStore
+from trtkit.store.store import FeatureStore
 with FeatureStore(Path(sys.argv[1]), mode="write"):
     print("held", flush=True)
     sys.stdin.read()

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trtkit import store
+from trtkit.store import maintenance
 from trtkit.store.cache import cache_folder
 
 
-def cache_info(folder: str | Path | None = None) -> store.StoreInfo:
+def cache_info(folder: str | Path | None = None) -> maintenance.StoreInfo:
     """What the cache holds: entries, bytes, segments. Raises TrtkitError when it cannot be read."""
-    return store.info(cache_folder(folder))
+    return maintenance.info(cache_folder(folder))
 
 
-def cache_verify(folder: str | Path | None = None, *, repair: bool = False) -> store.VerifyReport:
+def cache_verify(
+    folder: str | Path | None = None, *, repair: bool = False
+) -> maintenance.VerifyReport:
     """Read every entry and compare its checksum; `repair` forgets the damaged ones."""
-    return store.verify(cache_folder(folder), repair=repair)
+    return maintenance.verify(cache_folder(folder), repair=repair)
 
 
-def cache_clear(folder: str | Path | None = None) -> store.ClearReport:
+def cache_clear(folder: str | Path | None = None) -> maintenance.ClearReport:
     """Delete every entry. Raises TrtkitError while another process is writing."""
-    return store.clear(cache_folder(folder))
+    return maintenance.clear(cache_folder(folder))

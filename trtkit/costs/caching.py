@@ -22,10 +22,10 @@ from trtkit.photos.images import load_image, read_file
 from trtkit.photos.prefetch import default_workers
 from trtkit.preprocessing import Preprocessing
 from trtkit.runtime.models import LoadedModel
-from trtkit.store import info
 from trtkit.store.cache import CacheOptions, PrefixCache, cache_folder
 from trtkit.store.codec import KEY_BYTES, as_stored, encode
 from trtkit.store.costs import CacheCosts, StoreCosts, format_name
+from trtkit.store.maintenance import info
 from trtkit.store.segment import segment_numbers, segment_path
 from trtkit.store.writer import COMMIT_BYTES
 from trtkit.tensors import Array

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trtkit.bundle import Manifest, read_manifest
 from trtkit.engines.base import Backend, Tensor
@@ -33,9 +33,11 @@ from trtkit.runtime.runner import Runner
 from trtkit.scores import scores_of
 from trtkit.serialization import from_plain
 from trtkit.stages import Stage
-from trtkit.store.cache import CacheMode, CacheOptions, PrefixCache, cache_folder, fits_memory
-from trtkit.store.costs import CacheCosts, CacheDecision, format_name, machine_of, weigh
 from trtkit.tensors import Array
+
+if TYPE_CHECKING:
+    from trtkit.store.cache import CacheMode, CacheOptions, PrefixCache
+    from trtkit.store.costs import CacheDecision
 
 DEFAULT_TOP = 5
 # A tail's name that stands for all of them.
@@ -319,6 +321,8 @@ def load(
     runner = load_runner(folder, manifest, tails, gpu_cache=gpu_cache)
     decision, prefix_cache = None, None
     if cache is not None and used:
+        from trtkit.store.cache import PrefixCache
+
         prefix = manifest.prefix_of(tails[0]) if cut is not None else None
         maps = prefix.output("feature_map") if prefix is not None else None
         cache.check_dtype(maps.dtype if maps is not None else "float32", manifest.name)
@@ -352,6 +356,9 @@ def _weigh(
 
     Several tails run one after the other, so their times add up.
     """
+    from trtkit.store.cache import cache_folder, fits_memory
+    from trtkit.store.costs import CacheCosts, format_name, machine_of, weigh
+
     try:
         costs = from_plain(manifest.costs, CacheCosts) if manifest.costs is not None else None
     except ValueError:

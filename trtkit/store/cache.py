@@ -11,8 +11,9 @@ from trtkit.cpu import available_memory
 from trtkit.errors import TrtkitError, listed
 from trtkit.identity import bytes_digest, feature_key
 from trtkit.preprocessing import Preprocessing
-from trtkit.store import FeatureStore, store_bytes
 from trtkit.store.codec import CodecName, DtypeName
+from trtkit.store.segment import store_bytes
+from trtkit.store.store import FeatureStore
 from trtkit.tensors import Array
 from trtkit.workspace import user_cache
 

@@ -93,15 +93,6 @@ def info(folder: Path) -> StoreInfo:
         )
 
 
-def store_bytes(folder: Path) -> int:
-    """Bytes of all segment files in `folder`; one that vanishes meanwhile is none."""
-    total = 0
-    for number in segment_numbers(folder):
-        with contextlib.suppress(FileNotFoundError):
-            total += segment_path(folder, number).stat().st_size
-    return total
-
-
 def verify(folder: Path, repair: bool = False) -> VerifyReport:
     """Read every entry of the store in `folder` and check it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -34,6 +35,15 @@ def segment_path(folder: Path, number: int) -> Path:
 def segment_numbers(folder: Path) -> list[int]:
     """The numbers of the segment files in `folder`, ascending."""
     return sorted(int(m[1]) for path in folder.iterdir() if (m := _NAME.fullmatch(path.name)))
+
+
+def store_bytes(folder: Path) -> int:
+    """Bytes of all segment files in `folder`; one that vanishes meanwhile is none."""
+    total = 0
+    for number in segment_numbers(folder):
+        with contextlib.suppress(FileNotFoundError):
+            total += segment_path(folder, number).stat().st_size
+    return total
 
 
 class _OpenSegment:

@@ -24,8 +24,8 @@ from trtkit.models.blocks import prefix_digest
 from trtkit.reporting import advance, message
 from trtkit.serialization import to_plain
 from trtkit.sizes import human_bytes
-from trtkit.store import FeatureStore
 from trtkit.store.codec import as_stored
+from trtkit.store.store import FeatureStore
 from trtkit.tensors import Array, TensorSpec
 from trtkit.training.batches import Indices, PhotoBatches, grouped, in_order
 from trtkit.training.network import TrainedNetwork

@@ -8,8 +8,8 @@ from pathlib import Path
 from trtkit.errors import TrtkitError
 from trtkit.identity import bytes_digest, feature_key
 from trtkit.reporting import advance
-from trtkit.store import store_bytes
-from trtkit.store import verify as verify_maps
+from trtkit.store.maintenance import verify as verify_maps
+from trtkit.store.segment import store_bytes
 from trtkit.video.footage.database import FILE, SIGHTING_BYTES, DamagedStore, Database
 from trtkit.video.footage.maps import maps_folder
 from trtkit.video.footage.schema import sealed_tables, table_of

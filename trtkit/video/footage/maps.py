@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trtkit.errors import TrtkitError
-from trtkit.store import FeatureStore
+from trtkit.store.store import FeatureStore
 from trtkit.tensors import Array
 from trtkit.video.footage.database import Database
 from trtkit.video.footage.writing import SourceRow, source_rows
