@@ -204,7 +204,7 @@ def test_too_small_a_store_cannot_be_tuned(trtkit, in_workspace, tmp_path):
     trtkit(*INGEST, "--store", tmp_path / "s")
     said = trtkit("tune", "--store", tmp_path / "s")
     assert said.code == 2
-    assert "need 1056 objects to be proved" in said.err
+    assert "need 598 objects to be proved" in said.err
 
 
 def test_there_is_no_store(trtkit, tmp_path):

@@ -210,13 +210,13 @@ PARTS = {
         # What it chooses depends on measured times.
         step(
             "tune-dry",
-            "tune --recall 0.5 --precision 0.5 --confidence 0.5 --dry-run",
+            "tune --recall 0.5 --precision 0.5 --confidence 0.95 --dry-run",
             measured=True,
             unproved=True,
         ),
         step(
             "tune",
-            "tune --recall 0.5 --precision 0.5 --confidence 0.5 --seed 2 --plot t.png --json",
+            "tune --recall 0.5 --precision 0.5 --confidence 0.95 --seed 2 --plot t.png --json",
             measured=True,
             unproved=True,
         ),

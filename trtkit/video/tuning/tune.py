@@ -1,9 +1,10 @@
 """Finding the cheapest way to query a store that meets targets of recall and precision.
 
-One half of a sample ranks the options, the other half proves one: starting at the cheapest option whose
-bounds hold on the first half, the first one is chosen whose bounds also hold on the second half, which
-had no part in ranking it. The confidence is divided among the bounds that are computed (Bonferroni), so
-that it holds for all of them together.
+One half of a sample ranks the options, the other half, which had no part in ranking them, proves one.
+It begins with the surest option and goes on to cheaper ones as long as their bounds hold; the last one that
+holds is chosen. In a sequence that is fixed before and ends at the first failure each test has the whole
+confidence (Bauer 1991; Angelopoulos et al. 2021, "Learn then Test"), and so have the two bounds of an
+option, which must both hold (Berger 1982).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from trtkit.video.tuning.options import (
 Goal = Literal["balance", "ingest", "query"]
 DISTANCES: tuple[float | None, ...] = (None, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 LEAST = (0.0, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
-# Every option that is tried lowers the confidence left for the others.
+# Every option before it can fail by chance and keep a cheaper one from being tried.
 MOST_TRIED = 5
 
 
@@ -52,21 +53,16 @@ class Targets:
                 )
 
     @property
-    def sure(self) -> float:
-        """The confidence of a single bound: the two bounds of every option that may be tried share it."""
-        return 1 - (1 - self.confidence) / (2 * MOST_TRIED)
-
-    @property
     def fewest(self) -> int:
         """Objects that the proving half needs even without a mistake."""
         # Both are below 1.
-        return fewest_to_prove(max(self.recall, self.precision), self.sure) or 0
+        return fewest_to_prove(max(self.recall, self.precision), self.confidence) or 0
 
     def bounds(self, counts: SampleCounts) -> tuple[float, float]:
         """The lower bounds of recall and precision that `counts` prove."""
         return (
-            lower_bound(counts.found, counts.objects, self.sure),
-            lower_bound(counts.found, counts.returned, self.sure),
+            lower_bound(counts.found, counts.objects, self.confidence),
+            lower_bound(counts.found, counts.returned, self.confidence),
         )
 
     def hold(self, recall: float, precision: float) -> bool:
@@ -166,14 +162,14 @@ def tune(
     results.sort(key=lambda result: (result.query_seconds, result.ingest_seconds))
     proved: dict[TuningOption, OptionResult] = {}
     chosen = None
-    for result in _spread(_by_goal(results, goal, targets), targets):
+    for result in reversed(_spread(_by_goal(results, goal, targets), targets)):
         counts = count(result.choice, second)
         recall, precision = targets.bounds(counts)
         result = replace(result, second=counts, recall=recall, precision=precision)
         proved[result.choice] = result
-        if targets.hold(recall, precision):
-            chosen = result
+        if not targets.hold(recall, precision):
             break
+        chosen = result
     results = [proved.get(result.choice, result) for result in results]
     return Tuned(chosen, tuple(results), len(rows), len(proved))
 
