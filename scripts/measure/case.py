@@ -39,6 +39,8 @@ MODULES = (
     "contests",
     "int8",
     "video",
+    "endurance",
+    "people",
     "tracks",
     "tree",
     "published",

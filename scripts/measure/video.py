@@ -1,4 +1,4 @@
-"""Video search: ingest, what questions find and what they take, the first answer, kills."""
+"""Video search: ingest, what questions find and what they take, the first answer."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -15,9 +14,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import numpy as np
 from case import Lab, case
-from stock import LIGHT, RANDOM, adam, trtkit_command
+from stock import LIGHT, RANDOM, adam
 
 from trtkit import query, tune
 from trtkit.benchmark.protocol import timed
@@ -50,13 +48,13 @@ TABLES = ("sources", "gaps", *COPIED)
 
 @case(
     "--image-size 32 --crops 20 --epochs 1 --seconds 12 --size 320x240 --density 2 --reached 0.2 "
-    "--objects 500 --ingests 1 --kills 2 --rounds 1"
+    "--objects 500 --ingests 1 --rounds 1"
 )
 def video(
-    lab: Lab, *, parts=("ingest", "questions", "first", "kills"), cheap="resnet18",
+    lab: Lab, *, parts=("ingest", "questions", "first"), cheap="resnet18",
     expensive="resnet34", cut=2, precision="fp16", image_size=64, crops=300, epochs=8, seconds=600.0,
-    size="1280x720", density=0.8, top=8, sample=4000, reached=0.99, untuned=False, classes=10,
-    objects=100_000, ingests=3, kills=100, rounds=5,
+    size="1280x720", density=0.8, fps=30.0, top=8, sample=4000, reached=0.99, untuned=False, classes=10,
+    objects=100_000, ingests=3, rounds=5, before=0,
 ) -> None:  # fmt: skip
     """Video search: what questions find, what they cost, how fast footage is indexed."""
     stock, store = lab.stock, lab.stock.root / "store"
@@ -68,26 +66,26 @@ def video(
     stock.trained(data, EXPENSIVE, "--arch", expensive, *new, *shared)
     names = [stock.exported(stock.checkpoint(name, BEST), name) for name in (CHEAP, EXPENSIVE)]
     stock.built(names, cut, precision, "--embeddings", "--bundle", BUNDLE)
-    clip = footage(lab, size, seconds, density) if {*parts} != {"kills"} else None
+    clip = footage(lab, size, seconds, density, fps)
     if "ingest" in parts:
-        what = f"ingest of {size}, 30 frames/s, prefix of {cheap} at {image_size} x {image_size}"
+        what = (
+            f"ingest of {size}, {fps:g} frames/s, prefix of {cheap} at {image_size} x {image_size}"
+        )
         ingest(lab, clip, store, what, ingests, top)
-    elif clip and not store.is_dir():
+    elif not store.is_dir():
         ingested(lab, clip, store, "--top", top)
     if "questions" in parts and not untuned:
         accuracy_of_answers(lab, store, clip, sample, reached)
     if "questions" in parts:
-        timed_questions(lab, store, CLASSES[:classes], cut, rounds, tuned=not untuned)
+        timed_questions(lab, store, CLASSES[:classes], cut, rounds, before, tuned=not untuned)
     if "first" in parts:
         first(lab, store, objects, rounds)
-    if "kills" in parts:
-        kill(lab, footage(lab, "640x360", min(60.0, seconds), 1.0), kills)
 
 
-def footage(lab: Lab, size: str, seconds: float, density: float) -> Path:
-    """A rendered clip of moving digits."""
-    options = ("--size", size, "--seconds", seconds, "--density", density)
-    name = f"clip-{size}-{seconds:g}-{density:g}"
+def footage(lab: Lab, size: str, seconds: float, density: float, fps: float = 30.0) -> Path:
+    """A rendered clip of moving digits, `fps` frames a second."""
+    options = ("--size", size, "--seconds", seconds, "--density", density, "--fps", fps)
+    name = f"clip-{size}-{seconds:g}-{density:g}-{fps:g}"
     return lab.stock.rendered(name, "footage.py", *options) / "camera-0.mp4"
 
 
@@ -163,7 +161,7 @@ def truth_of(database: Database, clip: Path, ids: list[int]) -> dict[int, str]:
 
 
 def timed_questions(
-    lab: Lab, store: Path, labels: Sequence[str], cut: int, rounds: int, *, tuned: bool
+    lab: Lab, store: Path, labels: Sequence[str], cut: int, rounds: int, before: int, *, tuned: bool
 ) -> None:
     """Seconds of a question in each way, with its tail loaded already."""
     # Without its maps a store is answered from pictures, by the whole expensive model.
@@ -171,8 +169,8 @@ def timed_questions(
     shutil.rmtree(bare, ignore_errors=True)
     shutil.copytree(store, bare, ignore=shutil.ignore_patterns("maps*"))
     with ExitStack() as stack:
-        database, pictures = (stack.enter_context(Database.open(own)) for own in (store, bare))
-        from_pictures = stack.enter_context(judge_of(lab, pictures))
+        database, without = (stack.enter_context(Database.open(own)) for own in (store, bare))
+        from_pictures = stack.enter_context(judge_of(lab, without))
         from_maps = stack.enter_context(judge_of(lab, database))
         remembering = stack.enter_context(judge_of(lab, database, remember=True))
         ids = [row[0] for row in database.rows("SELECT id FROM objects ORDER BY id")]
@@ -194,7 +192,12 @@ def timed_questions(
         ask(remembering)
         if from_pictures.judged.hits or from_maps.judged.recomputed:
             raise RuntimeError("Pictures and feature maps were not told apart")
-        lab.data["counts"] = {"objects": len(ids), "candidates": fmean(map(len, objects))}
+        pictures = from_pictures.judged.recomputed
+        from_pictures.compute(ids)
+        lab.data["counts"] = {
+            "objects": len(ids), "candidates": fmean(map(len, objects)), "before": before,
+            "pictures": from_pictures.judged.recomputed - pictures,
+        }  # fmt: skip
         title = f"a question, mean of {len(labels)} classes, cut {cut}"
         ratios = lab.contest(title, competitors, rounds, warmup=0)
     report_questions(lab, ratios, lab.data["results"][title]["samples"], tuned=tuned)
@@ -229,11 +232,21 @@ def report_questions(lab: Lab, ratios, samples, *, tuned: bool) -> None:
     what = "question on stored feature maps instead of the whole model"
     published = "9.6% (cut 4) and 17.5% (cut 7) published"
     lab.figure(what, f"{1 - ratios['feature maps']:.1%} saved", published)
-    ways = (
+    counts = lab.data["counts"]
+    before = counts["before"]
+    if before:
+        # Each object had one picture, which the whole model would have seen.
+        scale = before / counts["pictures"]
+        samples = {**samples, "before": [scale * seconds for seconds in samples["everything"]]}
+        ratios = {**ratios, "before": scale * ratios["everything"]}
+    ways = [
         ("nothing remembered, against the candidates", "candidates", "clusters", 0),
         ("verdicts remembered, against the candidates", "candidates", "remembered", 5),
-        ("nothing remembered, against every object", "everything", "clusters", 20),
-    )
+        ("nothing remembered, against every object", "everything", "clusters", 0),
+    ]
+    if before:
+        what = f"nothing remembered, against the {before:,} objects that were indexed before tracks"
+        ways.append((what, "before", "clusters", 20))
     for what, base, way, least in ways if tuned else ():
         times, pairs = ratios[base] / ratios[way], zip(samples[base], samples[way], strict=True)
         by_round = "by round " + ", ".join(f"{slow / fast:.1f}" for slow, fast in pairs)
@@ -294,41 +307,3 @@ def fill(store: Path, large: Path, objects: int) -> None:
         sql.execute("DELETE FROM verdicts")
         sql.commit()
     part.rename(large)
-
-
-def kill(lab: Lab, clip: Path, kills: int) -> None:
-    """Ingests that are killed at random moments, and what their stores hold once complete."""
-    small = ("--segment", 4)
-    unbroken, killed = lab.stock.root / "store-unbroken", lab.stock.root / "store-killed"
-    shutil.rmtree(unbroken, ignore_errors=True)
-    started = time.monotonic()
-    ingested(lab, clip, unbroken, *small)
-    usual = time.monotonic() - started
-    where = ("--store", killed, "--bundle", BUNDLE, "--workspace", lab.stock.root)
-    command = trtkit_command("ingest", clip, *where, *small)
-    random, done, ingests, equal = np.random.default_rng(0), 0, 0, True
-    while done < kills:
-        shutil.rmtree(killed, ignore_errors=True)
-        ingests += 1
-        while done < kills:
-            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            try:
-                process.wait(timeout=float(random.uniform(0.2, 0.7 * usual)))
-                break
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                done += 1
-        ingested(lab, clip, killed, *small)
-        equal = equal and content(killed) == content(unbroken)
-        message(f"{done} kills in {ingests} ingests, stores equal: {equal}")
-    what = f"{done} kills at random moments of {ingests} ingests"
-    lab.figure(what, "equal stores" if equal else "other stores", "", "equal stores", equal)
-    lab.data["kills"] = {"kills": done, "ingests": ingests, "equal": equal}
-
-
-def content(store: Path) -> list[Any]:
-    """All that a store holds, except the verdicts of questions."""
-    with closing(sqlite3.connect(store / FILE)) as sql:
-        rows = [sql.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES]
-    return [sorted(own, key=repr) for own in rows]

@@ -14,18 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.measure.contents import content
 from tests.reports import recorded
-from tests.video.fakes import (
-    OPTIONS,
-    STEP_US,
-    FakeFootage,
-    FakeTail,
-    Patch,
-    claimed,
-    content,
-    run,
-    stopping,
-)
+from tests.video.fakes import OPTIONS, STEP_US, FakeFootage, FakeTail, Patch, claimed, run, stopping
 from trtkit.errors import TrtkitError
 from trtkit.video.detections import Box
 from trtkit.video.footage import writing

@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.video.fakes import OPTIONS, FakeFootage, Patch, content, run
+from scripts.measure.contents import content
+from tests.video.fakes import OPTIONS, FakeFootage, Patch, run
 from tests.video.pictures import Pixels
 from trtkit.errors import TrtkitError
 from trtkit.video.detections import Box

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.measure.contents import content
 from tests.video.fakes import (
     CLASSES,
     IDENTITY,
@@ -17,7 +18,6 @@ from tests.video.fakes import (
     FakeTail,
     Patch,
     claimed,
-    content,
     run,
 )
 from trtkit import extras

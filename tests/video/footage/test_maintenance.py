@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.measure.contents import content
 from tests.reports import recorded
-from tests.video.fakes import IDENTITY, OPTIONS, FakeFootage, claimed, content, run, stopping
+from tests.video.fakes import IDENTITY, OPTIONS, FakeFootage, claimed, run, stopping
 from trtkit.errors import TrtkitError
 from trtkit.video.footage.database import FILE, Database
 from trtkit.video.footage.maintenance import compact, info, verify, verify_at
