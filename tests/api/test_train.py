@@ -301,6 +301,10 @@ def test_resuming_what_is_not_there_or_not_the_same(place, digits, monkeypatch):
         ({"arch": "vgg11", "cut": 1}, "share no blocks"),
         ({"arch": "resnet34"}, "--prefix-from cheap needs --cut"),
         ({"arch": "resnet34", "cut": 2, "image_size": 64}, "takes photos of 32 x 32"),
+        (
+            {"arch": "resnet34", "cut": 2, "resampling": "fast"},
+            "whose photos are resized by bilinear",
+        ),
         ({"arch": "resnet34", "cut": 2, "prefix_from": "cheep"}, "`cheep` not found; give a file"),
         ({"arch": "resnet34", "cut": 2, "cache_size": 1000}, "give --cache-size"),
     ],
@@ -308,6 +312,18 @@ def test_resuming_what_is_not_there_or_not_the_same(place, digits, monkeypatch):
 def test_a_prefix_that_does_not_fit(place, digits, options, sentence):
     given = {"weights": "random", "epochs": 1, "prefix_from": "cheap", **options}
     assert sentence in refused(digits, **given, name="expensive", workspace=place)
+
+
+@pytest.mark.usefixtures("thin")
+def test_a_checkpoint_has_the_resampling_of_its_training(digits, tmp_path):
+    options = {**SMALL, "epochs": 1, "workspace": tmp_path}
+    report = trtkit.train(digits, **options, resampling="bicubic", name="sharp")
+    image = load(read_checkpoint(Path(report.checkpoint))).preprocessing
+    assert image == Preprocessing(32, 32, 37, resampling="bicubic")
+    # Other weights start with it.
+    options["weights"] = report.checkpoint
+    again = trtkit.train(digits, **options, name="again")
+    assert load(read_checkpoint(Path(again.checkpoint))).preprocessing == image
 
 
 def test_nothing_is_left_of_a_request_that_makes_no_sense(digits, tmp_path):

@@ -29,7 +29,7 @@ def refusal(options: dict, make=TrainOptions.of) -> str:
 def test_the_defaults():
     assert to_plain(TrainOptions.of(ARCH)) == {
         "arch": "resnet18", "mode": "finetune", "weights": "imagenet", "seed": 0, "split_seed": 0,
-        "image_size": None, "epochs": 20, "batch": 32, "optimizer": "sgd", "lr": None,
+        "image_size": None, "resampling": None, "epochs": 20, "batch": 32, "optimizer": "sgd", "lr": None,
         "weight_decay": 1e-4, "warmup": 1.0, "label_smoothing": 0.0, "class_weights": "none",
         "patience": None, "amp": True, "augmentation": "standard", "flip": True,
         "prefix_from": None, "cut": None, "augment": 0, "feature_store": True,
@@ -65,6 +65,7 @@ def test_the_defaults():
         ({"regularization": 0, "mode": "bottleneck"}, "--regularization 0 is out of range; give more "
          "than 0."),
         ({"image_size": 0}, "--image-size 0 is out of range; give 1 or more."),
+        ({"resampling": "box"}, "--resampling box is unknown; available: bilinear, bicubic, fast."),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(options, sentence):

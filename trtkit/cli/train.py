@@ -70,6 +70,10 @@ def train(
     image_size: Annotated[
         int | None, typer.Option(help="Pixels of the square input. Default: the weights', or 224.")
     ] = None,
+    resampling: Annotated[
+        Literal["bilinear", "bicubic", "fast"] | None,
+        typer.Option(help="How photos are resized. Default: the weights', or bilinear."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Default: 20.")] = None,
     batch: Annotated[int | None, typer.Option(help="Photos a step. Default: 32.")] = None,
     optimizer: Annotated[Literal["sgd", "adamw"] | None, typer.Option(help="Default: sgd.")] = None,

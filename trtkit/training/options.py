@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
 from trtkit.errors import TrtkitError, available, listed
+from trtkit.preprocessing import Resampling
 from trtkit.training.augment import PRESETS
 
 FINETUNE, FREEZE, BOTTLENECK = "finetune", "freeze", "bottleneck"
@@ -29,6 +30,7 @@ _CHOICES = {
     "optimizer": OPTIMIZERS,
     "class_weights": CLASS_WEIGHTS,
     "augmentation": tuple(PRESETS),
+    "resampling": get_args(Resampling),
 }
 _AT_LEAST = {
     "epochs": 1, "batch": 2, "lr": 0, "weight_decay": 0, "warmup": 0, "label_smoothing": 0,
@@ -47,7 +49,8 @@ class TrainOptions:
     `bottleneck` fits a logistic regression on the penultimate features. `weights` to start from:
     `imagenet`, `random` or a checkpoint. `seed`: of random weights, order and augmentation;
     `split_seed`: of the 4:1 split. `image_size`: pixels of the square input, by default the
-    checkpoint's or 224.
+    checkpoint's or 224. `resampling`: how photos are resized (see `Preprocessing`), by default as the
+    checkpoint has it, or `bilinear`.
 
     `epochs`, `batch` (images a step), `optimizer` (`sgd` with Nesterov momentum 0.9, or `adamw`),
     `lr` (default 0.01 and 3e-4), `weight_decay` (of weights, not of biases and batch norms); the rate
@@ -67,6 +70,7 @@ class TrainOptions:
     seed: int = 0
     split_seed: int = 0
     image_size: int | None = None
+    resampling: Resampling | None = None
     epochs: int = 20
     batch: int = 32
     optimizer: str = "sgd"
@@ -88,7 +92,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            if value not in choices:
+            if value not in choices and (name, value) != ("resampling", None):
                 raise TrtkitError(
                     f"{_flag(name)} {value} is unknown; available: {listed(choices)}."
                 )

@@ -106,7 +106,7 @@ def starting_model(options: TrainOptions, classes: Sequence[str], place: Workspa
     if weighted.classes != list(classes):
         model = with_classes(model, len(classes), options.seed)
     if options.prefix_from is None:
-        image = _image(options.image_size, weighted.preprocessing)
+        image = _image(options, weighted.preprocessing)
         feature_size(model, image)
         return Start(model, image, weighted.source)
     donor = checkpoint.load(checkpoint.read_checkpoint(place.find_checkpoint(options.prefix_from)))
@@ -137,18 +137,25 @@ def _weights(options: TrainOptions, place: Workspace) -> Weighted:
     return checkpoint.load(checkpoint.read_checkpoint(path), options.arch)
 
 
-def _image(size: int | None, own: Preprocessing | None) -> Preprocessing:
+def _image(options: TrainOptions, own: Preprocessing | None) -> Preprocessing:
     image = own or Preprocessing()
-    return image if size is None else image.sized(size)
+    if options.image_size is not None:
+        image = image.sized(options.image_size)
+    return replace(image, resampling=options.resampling or image.resampling)
 
 
 def _image_of_prefix(options: TrainOptions, own: Preprocessing | None) -> Preprocessing:
     """The prefix's own preprocessing, as two tails on one prefix take the same photos."""
     if own is None:
-        return _image(options.image_size, None)
+        return _image(options, None)
     if options.image_size not in (None, own.height, own.width):
         raise TrtkitError(
             f"--image-size {options.image_size} does not fit the prefix of {options.prefix_from}, which "
             f"takes photos of {own.height} x {own.width}; leave the option out."
+        )
+    if options.resampling not in (None, own.resampling):
+        raise TrtkitError(
+            f"--resampling {options.resampling} does not fit the prefix of {options.prefix_from}, whose "
+            f"photos are resized by {own.resampling}; leave the option out."
         )
     return own
