@@ -33,7 +33,7 @@ def make_inputs(root: Path) -> None:
     (root / "broken.jpg").write_bytes(b"this is no picture")
     write_digits(root / "digits", size=64, classes=range(4), count=8)
     write_digits(root / "calibration", size=64, classes=range(4), count=3, seed=1)
-    render_clip(root / "gate.mp4", seconds=4.0, size=(256, 192), fps=10.0, density=3.0, seed=3)
+    render_clip(root / "gate.mp4", seconds=6.0, size=(480, 360), fps=10.0, density=1.5, seed=3)
     (root / "labels.txt").write_text("\n".join(LABELS) + "\n")
     for name, widths in (("a", (16, 32)), ("b", (24, 32))):
         network = thin(name, widths)
