@@ -8,9 +8,9 @@ ingest that was interrupted at any moment and run again leaves the same store as
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -120,7 +120,8 @@ class SourceIngest:
         if self._footage.seekable and self._since == 0 and self._learns:
             self._prime()
         try:
-            with closing(self._read(self._since)) as items:
+            footage = self._footage.read(self._since)
+            with closing(read_ahead(footage, FRAMES_AHEAD, self._shrunk)) as items:
                 ended = self._go_through(items, seconds)
         except BaseException:
             # A file can be read again; what a stream showed would be lost.
@@ -144,13 +145,16 @@ class SourceIngest:
         if writing.source_row(self._database, self._row.id).next_segment <= self._chunk.number:
             self._commit(ends=True)
 
-    def _read(self, since: int) -> Generator[Frame | Gap]:
-        return read_ahead(self._footage.read(since), FRAMES_AHEAD)
+    def _shrunk(self, item: Frame | Gap) -> Frame | Gap:
+        """The item with what the background model looks at, which takes as long as decoding."""
+        if isinstance(item, Gap) or not self._learns:
+            return item
+        return replace(item, small=small_picture(item, self._options.motion_width))
 
     def _prime(self) -> None:
         """Learn the background from the beginning of a file: no footage comes before it."""
         pictures: list[Array] = []
-        with closing(self._read(0)) as items:
+        with closing(read_ahead(self._footage.read(0), FRAMES_AHEAD)) as items:
             for item in items:
                 if isinstance(item, Gap):
                     continue
@@ -204,7 +208,7 @@ class SourceIngest:
             chunk.start_us = moment
             chunk.size = (frame.picture.width, frame.picture.height)
         chunk.end_us = moment
-        self._track(frame if moment == frame.time_us else Frame(moment, frame.picture))
+        self._track(frame if moment == frame.time_us else replace(frame, time_us=moment))
         chunk.frames += 1
         while chunk.waiting >= self._tail.batch:
             self._index(self._tail.batch)

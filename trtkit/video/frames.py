@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -72,10 +72,14 @@ class PixelPicture:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame. `time_us`: microseconds since the source's first frame, always growing."""
+    """One frame. `time_us`: microseconds since the source's first frame, always growing.
+
+    `small`: the picture as background models see it (`small_picture`), where it was made ahead.
+    """
 
     time_us: int
     picture: Picture
+    small: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -163,16 +167,19 @@ def went_back(microseconds: int) -> str:
     return f"the clock went back by {microseconds / MICROSECONDS:g} s"
 
 
-def read_ahead(items: Iterator[Item], limit: int) -> Generator[Item]:
-    """The same items in the same order, read in a thread before they are needed.
+def read_ahead(
+    items: Iterator[Item], limit: int, prepare: Callable[[Item], Item] | None = None
+) -> Generator[Item]:
+    """The same items in the same order, read and prepared in a thread before they are needed.
 
     Up to `limit` of them wait, and one more is being read. An error of `items` is raised where it
     comes in the order. `items` is closed at the end, also when this is closed early.
     """
+    prepared = items if prepare is None else map(prepare, items)
     try:
         # One thread reads them in their order; an empty list is the end.
         parts = ordered_map(
-            lambda _: list(islice(items, 1)), repeat(None), workers=1, ahead=limit + 2
+            lambda _: list(islice(prepared, 1)), repeat(None), workers=1, ahead=limit + 2
         )
         with closing(parts):
             for part in parts:

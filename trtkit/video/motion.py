@@ -171,6 +171,8 @@ class MotionDetector:
 
 def small_picture(frame: Frame, width: int) -> Array:
     """A frame as background models see it: at most so wide, uint8 height x width x 3, RGB."""
+    if frame.small is not None:
+        return frame.small
     picture = frame.picture
     across = min(width, picture.width)
     return picture.shrunk(across, max(1, round(picture.height * across / picture.width)))
