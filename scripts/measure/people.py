@@ -1,6 +1,8 @@
 """A question to a real clip: what the expensive model sees for it, and when the first row comes."""
 
+import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import numpy as np
 from case import Lab, case
 from PIL import Image
 from stock import LIGHT, RANDOM, adam
-from tracks import Rows, read_rows
+from tracks import Person, Rows, distances, read_rows
 from video import BUNDLE, CHEAP, EXPENSIVE, footage, ingested
 
 from trtkit import query
@@ -22,6 +24,8 @@ from trtkit.video.videofile import VideoFile
 
 PERSON, BACKGROUND = "person", "background"
 MARGIN = 0.2
+# 15 of the clip's 19 people.
+LEAST_PEOPLE = 15 / 19
 # Tries to put a box of the background where nobody is.
 TRIES = 50
 
@@ -45,12 +49,15 @@ def people(
     stock.trained(data, EXPENSIVE, "--arch", "resnet34", *new, "--prefix-from", CHEAP, "--cut", 2)
     names = [stock.exported(stock.checkpoint(name), name) for name in (CHEAP, EXPENSIVE)]
     stock.built(names, 2, "fp16", "--embeddings", "--bundle", BUNDLE)
+    shutil.rmtree(store, ignore_errors=True)
     report = lab.data["ingest"] = ingested(lab, film, store)
     samples: list[float] = []
     for turn in range(rounds + 1):
         rows, first, explanation = question_once(label, store, stock.root)
         # The first question warms the process.
         samples += [first] if turn else []
+    if clip and rows:
+        report_rows(lab, read_rows(Path(truth)), rows)
     objects, judged = explanation.clusters, explanation.judged
     lab.figure(
         f"objects that the expensive model sees for {label}",
@@ -61,22 +68,57 @@ def people(
     )
     # Models of a trial may see nothing.
     if rows:
-        lab.compare(f"first row of {rows}, warm process", {"query": samples}, under={"query": 1.0})
+        lab.compare(
+            f"first row of {len(rows)}, warm process", {"query": samples}, under={"query": 1.0}
+        )
     lab.data["question"] = {
-        "rows": rows,
+        "rows": len(rows),
         "objects": objects,
         "pictures": judged.hits + judged.recomputed,
     }
 
 
-def question_once(label: str, store: Path, workspace: Path) -> tuple[int, float, Any]:
+def question_once(label: str, store: Path, workspace: Path) -> tuple[list[Any], float, Any]:
     """Rows of a question with nothing remembered, seconds until the first one, and what it took."""
-    begun, first, count = time.perf_counter(), 0.0, 0
+    begun, first, rows = time.perf_counter(), 0.0, []
     with query(label, store=store, workspace=workspace, remember=False) as answers:
-        for _ in answers:
+        for row in answers:
             first = first or time.perf_counter() - begun
-            count += 1
-        return count, first, answers.explanation
+            rows.append(row)
+        return rows, first, answers.explanation
+
+
+def report_rows(lab: Lab, truth: Rows, rows: Sequence[Any]) -> None:
+    """Report how many annotated people have a row of their own, and how long rows outlast their person.
+
+    A row is of the person that it is on in most annotated frames. How long it outlasts one who leaves
+    before the annotation ends is the time from the last frame on which he is annotated to its own end.
+    """
+    people = {person.id for boxes in truth.values() for person in boxes if person.counts}
+    last = {person.id: frame for frame in sorted(truth) for person in truth[frame]}
+    owners: set[int] = set()
+    late = [0.0]
+    for row in rows:
+        matches: Counter[int] = Counter()
+        for number, box in zip(row.frames, row.boxes, strict=True):
+            there = truth.get(number + 1, ())
+            shares = distances(there, [Person(0, tuple(box))]).ravel() if there else np.empty(0)
+            if np.isfinite(shares).any():
+                matches[there[int(shares.argmin())].id] += 1
+        if matches:
+            owner = matches.most_common(1)[0][0]
+            owners.add(owner)
+            if last[owner] < max(truth):
+                rate = (row.frames[-1] - row.frames[0]) / max(row.end - row.start, 0.001)
+                late.append((row.frames[-1] + 1 - last[owner]) / rate)
+    own = f"{len(owners & people)} of {len(people)}"
+    least = round(len(people) * LEAST_PEOPLE)
+    what, met = "annotated people with rows of their own", len(owners & people) >= least
+    lab.figure(what, own, f"{len(rows)} rows in the whole clip", f"at least {least}", met)
+    what, target = "the longest that a row outlasts its person", "at most 2 s"
+    lab.figure(
+        what, f"{max(late):.1f} s", f"{len(late) - 1} people who leave", target, max(late) <= 2
+    )
 
 
 def cut_people(clip: Path, rows: Rows, folder: Path, count: int) -> Path:

@@ -67,7 +67,8 @@ def test_a_moment_is_written_in_the_zone_of_the_camera() -> None:
 @pytest.mark.parametrize("name", ["Europe/Berlyn", "Europe", "", "+25:00", "../etc/passwd", "0100"])
 def test_an_unknown_zone_is_refused(name: str) -> None:
     with pytest.raises(
-        TrtkitError, match="is not a time zone; write a name such as Europe/Berlin"
+        TrtkitError,
+        match="is not a time zone; write a name such as Europe/Berlin|is not an offset; write",
     ) as error:
         zone_named(name)
     assert repr(name) in str(error.value)

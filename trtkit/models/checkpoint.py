@@ -142,7 +142,7 @@ def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
     names = about.classes
     if not names and hub.classes is not None and len(hub.classes) == model.classes:
         names = hub.classes
-    read = (f"Classes and photos are those of {listed_files(hub.files)}.",) if hub.files else ()
+    read = (f"Read beside the weights: {listed_files(hub.files)}.",) if hub.files else ()
     called = checkpoint.metadata.get("name")
     source = f"{called} ({checkpoint.path.name})" if called else checkpoint.path.name
     return Weighted(

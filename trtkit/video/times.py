@@ -53,6 +53,8 @@ def zone_named(name: str) -> tzinfo:
         return timezone.utc if name in ("UTC", "Z") else ZoneInfo(name)
     # ZoneInfo raises OSError for a folder of zones; its own error is a KeyError.
     except (KeyError, ValueError, OSError) as error:
+        if offset:
+            raise TrtkitError(f"{name!r} is not an offset; write one such as +01:00.") from error
         names = sorted(available_timezones())
         known = (
             available(name, names)
