@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -53,12 +53,24 @@ def weights_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
 
 
+def with_positive_head(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model whose last weights have lost their signs."""
+    positive = onnx.ModelProto()
+    positive.CopyFrom(model)
+    for weight in positive.graph.initializer:
+        if weight.name == "fc":
+            value = np.abs(numpy_helper.to_array(weight))
+            weight.CopyFrom(numpy_helper.from_array(value, weight.name))
+    return positive
+
+
 def photos(count: int = 8, size: int = 8, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, 3, size, size)).astype(np.float32)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 @given(seed=st.integers(0, 500), classes=st.integers(2, 9), size=st.integers(4, 10))
+@example(seed=122, classes=2, size=6)
 @settings(max_examples=15, deadline=None)
 def test_int8_is_close_to_fp32_and_not_fp32(form, seed, classes, size):
     model = classifier("N", size, classes, seed=seed)
@@ -67,7 +79,10 @@ def test_int8_is_close_to_fp32_and_not_fp32(form, seed, classes, size):
     quantized, _ = quantize_graph(model, measured(model, value), kernel_edges(model.graph), form)
     onnx.checker.check_model(quantized, full_check=True)
     actual = run(quantized, value)
-    error = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
+    # Two logits may nearly cancel out, so the error is compared with the products that are added up.
+    error = np.linalg.norm(actual - expected) / np.linalg.norm(
+        run(with_positive_head(model), value)
+    )
     # Some five quantized values follow each other, of steps of 1/127 of the largest.
     assert 0 < error < 0.1
 
