@@ -92,7 +92,7 @@ def report_rows(lab: Lab, truth: Rows, rows: Sequence[Any]) -> None:
     """Report how many annotated people have a row of their own, and how long rows outlast their person.
 
     A row is of the person that it is on in most annotated frames. How long it outlasts one who leaves
-    before the annotation ends is the time from the last frame on which he is annotated to its own end.
+    before the annotation ends is the time from that person's last annotated frame to the row's own end.
     """
     people = {person.id for boxes in truth.values() for person in boxes if person.counts}
     last = {person.id: frame for frame in sorted(truth) for person in truth[frame]}

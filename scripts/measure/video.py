@@ -245,7 +245,7 @@ def report_questions(lab: Lab, ratios, samples, *, tuned: bool) -> None:
         ("nothing remembered, against every object", "everything", "clusters", 0),
     ]
     if before:
-        what = f"nothing remembered, against the {before:,} objects that were indexed before tracks"
+        what = f"nothing remembered, against the {before:,} objects before tracks, by the time of a picture"
         ways.append((what, "before", "clusters", 20))
     for what, base, way, least in ways if tuned else ():
         times, pairs = ratios[base] / ratios[way], zip(samples[base], samples[way], strict=True)

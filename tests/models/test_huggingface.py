@@ -107,7 +107,7 @@ def test_a_checkpoint_is_what_its_config_says(tmp_path: Path) -> None:
     assert weighted.classes == ["cat", "dog", "owl"]
     image = weighted.preprocessing
     assert image == Preprocessing(64, 64, (64, 64), crop="none")
-    assert "config.json and preprocessor_config.json" in " ".join(weighted.notes)
+    assert "config.json, preprocessor_config.json" in " ".join(weighted.notes)
     photos = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     values = torch.from_numpy((photos / 255 - 0.5) / 0.25).permute(0, 3, 1, 2).float()
     with torch.inference_mode():
@@ -138,10 +138,10 @@ def test_another_normalisation_is_another_prefix(tmp_path: Path) -> None:
     ("processor", "sentence"),
     [
         ({"size": {"longest_edge": 5}}, r"preprocessor_config.json beside .* cannot be understood"),
-        ({"size": 224, "image_mean": [0.5], "image_std": [0.5]}, "not three positive numbers"),
+        ({"size": 224, "image_mean": [0.5], "image_std": [0.5]}, "not three numbers each"),
         (
-            {"size": 224, "image_mean": [0.5] * 3, "image_std": [0, 1, 1]},
-            "not three positive numbers",
+            {"size": 224, "image_mean": [123, 116, 103], "image_std": [58, 57, 57]},
+            r"preprocessor_config.json beside .* cannot be used\. .*divide it by 255",
         ),
     ],
 )
@@ -152,7 +152,24 @@ def test_what_cannot_be_understood_is_one_sentence(
         hub_config(beside(tmp_path, preprocessor_config=processor))
 
 
-def test_a_file_that_is_no_json(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{")
+def test_photos_that_are_not_normalised(tmp_path: Path) -> None:
+    processor = {"size": 224, "do_normalize": False, **MEAN}
+    config = hub_config(beside(tmp_path, preprocessor_config=processor))
+    assert config.normalisation == ((0, 0, 0), (1, 1, 1))
+
+
+def test_names_of_other_classes_are_not_used(tmp_path: Path) -> None:
+    path = beside(tmp_path, config={"id2label": {"0": "cat", "1": "dog"}})
+    with thin_networks(16):
+        model = weights.random("resnet18", seed=5, classes=3).model
+        save_file(model.network.state_dict(), path)
+        weighted = load(read_checkpoint(path))
+    assert weighted.classes is None
+    assert "name 2 classes and the weights have 3" in weighted.notes[-1]
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]"])
+def test_a_file_that_is_no_json_object(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
     with pytest.raises(TrtkitError, match="config.json is not readable JSON"):
         hub_config(tmp_path / "model.safetensors")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from trtkit.building.adoption import adopt_file
 from trtkit.building.origin import Origin, write_verified
-from trtkit.building.units import check_units
 from trtkit.building.verification import Comparison
 from trtkit.errors import TrtkitError, listed
 from trtkit.extras import require
@@ -19,6 +18,7 @@ from trtkit.models.names import ARCHITECTURES, check_architecture, without_endin
 from trtkit.photos.samples import choose_samples
 from trtkit.preprocessing import PhotoOptions, Preprocessing
 from trtkit.scores import SCORINGS, Scoring
+from trtkit.units import check_units
 from trtkit.workspace import BEST, Workspace
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from trtkit.errors import TrtkitError, first_line, listed
 from trtkit.labels import labels_in
 from trtkit.models.blocks import IMAGENET, BlockModel, Normalisation
 from trtkit.models.contents import find_states
-from trtkit.models.huggingface import hub_config, listed_files
+from trtkit.models.huggingface import hub_config
 from trtkit.models.matching import matched_network
 from trtkit.models.naming import named_state
 from trtkit.models.tensorfile import SAVE, is_safetensors, read_content
@@ -140,9 +140,15 @@ def load(checkpoint: Checkpoint, architecture: str | None = None) -> Weighted:
     if model.classes == 1:
         model = two_classes(model)
     names = about.classes
-    if not names and hub.classes is not None and len(hub.classes) == model.classes:
-        names = hub.classes
-    read = (f"Read beside the weights: {listed_files(hub.files)}.",) if hub.files else ()
+    read = [f"Read beside the weights: {listed(hub.files)}."] if hub.files else []
+    if not names and hub.classes is not None:
+        if len(hub.classes) == model.classes:
+            names = hub.classes
+        else:
+            read.append(
+                f"They name {len(hub.classes)} classes and the weights have {model.classes}: the names are "
+                "not used."
+            )
     called = checkpoint.metadata.get("name")
     source = f"{called} ({checkpoint.path.name})" if called else checkpoint.path.name
     return Weighted(

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from trtkit.errors import TrtkitError
+from trtkit.errors import TrtkitError, listed
 from trtkit.labels import labels_in
 from trtkit.models.blocks import Normalisation
 from trtkit.preprocessing import Preprocessing, Resampling
+from trtkit.units import check_units
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 # The names that the hub's libraries give to a file of weights.
@@ -24,6 +25,8 @@ WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin", "pytorch_model.safet
 _LARGEST: Final = 16 * 2**20
 # By Pillow's number, which transformers writes, and by timm's name; others come close to bilinear.
 _RESAMPLING: Final[Mapping[Any, Resampling]] = {3: "bicubic", "bicubic": "bicubic"}
+# Values of 0 to 1 that are not normalised.
+_AS_THEY_ARE: Final[Normalisation] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 # From this size on transformers' ConvNext processor, which its ResNets have, squashes photos.
 _SQUASHED_FROM: Final = 384
 
@@ -56,34 +59,39 @@ def hub_config(weights: Path) -> HubConfig:
     try:
         if processor:
             image = _of_transformers(processor)
-            values = _normalisation(processor.get("image_mean"), processor.get("image_std"))
+            values: Normalisation | None = _AS_THEY_ARE
+            if processor.get("do_normalize") is not False:
+                values = _normalisation(processor.get("image_mean"), processor.get("image_std"))
         else:
             image, values = (
                 _of_timm(trained),
                 _normalisation(trained.get("mean"), trained.get("std")),
             )
+    except TrtkitError as error:
+        raise TrtkitError(f"{listed(files)} beside {weights} cannot be used. {error}") from error
     except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise TrtkitError(
-            f"{listed_files(files)} beside {weights} cannot be understood ({error!r}); correct it, or move "
+            f"{listed(files)} beside {weights} cannot be understood ({error!r}); correct it, or move "
             "the weights to another folder and give --image-size, --resize, --mean and --std."
         ) from error
     return HubConfig(classes, image, values, files)
 
 
-def listed_files(files: Sequence[str]) -> str:
-    return " and ".join(files)
-
-
 def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file() or path.stat().st_size > _LARGEST:
+    """The JSON object in a file, None where there is no file."""
+    if not path.is_file():
         return None
     try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"it is larger than {_LARGEST // 2**20} MiB")
         content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
     except (OSError, ValueError, RecursionError) as error:
         raise TrtkitError(
             f"{path} is not readable JSON ({error}); copy it again, or remove it."
         ) from error
-    return content if isinstance(content, dict) else None
+    return content
 
 
 def _of_transformers(processor: Mapping[str, Any]) -> Preprocessing | None:
@@ -118,20 +126,19 @@ def _of_timm(config: Mapping[str, Any]) -> Preprocessing | None:
     height, width = (int(side) for side in size[1:])
     resampling = _RESAMPLING.get(config.get("interpolation"), "bilinear")
     if config.get("crop_mode") == "squash":
-        image = Preprocessing(height, width, (height, width), crop="none", resampling=resampling)
-    else:
-        image = Preprocessing(height, width, max(height, width), resampling=resampling)
+        return Preprocessing(height, width, (height, width), crop="none", resampling=resampling)
     share = float(config.get("crop_pct") or 0.875)
-    if isinstance(image.resize, tuple):
-        return image
-    return replace(image, resize=math.floor(max(height, width) / share))
+    return Preprocessing(
+        height, width, math.floor(max(height, width) / share), resampling=resampling
+    )
 
 
 def _normalisation(mean: Any, std: Any) -> Normalisation | None:
-    """Three numbers each, in 0 to 1; None without any."""
+    """Three numbers each, in 0 to 1; None without any. Raises TrtkitError for other units."""
     if mean is None or std is None:
         return None
     values = tuple(tuple(float(value) for value in channel) for channel in (mean, std))
-    if [len(channel) for channel in values] != [3, 3] or min(values[1]) <= 0:
-        raise ValueError(f"mean {mean} and std {std} are not three positive numbers each")
+    if [len(channel) for channel in values] != [3, 3]:
+        raise ValueError(f"mean {mean} and std {std} are not three numbers each")
+    check_units(*values)
     return values[0], values[1]

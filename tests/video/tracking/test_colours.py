@@ -1,4 +1,4 @@
-"""Colours of drawn things: what is told apart, what is not known, and means that lose nothing."""
+"""Colours of drawn things: differences, unknown colours, and a mean that is handed over without loss."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def test_one_that_left_and_one_that_enters_are_two() -> None:
 
 
 def test_what_stands_still_and_becomes_background_piece_by_piece_stays_itself() -> None:
-    # Only the head, then only the feet, can be told from the background while it stands.
+    # While it stands, the detector finds only its head, then only its feet.
     class Stands(Walker):
         def box(self, frame: int) -> Box | None:
             x = 20 + 5 * (min(frame, 15) + max(0, frame - 40))

@@ -46,7 +46,7 @@ class RunningTrack:
 
     @property
     def rests(self) -> bool:
-        """Whether it stands still, as far as can be told of one that is known for a while."""
+        """Whether it stands still; a track that is not confirmed never does."""
         speed = hypot(self.filter.across, self.filter.down)
         return self.confirmed and speed < _RESTING * self.filter.length
 
